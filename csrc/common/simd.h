@@ -1,0 +1,274 @@
+// Vectors of the width that this translation unit is compiled for (GCC/Clang vector extensions).
+// Included only by *_cpu.cpp files; lives in the level's namespace.
+//
+// vec<float> and vec<double> take + - * / and comparisons, and `mask ? a : b` selects lanes.
+// FASTSEG_SIMD_BYTES overrides the width: the native tests run the AVX-512 shape of every kernel on
+// machines without it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "common/dtype.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef FASTSEG_SIMD_BYTES
+#if defined(__AVX512F__)
+#define FASTSEG_SIMD_BYTES 64
+#elif defined(__AVX2__)
+#define FASTSEG_SIMD_BYTES 32
+#else
+#define FASTSEG_SIMD_BYTES 16
+#endif
+#endif
+
+namespace fastseg::FASTSEG_CPU_LEVEL {
+
+inline constexpr int kSimdBytes = FASTSEG_SIMD_BYTES;
+
+template <class T> struct VecTypes;
+template <> struct VecTypes<float> {
+  typedef float vec __attribute__((vector_size(kSimdBytes)));
+  typedef std::int32_t ivec __attribute__((vector_size(kSimdBytes)));
+};
+template <> struct VecTypes<double> {
+  typedef double vec __attribute__((vector_size(kSimdBytes)));
+  typedef std::int64_t ivec __attribute__((vector_size(kSimdBytes)));
+};
+template <class T> using vec = typename VecTypes<T>::vec;
+// Integers of the same lane size: masks, permutation indices, labels.
+template <class T> using ivec = typename VecTypes<T>::ivec;
+template <class T>
+using lane_int = std::conditional_t<std::is_same_v<T, double>, std::int64_t, std::int32_t>;
+template <class T> inline constexpr int kLanes = kSimdBytes / static_cast<int>(sizeof(T));
+
+typedef std::uint16_t half_bits __attribute__((vector_size(kSimdBytes / 2)));
+typedef std::uint32_t word_bits __attribute__((vector_size(kSimdBytes)));
+
+template <class T> inline vec<T> splat(T value) { return vec<T>{} + value; }
+template <class T> inline ivec<T> isplat(lane_int<T> value) { return ivec<T>{} + value; }
+
+// Unaligned access to the compute type.
+template <class T> inline vec<T> load_vec(const T* p) {
+  vec<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class T> inline void store_vec(T* p, vec<T> v) { std::memcpy(p, &v, sizeof(v)); }
+
+// ---- scalar conversions -------------------------------------------------------------------------
+
+inline float bits_to_float(std::uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+inline std::uint32_t float_to_bits(float f) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  return bits;
+}
+
+inline float to_compute(float v) { return v; }
+inline double to_compute(double v) { return v; }
+inline float to_compute(bfloat16_t v) {
+  return bits_to_float(static_cast<std::uint32_t>(v.bits) << 16);
+}
+inline float to_compute(float16_t v) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(v.bits & 0x8000) << 16;
+  const std::uint32_t rest = v.bits & 0x7fff;
+  if (rest >= 0x7c00) return bits_to_float(sign | 0x7f800000 | ((rest & 0x3ff) << 13)); // inf, NaN
+  // Multiplying by 2^112 rebiases the exponent and makes subnormals come out right.
+  return bits_to_float(sign | float_to_bits(bits_to_float(rest << 13) * 0x1p112f));
+}
+
+template <class Storage> Storage from_compute(compute_t<Storage> v);
+template <> inline float from_compute<float>(float v) { return v; }
+template <> inline double from_compute<double>(double v) { return v; }
+template <> inline bfloat16_t from_compute<bfloat16_t>(float v) {
+  const std::uint32_t bits = float_to_bits(v);
+  if (v != v) return {static_cast<std::uint16_t>(0x7fc0 | ((bits >> 16) & 0x8000))};
+  return {static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+template <> inline float16_t from_compute<float16_t>(float v) {
+  const std::uint32_t bits = float_to_bits(v);
+  const std::uint32_t sign = (bits >> 16) & 0x8000;
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return {static_cast<std::uint16_t>(sign | 0x7e00)};  // NaN
+  if (magnitude >= 0x477ff000) return {static_cast<std::uint16_t>(sign | 0x7c00)}; // to infinity
+  if (magnitude < 0x38800000) { // subnormal: the addition rounds to a multiple of 2^-24
+    const std::uint32_t shifted = float_to_bits(bits_to_float(magnitude) + 0.5f);
+    return {static_cast<std::uint16_t>(sign | (shifted - 0x3f000000))};
+  }
+  const std::uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
+  return {static_cast<std::uint16_t>(sign | ((rounded - 0x38000000) >> 13))};
+}
+
+// ---- loads and stores with conversion: Storage in memory, compute_t<Storage> in registers
+// ---------
+
+inline vec<float> load(const float* p) { return load_vec(p); }
+inline vec<double> load(const double* p) { return load_vec(p); }
+inline vec<float> load(const bfloat16_t* p) {
+  half_bits h;
+  std::memcpy(&h, p, sizeof(h));
+  const word_bits w = __builtin_convertvector(h, word_bits) << 16;
+  return reinterpret_cast<vec<float>>(w);
+}
+inline vec<float> load(const float16_t* p) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_compute(p[i]);
+  return v;
+#endif
+}
+
+inline void store(float* p, vec<float> v) { store_vec(p, v); }
+inline void store(double* p, vec<double> v) { store_vec(p, v); }
+inline void store(bfloat16_t* p, vec<float> v) {
+  const word_bits bits = reinterpret_cast<word_bits>(v);
+  const word_bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const word_bits nan = ((bits >> 16) & 0x8000) | 0x7fc0;
+  const word_bits w = reinterpret_cast<word_bits>(v == v) ? rounded : nan;
+  const half_bits h = __builtin_convertvector(w, half_bits);
+  std::memcpy(p, &h, sizeof(h));
+}
+inline void store(float16_t* p, vec<float> v) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) p[i] = from_compute<float16_t>(v[i]);
+#endif
+}
+
+// The first `count` lanes; the others read as zero and are not written.
+template <class Storage>
+inline vec<compute_t<Storage>> load_partial(const Storage* p, std::int64_t count) {
+  Storage lanes[kLanes<compute_t<Storage>>];
+  std::memset(static_cast<void*>(lanes), 0, sizeof(lanes));
+  std::memcpy(static_cast<void*>(lanes), p, static_cast<std::size_t>(count) * sizeof(Storage));
+  return load(lanes);
+}
+template <class Storage>
+inline void store_partial(Storage* p, vec<compute_t<Storage>> v, std::int64_t count) {
+  Storage lanes[kLanes<compute_t<Storage>>];
+  store(lanes, v);
+  std::memcpy(static_cast<void*>(p), lanes, static_cast<std::size_t>(count) * sizeof(Storage));
+}
+
+// Streaming stores skip the read-for-ownership of lines that are only written. p is aligned to the
+// vector; stream_fence() before other threads may read.
+template <class Storage> inline void store_stream(Storage* p, vec<compute_t<Storage>> v) {
+  store(p, v);
+}
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+template <> inline void store_stream<float>(float* p, vec<float> v) { _mm512_stream_ps(p, v); }
+template <> inline void store_stream<double>(double* p, vec<double> v) { _mm512_stream_pd(p, v); }
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+template <> inline void store_stream<float>(float* p, vec<float> v) { _mm256_stream_ps(p, v); }
+template <> inline void store_stream<double>(double* p, vec<double> v) { _mm256_stream_pd(p, v); }
+#endif
+inline void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// ---- lanes --------------------------------------------------------------------------------------
+
+// result[i] = v[index[i]], 0 <= index[i] < lanes.
+inline vec<float> permute(vec<float> v, ivec<float> index) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), v);
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  return _mm256_permutevar8x32_ps(v, reinterpret_cast<__m256i>(index));
+#else
+  vec<float> r;
+  for (int i = 0; i < kLanes<float>; ++i) r[i] = v[index[i]];
+  return r;
+#endif
+}
+inline vec<double> permute(vec<double> v, ivec<double> index) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_permutexvar_pd(reinterpret_cast<__m512i>(index), v);
+#else
+  vec<double> r;
+  for (int i = 0; i < kLanes<double>; ++i) r[i] = v[index[i]];
+  return r;
+#endif
+}
+
+// a where a > b, else b: NaN in a is dropped, NaN in b is kept (as the x86 instruction does).
+template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
+template <class V> inline V vmin(V a, V b) { return a < b ? a : b; }
+
+template <class T> inline bool any(ivec<T> mask) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) !=
+         0;
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  return !_mm256_testz_si256(reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256i>(mask));
+#else
+  lane_int<T> r = 0;
+  for (int i = 0; i < kLanes<T>; ++i) r |= mask[i];
+  return r != 0;
+#endif
+}
+
+// Sum of the lanes, pairwise: the order is fixed, so equal inputs give equal bits.
+template <class T> inline T reduce_add(vec<T> v) {
+  T lanes[kLanes<T>];
+  store_vec(lanes, v);
+  for (int width = kLanes<T> / 2; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+namespace detail {
+// One step of the in-register transpose: swaps the off-diagonal blocks of size Half.
+template <class T, int Half> inline void transpose_step(vec<T>* rows) {
+  ivec<T> upper{}, lower{};
+  for (int k = 0; k < kLanes<T>; ++k) {
+    upper[k] = (k & Half) == 0 ? k : kLanes<T> + k - Half;
+    lower[k] = (k & Half) == 0 ? k + Half : kLanes<T> + k;
+  }
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if ((i & Half) != 0) continue;
+    const vec<T> a = rows[i], b = rows[i + Half];
+#if defined(__clang__)
+    for (int k = 0; k < kLanes<T>; ++k) {
+      rows[i][k] = (k & Half) == 0 ? a[k] : b[k - Half];
+      rows[i + Half][k] = (k & Half) == 0 ? a[k + Half] : b[k];
+    }
+#else
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i + Half] = __builtin_shuffle(a, b, lower);
+#endif
+  }
+  if constexpr (Half > 1) transpose_step<T, Half / 2>(rows);
+}
+} // namespace detail
+
+// Transposes kLanes vectors in place: rows[i][k] becomes rows[k][i].
+template <class T> inline void transpose(vec<T>* rows) {
+  detail::transpose_step<T, kLanes<T> / 2>(rows);
+}
+
+// 0, 1, 2, ... in the lanes.
+template <class T> inline ivec<T> iota() {
+  ivec<T> v{};
+  for (int i = 0; i < kLanes<T>; ++i) v[i] = i;
+  return v;
+}
+
+} // namespace fastseg::FASTSEG_CPU_LEVEL

@@ -1,0 +1,38 @@
+// The native core as a Python module: build information, and one submodule per op.
+#include <pybind11/pybind11.h>
+
+#include "common/cpu_level.h"
+
+namespace py = pybind11;
+
+namespace fastseg {
+
+// One line per op: declaration here, call below.
+void bind_upsample_bilinear(py::module_& m);
+
+} // namespace fastseg
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastseg;
+  m.doc() = "fastseg's torch-free native core: kernels over plain pointers.";
+  m.attr("version") = FASTSEG_VERSION;
+  m.attr("compiler") = __VERSION__;
+#ifdef FASTSEG_WITH_CUDA
+  m.attr("with_cuda") = true;
+#else
+  m.attr("with_cuda") = false;
+#endif
+#ifdef _OPENMP
+  m.attr("with_openmp") = true;
+#else
+  m.attr("with_openmp") = false;
+#endif
+  py::enum_<CpuLevel>(m, "CpuLevel")
+      .value("baseline", CpuLevel::baseline)
+      .value("avx2", CpuLevel::avx2)
+      .value("avx512", CpuLevel::avx512);
+  m.def("cpu_level", &cpu_level);
+  m.def("best_cpu_level", &best_cpu_level);
+  m.def("set_cpu_level", &set_cpu_level);
+  bind_upsample_bilinear(m);
+}

@@ -1,0 +1,7 @@
+"""fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
+
+from ._version import __version__
+from .backends import Backend, BackendUnavailable, use_backend
+from .ops import upsample_bilinear
+
+__all__ = ["Backend", "BackendUnavailable", "__version__", "upsample_bilinear", "use_backend"]

@@ -1,0 +1,43 @@
+"""Argument checks shared by the ops: each names the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+import torch
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_map(name: str, x: torch.Tensor) -> None:
+    """`x` is a floating-point map [N, C, H, W] with at least one channel and pixel."""
+    if x.dim() != 4:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected 4 dimensions [N, C, H, W]")
+    if x.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} has dtype {x.dtype}, expected float32, bfloat16, float16 or float64"
+        )
+    if x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}: channels, height and width must be at least 1"
+        )
+
+
+def check_size(size: list[int]) -> None:
+    """`size` is [height, width], both positive."""
+    if len(size) != 2:
+        raise ValueError(f"size has {len(size)} numbers, expected 2 (height, width)")
+    if size[0] <= 0 or size[1] <= 0:
+        raise ValueError(f"size is {tuple(size)}, expected height and width of at least 1")
+
+
+def check_same_device(name: str, x: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """`x` and `other` lie on one device."""
+    if x.device != other.device:
+        raise ValueError(
+            f"{name} is on {x.device} but {other_name} is on {other.device}: use one device"
+        )
+
+
+def check_shape(name: str, x: torch.Tensor, expected: tuple[int, ...], why: str) -> None:
+    """`x` has exactly this shape; `why` says where the expectation comes from."""
+    if x.dim() != len(expected) or any(a != b for a, b in zip(x.shape, expected, strict=True)):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(expected)} ({why})")

@@ -1,0 +1,56 @@
+"""The native core, loaded once, and the small conversions every native backend needs."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+from ._version import __version__
+
+_C: ModuleType | None = None
+load_error: str | None = None
+try:
+    _C = importlib.import_module("fastseg._C")
+    if _C.version != __version__:
+        load_error = (
+            f"fastseg._C was built for version {_C.version}, this is {__version__}: "
+            "reinstall with 'pip install .'"
+        )
+except ImportError as error:
+    load_error = f"fastseg._C cannot be loaded ({error}): reinstall with 'pip install .'"
+
+# The codes of csrc/common/dtype.h.
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+
+def has_cuda() -> bool:
+    """Whether the native core was built with CUDA kernels (not whether a GPU is there)."""
+    return _C is not None and bool(_C.with_cuda)
+
+
+def unsupported_reason(x: torch.Tensor, *, cuda: bool) -> str | None:
+    """Why the native core cannot take `x` at all; `cuda`: whether this op has CUDA kernels."""
+    if load_error is not None:
+        return load_error
+    if x.dtype not in DTYPE_CODES:
+        return f"dtype {x.dtype} (supported: float32, bfloat16, float16, float64)"
+    if x.device.type == "cuda":
+        if not cuda:
+            return "this op has no CUDA kernel yet"
+        if not has_cuda():
+            return "fastseg._C was built without CUDA (FASTSEG_CUDA=ON needs nvcc)"
+    elif x.device.type != "cpu":
+        return f"device {x.device} (supported: cpu, cuda)"
+    return None
+
+
+def dtype_code(x: torch.Tensor) -> int:
+    """The native core's code of x.dtype."""
+    return DTYPE_CODES[x.dtype]
+
+
+def stream(x: torch.Tensor) -> int:
+    """The current CUDA stream of x's device, as the integer that launchers take."""
+    return torch.cuda.current_stream(x.device).cuda_stream

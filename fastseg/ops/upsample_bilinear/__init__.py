@@ -1,0 +1,52 @@
+"""Bilinear resize of a map, with a deterministic gather backward."""
+
+from __future__ import annotations
+
+import torch
+
+from .op import upsample_bilinear_op, upsample_bilinear_out_op
+from .size import resolve_size
+
+__all__ = ["upsample_bilinear"]
+
+
+def upsample_bilinear(
+    x: torch.Tensor,
+    size: int | tuple[int, int] | None = None,
+    scale_factor: float | tuple[float, float] | None = None,
+    align_corners: bool = False,
+    *,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Resizes a map by bilinear interpolation, up or down.
+
+    The same function as F.interpolate(x, size, scale_factor, mode="bilinear", align_corners=...)
+    without antialiasing. The backward gathers with float32 accumulation: it is deterministic, and
+    in bfloat16 and float16 each gradient is rounded once. The result has the memory format of x.
+
+    Args:
+        x: map [N, C, H, W]; float32, bfloat16, float16 or float64; N may be 0.
+        size: height and width of the result in pixels, each at least 1; one int for both.
+        scale_factor: instead of size: result = floor(input * scale_factor), finite and positive. As
+            in F.interpolate (recompute_scale_factor unset) the factor itself, not the ratio of the
+            sizes, gives the sampling positions.
+        align_corners: whether the centres of the corner pixels stay in place (True) or the corners
+            of the corner pixels (False).
+        out: map [N, C, *size] to write to, in the dtype, device and memory format of the result;
+            not differentiable.
+
+    Returns:
+        Map [N, C, *size], same dtype as x.
+
+    Raises:
+        ValueError: x is not [N, C, H, W] with C, H, W >= 1; both or neither of size and
+            scale_factor; a size below 1; a factor that is not finite and positive; an unfit out.
+        TypeError: dtype of x.
+    """
+    target, scales = resolve_size(x, size, scale_factor)
+    if out is None:
+        return upsample_bilinear_op(x, target, align_corners, *scales)
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise ValueError("out cannot be used where gradients are recorded: use torch.no_grad()")
+    upsample_bilinear_out_op(x, target, align_corners, *scales, out)
+    return out

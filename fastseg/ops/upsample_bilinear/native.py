@@ -1,0 +1,90 @@
+"""upsample_bilinear through the native core: C++ on the CPU, CUDA C++ on the GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+from ...layout import empty_map, map_format
+
+
+def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
+    """Why this backend cannot run on x (or grad_out), or None."""
+    return _native.unsupported_reason(x, cuda=True)
+
+
+def forward(
+    x: torch.Tensor,
+    size: list[int],
+    align_corners: bool,
+    scale_h: float | None,
+    scale_w: float | None,
+) -> torch.Tensor:
+    """Map [N, C, *size]."""
+    out = empty_map(x, x.shape[1], size)
+    forward_out(x, size, align_corners, scale_h, scale_w, out)
+    return out
+
+
+def forward_out(
+    x: torch.Tensor,
+    size: list[int],
+    align_corners: bool,
+    scale_h: float | None,
+    scale_w: float | None,
+    out: torch.Tensor,
+) -> None:
+    """Writes the map [N, C, *size] to out, which has the memory format of x."""
+    x = x.contiguous(memory_format=map_format(x))
+    _launch("forward", x, out, x, out, align_corners, scale_h, scale_w)
+
+
+def backward(
+    grad_out: torch.Tensor,
+    input_size: list[int],
+    align_corners: bool,
+    scale_h: float | None,
+    scale_w: float | None,
+) -> torch.Tensor:
+    """Gradient [N, C, *input_size]."""
+    grad_out = grad_out.contiguous(memory_format=map_format(grad_out))
+    grad_x = empty_map(grad_out, grad_out.shape[1], input_size)
+    _launch("backward", grad_out, grad_x, grad_x, grad_out, align_corners, scale_h, scale_w)
+    return grad_x
+
+
+def _launch(
+    direction: str,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    align_corners: bool,
+    scale_h: float | None,
+    scale_w: float | None,
+) -> None:
+    """`low` is the map before the resize, `high` the one after it."""
+    if target.numel() == 0:
+        return
+    assert _native._C is not None
+    core = _native._C.upsample_bilinear
+    shape = core.Shape(
+        batch=low.shape[0],
+        channels=low.shape[1],
+        in_h=low.shape[2],
+        in_w=low.shape[3],
+        out_h=high.shape[2],
+        out_w=high.shape[3],
+        align_corners=align_corners,
+        scale_h=scale_h or 0.0,
+        scale_w=scale_w or 0.0,
+        channels_last=map_format(source) is torch.channels_last,
+    )
+    pointers = (_native.dtype_code(source), source.data_ptr(), target.data_ptr())
+    if source.is_cuda:
+        with torch.cuda.device_of(source):
+            getattr(core, f"cuda_{direction}")(*pointers, shape, _native.stream(source))
+    else:
+        getattr(core, f"cpu_{direction}")(*pointers, shape, torch.get_num_threads())

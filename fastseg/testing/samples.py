@@ -1,0 +1,104 @@
+"""The op table that drives generic tests and benchmarks: one OpSamples each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+@dataclasses.dataclass
+class Maker:
+    """Makes random inputs of one dtype on one device, the same ones for the same seed."""
+
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+
+    def tensor(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        """Normal random numbers, contiguous."""
+        x = torch.randn(shape, generator=self._generator, dtype=torch.float64) * scale
+        return x.to(self.device, self.dtype)
+
+    def map(self, *shape: int, layout: str = "contiguous", scale: float = 1.0) -> torch.Tensor:
+        """A map [N, C, H, W]; layout "contiguous", "channels_last" or "strided" (a transposed
+        slice of something larger: dense in no format)."""
+        if layout == "strided":
+            n, c, h, w = shape
+            return self.tensor(n, c, w + 2, 2 * h, scale=scale)[:, :, 1:-1, ::2].transpose(2, 3)
+        x = self.tensor(*shape, scale=scale)
+        if layout == "channels_last":
+            return x.contiguous(memory_format=torch.channels_last)
+        assert layout == "contiguous", layout
+        return x
+
+    def labels(
+        self, *shape: int, classes: int, ignored: float = 0.0, ignore_index: int = -100
+    ) -> torch.Tensor:
+        """Class indices int64 of any shape, a share `ignored` of them ignore_index."""
+        y = torch.randint(0, classes, shape, generator=self._generator)
+        drop = torch.rand(shape, generator=self._generator) < ignored
+        return y.masked_fill_(drop, ignore_index).to(self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One input. `why`: what it covers that no other row does. `inputs(maker)`: keyword arguments
+    of the public function and of the peer, made anew at each call."""
+
+    why: str
+    inputs: Callable[[Maker], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorSample:
+    """Inputs that must raise `error` with a message matching the regular expression `match`."""
+
+    why: str
+    inputs: Callable[[Maker], dict[str, Any]]
+    error: type[Exception]
+    match: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One benchmark case. `inputs(maker, memory_format)`: keyword arguments.
+
+    `bytes(inputs)`: the fewest bytes the forward must move; `flops(inputs)`: multiply-adds count
+    two. `directions`: "forward", "backward" (alone) and "forward+backward".
+    """
+
+    name: str
+    inputs: Callable[[Maker, torch.memory_format], dict[str, Any]]
+    bytes: Callable[[dict[str, Any]], int]
+    flops: Callable[[dict[str, Any]], int]
+    directions: tuple[str, ...] = ("forward", "forward+backward")
+
+
+@dataclasses.dataclass(frozen=True)
+class OpSamples:
+    """All that generic tests and benchmarks need to know of an op.
+
+    Attributes:
+        function: the public function.
+        peer: the PyTorch composition it replaces, with the same keyword arguments.
+        differentiable: names of the tensor arguments with gradients.
+        linear_in: the argument the op is linear in (adjoint test), or None.
+        double_backward: whether gradients of gradients exist; if not, asking is a clear error.
+        cpu_workloads, gpu_workloads: benchmark cases.
+    """
+
+    function: Callable[..., Any]
+    peer: Callable[..., Any]
+    samples: tuple[Sample, ...]
+    errors: tuple[ErrorSample, ...]
+    differentiable: tuple[str, ...] = ()
+    linear_in: str | None = None
+    double_backward: bool = False
+    cpu_workloads: tuple[Workload, ...] = ()
+    gpu_workloads: tuple[Workload, ...] = ()

@@ -1,0 +1,46 @@
+"""Builds fastseg._C, the torch-free native core, with CMake and Ninja; the rest is in pyproject.toml.
+
+Environment: FASTSEG_CUDA=AUTO|ON|OFF (default AUTO: CUDA kernels when nvcc is found),
+FASTSEG_CUDA_ARCHITECTURES (default 80-real;90-real;100), CMAKE_BUILD_PARALLEL_LEVEL.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build_dir = Path(self.build_temp).resolve() / "cmake"
+        version_file = (ROOT / "fastseg" / "_version.py").read_text()
+        version = re.search(r'__version__ = "(.+)"', version_file).group(1)
+        options = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": target.parent,
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "FASTSEG_VERSION": version,
+            "FASTSEG_CUDA": os.environ.get("FASTSEG_CUDA", "AUTO"),
+        }
+        if architectures := os.environ.get("FASTSEG_CUDA_ARCHITECTURES"):
+            options["FASTSEG_CUDA_ARCHITECTURES"] = architectures
+        defines = [f"-D{name}={value}" for name, value in options.items()]
+        build_dir.mkdir(parents=True, exist_ok=True)
+        # A fresh cache each time: under build isolation the tools lie elsewhere at every run.
+        subprocess.run(
+            ["cmake", "--fresh", "-G", "Ninja", "-S", ROOT, "-B", build_dir, *defines], check=True
+        )
+        subprocess.run(["cmake", "--build", build_dir], check=True)
+
+
+setup(ext_modules=[Extension("fastseg._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
