@@ -1,4 +1,4 @@
-"""Builds fastseg._C, the torch-free native core, with CMake and Ninja; the rest is in pyproject.toml.
+"""Builds fastseg._C, the torch-free native core, with CMake; the rest is in pyproject.toml.
 
 Environment: FASTSEG_CUDA=AUTO|ON|OFF (default AUTO: CUDA kernels when nvcc is found),
 FASTSEG_CUDA_ARCHITECTURES (default 80-real;90-real;100), CMAKE_BUILD_PARALLEL_LEVEL.
@@ -6,6 +6,7 @@ FASTSEG_CUDA_ARCHITECTURES (default 80-real;90-real;100), CMAKE_BUILD_PARALLEL_L
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": target.parent,
             "Python_EXECUTABLE": sys.executable,
+            # Given anew each time: under build isolation the tools lie elsewhere at every run.
+            "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "FASTSEG_VERSION": version,
             "FASTSEG_CUDA": os.environ.get("FASTSEG_CUDA", "AUTO"),
@@ -36,10 +39,7 @@ class CMakeBuild(build_ext):
             options["FASTSEG_CUDA_ARCHITECTURES"] = architectures
         defines = [f"-D{name}={value}" for name, value in options.items()]
         build_dir.mkdir(parents=True, exist_ok=True)
-        # A fresh cache each time: under build isolation the tools lie elsewhere at every run.
-        subprocess.run(
-            ["cmake", "--fresh", "-G", "Ninja", "-S", ROOT, "-B", build_dir, *defines], check=True
-        )
+        subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build_dir, *defines], check=True)
         subprocess.run(["cmake", "--build", build_dir], check=True)
 
 
