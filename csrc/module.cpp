@@ -8,7 +8,10 @@ namespace py = pybind11;
 namespace fastseg {
 
 // One line per op: declaration here, call below.
+void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
+void bind_upsample_confusion_matrix(py::module_& m);
+void bind_upsample_cross_entropy(py::module_& m);
 
 } // namespace fastseg
 
@@ -34,5 +37,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_level", &cpu_level);
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
+  bind_upsample_argmax(m);
   bind_upsample_bilinear(m);
+  bind_upsample_confusion_matrix(m);
+  bind_upsample_cross_entropy(m);
 }

@@ -2,6 +2,20 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
-from .ops import upsample_bilinear
+from .ops import (
+    upsample_argmax,
+    upsample_bilinear,
+    upsample_confusion_matrix,
+    upsample_cross_entropy,
+)
 
-__all__ = ["Backend", "BackendUnavailable", "__version__", "upsample_bilinear", "use_backend"]
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "__version__",
+    "upsample_argmax",
+    "upsample_bilinear",
+    "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "use_backend",
+]

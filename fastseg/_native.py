@@ -24,6 +24,9 @@ except ImportError as error:
 # The codes of csrc/common/dtype.h.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
+# The codes of csrc/common/label.h.
+LABEL_CODES = {torch.uint8: 0, torch.int32: 1, torch.int64: 2}
+
 
 def has_cuda() -> bool:
     """Whether the native core was built with CUDA kernels (not whether a GPU is there)."""

@@ -208,9 +208,35 @@ inline vec<double> permute(vec<double> v, ivec<double> index) {
 #endif
 }
 
+// result[i] = base[index[i]].
+inline vec<float> gather(const float* base, ivec<float> index) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), base, 4);
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  return _mm256_i32gather_ps(base, reinterpret_cast<__m256i>(index), 4);
+#else
+  vec<float> r;
+  for (int i = 0; i < kLanes<float>; ++i) r[i] = base[index[i]];
+  return r;
+#endif
+}
+inline vec<double> gather(const double* base, ivec<double> index) {
+  vec<double> r;
+  for (int i = 0; i < kLanes<double>; ++i) r[i] = base[index[i]];
+  return r;
+}
+
 // a where a > b, else b: NaN in a is dropped, NaN in b is kept (as the x86 instruction does).
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
 template <class V> inline V vmin(V a, V b) { return a < b ? a : b; }
+// GCC 12 does not find the instruction by itself.
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+template <> inline vec<float> vmax(vec<float> a, vec<float> b) { return _mm512_max_ps(a, b); }
+template <> inline vec<float> vmin(vec<float> a, vec<float> b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+template <> inline vec<float> vmax(vec<float> a, vec<float> b) { return _mm256_max_ps(a, b); }
+template <> inline vec<float> vmin(vec<float> a, vec<float> b) { return _mm256_min_ps(a, b); }
+#endif
 
 template <class T> inline bool any(ivec<T> mask) {
 #if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64

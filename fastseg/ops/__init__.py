@@ -1,5 +1,13 @@
 """The ops. One folder each: the public function, its contract (op.py) and its backends."""
 
+from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
+from .upsample_confusion_matrix import upsample_confusion_matrix
+from .upsample_cross_entropy import upsample_cross_entropy
 
-__all__ = ["upsample_bilinear"]
+__all__ = [
+    "upsample_argmax",
+    "upsample_bilinear",
+    "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+]
