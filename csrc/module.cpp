@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "common/cpu_level.h"
+#include "common/huge_pages.h"
 
 namespace py = pybind11;
 
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_level", &cpu_level);
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
+  m.def("advise_huge_pages", &advise_huge_pages);
   bind_pyramid_pool(m);
   bind_upsample_bilinear(m);
 }

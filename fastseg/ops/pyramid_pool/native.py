@@ -30,6 +30,7 @@ def backward(
     """Gradient [N, C, *input_size]."""
     grad_out = order_cells(grad_out, channels_last)
     grad_x = empty_gradient(grad_out, input_size, bins, channels_last)
+    _native.with_huge_pages(grad_x)
     _launch("backward", grad_out, grad_x, grad_x, bins, channels_last)
     return grad_x
 
