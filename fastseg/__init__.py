@@ -3,6 +3,7 @@
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .ops import (
+    pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
     upsample_confusion_matrix,
@@ -13,6 +14,7 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "__version__",
+    "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",
