@@ -8,6 +8,7 @@ namespace py = pybind11;
 namespace fastseg {
 
 // One line per op: declaration here, call below.
+void bind_dilated_conv2d(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
 
 } // namespace fastseg
@@ -34,5 +35,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_level", &cpu_level);
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
+  bind_dilated_conv2d(m);
   bind_upsample_bilinear(m);
 }

@@ -2,6 +2,13 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
-from .ops import upsample_bilinear
+from .ops import dilated_conv2d, upsample_bilinear
 
-__all__ = ["Backend", "BackendUnavailable", "__version__", "upsample_bilinear", "use_backend"]
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "__version__",
+    "dilated_conv2d",
+    "upsample_bilinear",
+    "use_backend",
+]
