@@ -9,6 +9,7 @@ namespace py = pybind11;
 namespace fastseg {
 
 // One line per op: declaration here, call below.
+void bind_dilated_conv2d(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
@@ -40,6 +41,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
   m.def("advise_huge_pages", &advise_huge_pages);
+  bind_dilated_conv2d(m);
   bind_pyramid_pool(m);
   bind_upsample_argmax(m);
   bind_upsample_bilinear(m);

@@ -3,6 +3,7 @@
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .ops import (
+    dilated_conv2d,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -14,6 +15,7 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "__version__",
+    "dilated_conv2d",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",

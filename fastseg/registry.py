@@ -38,8 +38,8 @@ class Function:
         fake: shapes, dtypes and strides of the result for fake tensors; arguments are checked.
         autograd: None only where no output is differentiable.
         implementation: the function of a backend module that computes it.
-        layout: the memory format of a Tensor result, from the arguments: the same whatever backend
-            ran. None for results without layout (scalars, labels, matrices).
+        layout: the memory format of a Tensor result (of each, for a tuple), from the arguments: the
+            same whatever backend ran. None for results without layout (scalars, labels, matrices).
     """
 
     schema: str
@@ -47,7 +47,7 @@ class Function:
     check: Callable[..., None] = lambda *args: None
     autograd: Autograd | None = None
     implementation: str = "forward"
-    layout: Callable[..., torch.memory_format] | None = None
+    layout: Callable[..., torch.memory_format | tuple[torch.memory_format, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         backend = choose(spec, function.implementation, args)
         result = getattr(backend, function.implementation)(*args)
         if function.layout is not None:
-            result = result.contiguous(memory_format=function.layout(*args))
+            result = _with_layout(result, function.layout(*args))
         return result
 
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
@@ -105,6 +105,12 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
             _register_lower_precision(name, device)
     if function.autograd is not None:
         _register_autograd(qualified, function.autograd)
+
+
+def _with_layout(result: Any, layout: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result.contiguous(memory_format=layout)
+    return tuple(r.contiguous(memory_format=f) for r, f in zip(result, layout, strict=True))
 
 
 def _register_autograd(qualified: str, autograd: Autograd) -> None:
