@@ -110,12 +110,22 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         return result
 
     torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
-    for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, kernel, key)
-    LIBRARY.impl(name, _autograd_kernel(op, function.autograd), "Autograd")
+    _implement(name, kernel, "CPU", "CUDA")
+    _implement(name, _autograd_kernel(op, function.autograd), "Autograd")
     if spec.autocast == "lower precision":
         for device in ("cpu", "cuda"):
             _register_lower_precision(name, device)
+
+
+def _implement(name: str, kernel: Any, *keys: str) -> None:
+    for key in keys:
+        LIBRARY.impl(name, kernel, key)
+    # When an op runs between two graphs, Dynamo shall not compile what is inside. (With
+    # torch.compiler.disable every call would pay for it, and the first would import Dynamo.)
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):  # torch >= 2.7
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(kernel.__code__, frames._FrameExecStrategy(skip, skip))
 
 
 def _traceable(error: ValueError | TypeError) -> Exception:
@@ -185,4 +195,4 @@ def _register_lower_precision(name: str, device: str) -> None:
             op = getattr(torch.ops.fastseg, name).default
             return op(*(cast(a, dtype) for a in args))
 
-    LIBRARY.impl(name, autocast_kernel, key)
+    _implement(name, autocast_kernel, key)

@@ -168,6 +168,7 @@ def _few(op: OpSpec) -> list[Sample]:
 each_sample = _cases(lambda op: list(samples_of(op).samples))
 each_filled_sample = _cases(_filled)
 few_samples = _cases(_few)
+first_samples = _cases(lambda op: _few(op)[:1])
 each_variant_dtype_sample = pytest.mark.parametrize(
     ("op", "variant", "dtype", "sample"),
     [
