@@ -59,37 +59,44 @@ def bright_colors(count: int) -> tuple[Color, ...]:
     return tuple(colors)
 
 
+def _rgb(hexadecimal: str) -> Color:
+    red, green, blue = bytes.fromhex(hexadecimal.removeprefix("#"))
+    return red, green, blue
+
+
 def numbered_classes(count: int) -> ClassSet:
     """Classes of which nothing is known but their number."""
     names = tuple(f"class {index}" for index in range(count))
     return ClassSet(names, voc_colors(count), bright_colors(count))
 
 
+# Name and overlay colour; what is often seen together lies far apart.
+_VOC = (
+    ("background", "#000000"),
+    ("aeroplane", "#4cc9f0"),
+    ("bicycle", "#ffa21f"),
+    ("bird", "#b8de4f"),
+    ("boat", "#3a86ff"),
+    ("bottle", "#06d6a0"),
+    ("bus", "#ffd60a"),
+    ("car", "#f03e6b"),
+    ("cat", "#00c9d6"),
+    ("chair", "#c98a57"),
+    ("cow", "#ff8fab"),
+    ("dining table", "#e0b070"),
+    ("dog", "#ff6b4a"),
+    ("horse", "#7bd389"),
+    ("motorbike", "#ff2d95"),
+    ("person", "#a97bff"),
+    ("potted plant", "#2fbf4a"),
+    ("sheep", "#d8c4f2"),
+    ("sofa", "#5560e8"),
+    ("train", "#d1495b"),
+    ("tv", "#0096c7"),
+)
 VOC = ClassSet(
-    names=(
-        "background",
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "dining table",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "potted plant",
-        "sheep",
-        "sofa",
-        "train",
-        "tv",
-    ),
-    colors=voc_colors(21),
-    overlay_colors=bright_colors(21),
+    names=tuple(name for name, _ in _VOC),
+    colors=voc_colors(len(_VOC)),
+    overlay_colors=tuple(_rgb(color) for _, color in _VOC),
     background=0,
 )
