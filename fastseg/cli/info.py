@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import platform
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _native
 from .._version import __version__
-from ..backends import Backend, unsupported_reasons
+from ..backends import Backend, BackendUnavailable, unsupported_reasons
 from ..registry import ALL_OPS
 from ..testing.samples import Maker
 from .console import one_line, out
@@ -39,35 +40,49 @@ def info(
         _print(facts)
 
 
-def op_backends(device: str) -> dict[str, dict[str, str | None]]:
-    """For each op and backend: None if it runs a small float32 sample on `device`, or why not."""
+def op_backends(device: str) -> dict[str, dict[str, dict[str, str | None]]]:
+    """For each op and backend: which of the op's samples, in float32, it can run on `device`.
+
+    Returns:
+        Op -> backend -> {"runs": "all", "some" or "none", "reason": why not all, or None}.
+    """
     return {name: _backends_of(name, device) for name in ALL_OPS}
 
 
-def _backends_of(name: str, device: str) -> dict[str, str | None]:
+def _backends_of(name: str, device: str) -> dict[str, dict[str, str | None]]:
     samples = importlib.import_module(f"fastseg.ops.{name}.samples").SAMPLES
     recorder = _OpArguments(name)
     with recorder, torch.no_grad():
-        samples.function(**samples.samples[0].inputs(Maker(torch.float32, device)))
-    spec = ALL_OPS[name]
-    reasons = unsupported_reasons(spec, "forward", recorder.arguments)
-    return {backend.value: reason for backend, reason in reasons.items()}
+        for sample in samples.samples:
+            # Where no backend can run it, the arguments have been recorded all the same.
+            with contextlib.suppress(BackendUnavailable):
+                samples.function(**sample.inputs(Maker(torch.float32, device)))
+    result = {}
+    for backend in ALL_OPS[name].backends:
+        reasons = [
+            unsupported_reasons(ALL_OPS[name], "forward", arguments)[backend]
+            for arguments in recorder.calls
+        ]
+        refusals = [reason for reason in reasons if reason is not None]
+        runs = "all" if not refusals else "some" if len(refusals) < len(reasons) else "none"
+        result[backend.value] = {"runs": runs, "reason": refusals[0] if refusals else None}
+    return result
 
 
 class _OpArguments(TorchDispatchMode):
-    """Remembers what the public function of an op hands to its kernel."""
+    """Remembers what the public function of an op hands to its kernel, call by call."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._qualified = f"fastseg::{name}"
-        self.arguments: tuple[Any, ...] = ()
+        self.calls: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func.name() == self._qualified:
             defaults = [a.default_value for a in func._schema.arguments[len(args) :]]
-            self.arguments = (*args, *defaults)
+            self.calls.append((*args, *defaults))
         return func(*args, **(kwargs or {}))
 
 
@@ -146,7 +161,7 @@ def _torch_cuda(machine: dict[str, Any]) -> str:
     return f" (built for CUDA {version})" if version else " (built without CUDA)"
 
 
-def _print_ops(device: str, ops: dict[str, dict[str, str | None]]) -> None:
+def _print_ops(device: str, ops: dict[str, dict[str, dict[str, str | None]]]) -> None:
     """A table op x backend; the reasons are numbered and follow below."""
     used = [b.value for b in Backend if any(b.value in reasons for reasons in ops.values())]
     table = Table(title=f"ops on {device}", title_style="bold", title_justify="left")
@@ -160,13 +175,14 @@ def _print_ops(device: str, ops: dict[str, dict[str, str | None]]) -> None:
             if backend not in reasons:
                 cells.append("[dim]-[/dim]")
                 continue
-            why = reasons[backend]
+            why = reasons[backend]["reason"]
             if why is None:
                 cells.append("[green]yes[/green]")
                 continue
             if why not in notes:
                 notes.append(why)
-            cells.append(f"[yellow]no ({notes.index(why) + 1})[/yellow]")
+            word = "partly" if reasons[backend]["runs"] == "some" else "no"
+            cells.append(f"[yellow]{word} ({notes.index(why) + 1})[/yellow]")
         table.add_row(name, *cells)
     out.print()
     out.print(table)
