@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
+from .models import load_checkpoint
 from .ops import (
     dilated_conv2d,
     pyramid_pool,
@@ -16,6 +17,7 @@ __all__ = [
     "BackendUnavailable",
     "__version__",
     "dilated_conv2d",
+    "load_checkpoint",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",
