@@ -45,8 +45,14 @@ public:
 
   // How many targets next to a block of targets read sources that the block reads too, at most.
   std::int64_t overlap() const {
-    const std::int64_t reach = (axis_.kernel - 1) * axis_.dilation;
-    return std::min(targets(), forward() ? ceil_div(reach, axis_.stride) : reach);
+    const std::int64_t span = (axis_.kernel - 1) * axis_.dilation;
+    return std::min(targets(), forward() ? ceil_div(span, axis_.stride) : span);
+  }
+  // How many sources lie between the first and the last that `count` targets read, at most.
+  std::int64_t reach(std::int64_t count) const {
+    const std::int64_t span = (axis_.kernel - 1) * axis_.dilation;
+    return forward() ? (count - 1) * axis_.stride + span + 1
+                     : (count - 1 + span) / axis_.stride + 1;
   }
 
   // The sources that the targets [begin, end) read lie in [source_begin, source_end).
