@@ -23,7 +23,9 @@ constexpr int kRegionTaps = 9; // per pass over a region: the weights of a 3x3 k
 template <class T> struct Region {
   std::int64_t rows, columns;
   std::int64_t target_row_step, target_column_step, source_row_step, source_column_step;
-  T* target;        // sums over the taps are added here
+  T* target;
+  bool fresh;       // the sums begin with `start`, not with what target holds
+  const T* start;   // kLanes numbers
   const T* partner; // same positions: what the sources are multiplied with for the weight gradient
   int taps;
   const T* source[kRegionTaps]; // what the first target reads
@@ -32,6 +34,8 @@ template <class T> struct Region {
 };
 
 template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(const Region<T>& r) {
+  const std::int64_t begin_row_step = r.fresh ? 0 : r.target_row_step;
+  const std::int64_t begin_column_step = r.fresh ? 0 : r.target_column_step;
   vec<T> weight[kTaps], grad_weight[kTaps];
   const T* source[kTaps];
   for (int k = 0; k < kTaps; ++k) {
@@ -42,10 +46,14 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
   for (std::int64_t row = 0; row < r.rows; ++row) {
     T* target = r.target + (kTarget ? row * r.target_row_step : 0);
     const T* partner = r.partner + (kWeight ? row * r.target_row_step : 0);
+    const T* begin = (r.fresh ? r.start : r.target) + (kTarget ? row * begin_row_step : 0);
     std::int64_t at = 0, from = 0;
     for (std::int64_t column = 0; column < r.columns; ++column) {
       vec<T> sum{}, factor{};
-      if (kTarget) sum = load_vec(target + at);
+      if (kTarget) {
+        sum = load_vec(begin);
+        begin += begin_column_step;
+      }
       if (kWeight) factor = load_vec(partner + at);
 #pragma GCC unroll 9
       for (int k = 0; k < kTaps; ++k) {
@@ -66,6 +74,8 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
 
 template <class T, bool kTarget, bool kWeight> void run_region(const Region<T>& r) {
   switch (r.taps) {
+  case 0: // in the padding
+    return region_kernel<T, 0, kTarget, false>(r);
   case 1:
     return region_kernel<T, 1, kTarget, kWeight>(r);
   case 2:
@@ -91,6 +101,7 @@ template <class T, bool kTarget, bool kWeight> void run_region(const Region<T>& 
 template <class T> struct Band {
   std::int64_t begin, end; // target rows
   T* target;
+  const T* start; // what its sums begin with: kLanes numbers
   const T* partner;
   const T* ring; // source rows: row i at slot i % ring_rows
   std::int64_t ring_rows;
@@ -104,6 +115,7 @@ void run_band(const Band<T>& band, const AxisPlan& rows, const AxisPlan& columns
   const std::int64_t target_width = columns.targets() * kLanes<T>;
   const std::int64_t source_width = columns.sources() * kLanes<T>;
   Region<T> region{};
+  region.start = band.start;
   region.target_row_step = rows.target_step() * target_width;
   region.target_column_step = columns.target_step() * kLanes<T>;
   region.source_row_step = rows.source_step() * source_width;
@@ -129,6 +141,7 @@ void run_band(const Band<T>& band, const AxisPlan& rows, const AxisPlan& columns
         region.target = kTarget ? band.target + first : nullptr;
         region.partner = kWeight ? band.partner + first : nullptr;
         region.taps = 0;
+        region.fresh = true;
         for (std::int64_t a = row.tap_begin; a < row.tap_end; ++a) {
           const T* source_row = band.ring + slot(rows.tap(a)) * source_width;
           for (std::int64_t b = column.tap_begin; b < column.tap_end; ++b) {
@@ -140,10 +153,11 @@ void run_band(const Band<T>& band, const AxisPlan& rows, const AxisPlan& columns
             if (++region.taps == kRegionTaps) {
               run_region<T, kTarget, kWeight>(region);
               region.taps = 0;
+              region.fresh = false;
             }
           }
         }
-        run_region<T, kTarget, kWeight>(region);
+        if (region.taps > 0 || region.fresh) run_region<T, kTarget, kWeight>(region);
       }
     }
   }
@@ -259,11 +273,9 @@ template <class Storage> void run_sweep(const Sweep<Storage>& job, const Shape& 
       stage_until(rows.source_end(end));
       if (grad_weight) stage(job.partner, target_map, tile, first, count, partner_band, band_pitch);
       for (std::int64_t v = 0; v < used; ++v) {
-        T* sums = target_band + v * band_pitch;
-        const vec<T> start = load_vec(bias + v * kLanes<T>);
-        for (std::int64_t i = 0; target && i < count; ++i) store_vec(sums + i * kLanes<T>, start);
-        band_kernel({begin, end, sums, partner_band + v * band_pitch, ring + v * ring_pitch,
-                     ring_rows, weight + v * taps_pitch, weight_sums + v * taps_pitch},
+        band_kernel({begin, end, target_band + v * band_pitch, bias + v * kLanes<T>,
+                     partner_band + v * band_pitch, ring + v * ring_pitch, ring_rows,
+                     weight + v * taps_pitch, weight_sums + v * taps_pitch},
                     rows, columns, s.kernel_w);
       }
       if (target) unstage(target_band, band_pitch, target_map, tile, first, count, job.target);

@@ -20,6 +20,7 @@ struct Tap {
   std::int64_t source;
 };
 
+// A span without taps lies in the padding.
 // Targets first, first + target_step, ...; each next one reads source_step further on.
 struct Span {
   std::int64_t first, count;
@@ -100,7 +101,7 @@ private:
             ++taps;
           }
         }
-        if (taps > tap_begin) on_span(Span{residue + m * target_step(), next - m, tap_begin, taps});
+        on_span(Span{residue + m * target_step(), next - m, tap_begin, taps});
       }
     }
   }
