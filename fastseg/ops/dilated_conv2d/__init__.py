@@ -1,4 +1,4 @@
-"""2-D convolution with any dilation: fast depthwise kernels, torch's own where they are at the peak."""
+"""2-D convolution with any dilation: depthwise through own kernels, dense through torch's."""
 
 from __future__ import annotations
 

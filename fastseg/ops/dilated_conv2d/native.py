@@ -70,7 +70,10 @@ def backward(
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
     grad_out, x = (t.contiguous(memory_format=layout) for t in (grad_out, x))
     weight = weight.contiguous()
-    code, shape = _native.dtype_code(x), _shape(x, weight, grad_out, stride, padding, dilation, layout)
+    code, shape = (
+        _native.dtype_code(x),
+        _shape(x, weight, grad_out, stride, padding, dilation, layout),
+    )
     workspace = torch.empty(_core().cpu_workspace_bytes(code, shape), dtype=torch.uint8)
     _core().cpu_backward(
         code,

@@ -124,9 +124,7 @@ def _fake_backward(
     shapes = (x.shape, weight.shape, weight.shape[:1])
     formats = _gradient_formats(grad_out, x, weight, *args)
     return tuple(
-        torch.empty(
-            shape if wanted else (0,), dtype=x.dtype, device=x.device, memory_format=layout
-        )
+        torch.empty(shape if wanted else (0,), dtype=x.dtype, device=x.device, memory_format=layout)
         for shape, layout, wanted in zip(shapes, formats, args[-1], strict=True)
     )
 

@@ -27,9 +27,7 @@ def forward(
     grouped_x = _grouped(_padded(x, padding), groups)
     grouped_weight = _grouped_weight(weight, groups)
     size = _output_size(x, weight, stride, padding, dilation)
-    out = x.new_zeros(
-        (x.shape[0], groups, weight.shape[0] // groups, *size), dtype=grouped_x.dtype
-    )
+    out = x.new_zeros((x.shape[0], groups, weight.shape[0] // groups, *size), dtype=grouped_x.dtype)
     for i, j, window in _taps(weight, stride, dilation, size):
         out += torch.einsum("ngchw,goc->ngohw", grouped_x[window], grouped_weight[..., i, j])
     out = out.flatten(1, 2)
@@ -103,7 +101,9 @@ def _taps(
     for i in range(weight.shape[2]):
         for j in range(weight.shape[3]):
             rows, columns = (
-                slice(tap * dilation[a], tap * dilation[a] + (size[a] - 1) * stride[a] + 1, stride[a])
+                slice(
+                    tap * dilation[a], tap * dilation[a] + (size[a] - 1) * stride[a] + 1, stride[a]
+                )
                 for a, tap in ((0, i), (1, j))
             )
             yield i, j, (..., rows, columns)
