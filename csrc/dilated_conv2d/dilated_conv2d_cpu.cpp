@@ -15,7 +15,6 @@ namespace {
 
 using namespace fastseg::FASTSEG_CPU_LEVEL;
 
-constexpr std::int64_t kBandBytes = 16 << 10;
 constexpr int kRegionTaps = 9; // per pass over a region: the weights of a 3x3 kernel
 
 // ---- the kernel ---------------------------------------------------------------------------------
@@ -24,7 +23,9 @@ constexpr int kRegionTaps = 9; // per pass over a region: the weights of a 3x3 k
 template <class T> struct Region {
   std::int64_t rows, columns;
   std::int64_t target_row_step, target_column_step, source_row_step, source_column_step;
-  T* target;        // sums over the taps are added here
+  T* target;
+  bool fresh;       // the sums begin with `start`, not with what target holds
+  const T* start;   // kLanes numbers
   const T* partner; // same positions: what the sources are multiplied with for the weight gradient
   int taps;
   const T* source[kRegionTaps]; // what the first target reads
@@ -33,6 +34,8 @@ template <class T> struct Region {
 };
 
 template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(const Region<T>& r) {
+  const std::int64_t begin_row_step = r.fresh ? 0 : r.target_row_step;
+  const std::int64_t begin_column_step = r.fresh ? 0 : r.target_column_step;
   vec<T> weight[kTaps], grad_weight[kTaps];
   const T* source[kTaps];
   for (int k = 0; k < kTaps; ++k) {
@@ -43,10 +46,14 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
   for (std::int64_t row = 0; row < r.rows; ++row) {
     T* target = r.target + (kTarget ? row * r.target_row_step : 0);
     const T* partner = r.partner + (kWeight ? row * r.target_row_step : 0);
+    const T* begin = (r.fresh ? r.start : r.target) + (kTarget ? row * begin_row_step : 0);
     std::int64_t at = 0, from = 0;
     for (std::int64_t column = 0; column < r.columns; ++column) {
       vec<T> sum{}, factor{};
-      if (kTarget) sum = load_vec(target + at);
+      if (kTarget) {
+        sum = load_vec(begin);
+        begin += begin_column_step;
+      }
       if (kWeight) factor = load_vec(partner + at);
 #pragma GCC unroll 9
       for (int k = 0; k < kTaps; ++k) {
@@ -67,6 +74,8 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
 
 template <class T, bool kTarget, bool kWeight> void run_region(const Region<T>& r) {
   switch (r.taps) {
+  case 0: // in the padding
+    return region_kernel<T, 0, kTarget, false>(r);
   case 1:
     return region_kernel<T, 1, kTarget, kWeight>(r);
   case 2:
@@ -92,10 +101,11 @@ template <class T, bool kTarget, bool kWeight> void run_region(const Region<T>& 
 template <class T> struct Band {
   std::int64_t begin, end; // target rows
   T* target;
+  const T* start; // what its sums begin with: kLanes numbers
   const T* partner;
-  const T* source;           // the staged source rows,
-  std::int64_t source_begin; // the first of which is this one
-  const T* weight;           // kLanes numbers per tap
+  const T* ring; // source rows: row i at slot i % ring_rows
+  std::int64_t ring_rows;
+  const T* weight; // kLanes numbers per tap
   T* grad_weight;
 };
 
@@ -105,40 +115,50 @@ void run_band(const Band<T>& band, const AxisPlan& rows, const AxisPlan& columns
   const std::int64_t target_width = columns.targets() * kLanes<T>;
   const std::int64_t source_width = columns.sources() * kLanes<T>;
   Region<T> region{};
+  region.start = band.start;
   region.target_row_step = rows.target_step() * target_width;
   region.target_column_step = columns.target_step() * kLanes<T>;
   region.source_row_step = rows.source_step() * source_width;
   region.source_column_step = columns.source_step() * kLanes<T>;
   for (std::int64_t i = 0; i < rows.spans(); ++i) {
     const Span& row = rows.span(i);
-    const std::int64_t from =
+    std::int64_t from =
         std::max<std::int64_t>(0, ceil_div(band.begin - row.first, rows.target_step()));
     const std::int64_t to = std::min(row.count, ceil_div(band.end - row.first, rows.target_step()));
-    if (from >= to) continue;
-    region.rows = to - from;
-    const std::int64_t first_row = row.first + from * rows.target_step() - band.begin;
-    for (std::int64_t j = 0; j < columns.spans(); ++j) {
-      const Span& column = columns.span(j);
-      region.columns = column.count;
-      const std::int64_t first = first_row * target_width + column.first * kLanes<T>;
-      region.target = kTarget ? band.target + first : nullptr;
-      region.partner = kWeight ? band.partner + first : nullptr;
-      region.taps = 0;
-      for (std::int64_t a = row.tap_begin; a < row.tap_end; ++a)
-        for (std::int64_t b = column.tap_begin; b < column.tap_end; ++b) {
-          const Tap &y = rows.tap(a), &x = columns.tap(b);
-          const std::int64_t source_row = y.source + from * rows.source_step() - band.source_begin;
-          const std::int64_t tap = (y.index * kernel_w + x.index) * kLanes<T>;
-          region.source[region.taps] =
-              band.source + source_row * source_width + x.source * kLanes<T>;
-          region.weight[region.taps] = kTarget ? band.weight + tap : nullptr;
-          region.grad_weight[region.taps] = kWeight ? band.grad_weight + tap : nullptr;
-          if (++region.taps == kRegionTaps) {
-            run_region<T, kTarget, kWeight>(region);
-            region.taps = 0;
+    for (; from < to; from += region.rows) {
+      const auto slot = [&](const Tap& tap) {
+        return (tap.source + from * rows.source_step()) % band.ring_rows;
+      };
+      region.rows = to - from;
+      for (std::int64_t a = row.tap_begin; a < row.tap_end; ++a) // until a tap's rows wrap
+        region.rows =
+            std::min(region.rows, ceil_div(band.ring_rows - slot(rows.tap(a)), rows.source_step()));
+      const std::int64_t first_row = row.first + from * rows.target_step() - band.begin;
+      for (std::int64_t j = 0; j < columns.spans(); ++j) {
+        const Span& column = columns.span(j);
+        region.columns = column.count;
+        const std::int64_t first = first_row * target_width + column.first * kLanes<T>;
+        region.target = kTarget ? band.target + first : nullptr;
+        region.partner = kWeight ? band.partner + first : nullptr;
+        region.taps = 0;
+        region.fresh = true;
+        for (std::int64_t a = row.tap_begin; a < row.tap_end; ++a) {
+          const T* source_row = band.ring + slot(rows.tap(a)) * source_width;
+          for (std::int64_t b = column.tap_begin; b < column.tap_end; ++b) {
+            const std::int64_t tap =
+                (rows.tap(a).index * kernel_w + columns.tap(b).index) * kLanes<T>;
+            region.source[region.taps] = source_row + columns.tap(b).source * kLanes<T>;
+            region.weight[region.taps] = kTarget ? band.weight + tap : nullptr;
+            region.grad_weight[region.taps] = kWeight ? band.grad_weight + tap : nullptr;
+            if (++region.taps == kRegionTaps) {
+              run_region<T, kTarget, kWeight>(region);
+              region.taps = 0;
+              region.fresh = false;
+            }
           }
         }
-      run_region<T, kTarget, kWeight>(region);
+        if (region.taps > 0 || region.fresh) run_region<T, kTarget, kWeight>(region);
+      }
     }
   }
 }
@@ -166,11 +186,10 @@ struct Plans {
         columns({s.in_w, s.out_w, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w}, direction) {}
 };
 
-// dst[tap * kLanes + lane] = weight of plane `plane + lane`, for `planes` lanes.
+// dst[tap * kLanes + lane] = weight of plane `plane + lane`, for the lanes that have a plane.
 template <class Storage, class T = compute_t<Storage>>
 void spread_weights(const Storage* weight, std::int64_t taps, std::int64_t channels,
                     std::int64_t plane, std::int64_t planes, T* dst) {
-  std::fill(dst, dst + taps * kLanes<T>, T(0));
   for (std::int64_t lane = 0; lane < std::min<std::int64_t>(planes, kLanes<T>); ++lane) {
     const Storage* own = weight + (plane + lane) % channels * taps;
     for (std::int64_t tap = 0; tap < taps; ++tap)
@@ -178,15 +197,11 @@ void spread_weights(const Storage* weight, std::int64_t taps, std::int64_t chann
   }
 }
 
-template <class T> vec<T> sum_rows(const T* staged, std::int64_t rows, std::int64_t width) {
-  vec<T> sum{};
-  for (std::int64_t row = 0; row < rows; ++row) {
-    vec<T> row_sum{};
-    for (std::int64_t i = 0; i < width; ++i)
-      row_sum += load_vec(staged + (row * width + i) * kLanes<T>);
-    sum += row_sum;
-  }
-  return sum;
+// The sum of staged pixels, in four interleaved chains.
+template <class T> vec<T> sum_pixels(const T* staged, std::int64_t count) {
+  vec<T> sums[4]{};
+  for (std::int64_t i = 0; i < count; ++i) sums[i % 4] += load_vec(staged + i * kLanes<T>);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 template <class Storage> void run_sweep(const Sweep<Storage>& job, const Shape& s, int threads) {
@@ -198,71 +213,81 @@ template <class Storage> void run_sweep(const Sweep<Storage>& job, const Shape& 
   const MapLayout target_map{s.channels, rows.targets() * target_width, s.channels_last};
   const MapLayout source_map{s.channels, rows.sources() * source_width, s.channels_last};
   const std::int64_t vectors = tiling.vectors(), taps = s.kernel_h * s.kernel_w;
-  const std::int64_t band_rows = std::clamp<std::int64_t>(
-      kBandBytes / (target_width * kLanes<T> * sizeof(T)), 1, tiling.most_target_rows());
+  const std::int64_t band_rows = tiling.band_rows(), ring_rows = tiling.ring_rows();
   const bool target = job.target != nullptr, grad_weight = job.weight_partials != nullptr;
   const auto band_kernel = target
                                ? (grad_weight ? run_band<T, true, true> : run_band<T, true, false>)
                                : run_band<T, false, true>;
 
-  const std::int64_t staged_pitch = tiling.most_source_rows() * source_width * kLanes<T>;
+  const std::int64_t ring_pitch = ring_rows * source_width * kLanes<T>;
   const std::int64_t band_pitch = band_rows * target_width * kLanes<T>;
   const std::int64_t taps_pitch = taps * kLanes<T>;
-  // Staged sources, target band, partner band, weights, their gradients, bias.
+  // Ring of sources, band of targets, band of partners, weights and bias, sums of their gradients.
   const std::int64_t scratch_size =
-      vectors * (staged_pitch + 2 * band_pitch + 2 * taps_pitch + kLanes<T>);
+      vectors * (ring_pitch + 2 * band_pitch + 2 * (taps_pitch + kLanes<T>));
   Buffer<T> scratch(threads * scratch_size);
 
   parallel_for(tiling.tasks(), threads, [&](std::int64_t task) {
     const Tile tile = tiling.tile(task);
-    T* staged = scratch.get() + thread_index() * scratch_size;
-    T* target_band = staged + vectors * staged_pitch;
+    const std::int64_t used = ceil_div(tile.planes, kLanes<T>);
+    T* ring = scratch.get() + thread_index() * scratch_size;
+    T* target_band = ring + vectors * ring_pitch;
     T* partner_band = target_band + vectors * band_pitch;
     T* weight = partner_band + vectors * band_pitch;
-    T* weight_grad = weight + vectors * taps_pitch;
-    T* bias = weight_grad + vectors * taps_pitch;
-    const std::int64_t used = ceil_div(tile.planes, kLanes<T>);
-
-    stage(job.source, source_map, tile, tile.source_begin * source_width,
-          (tile.source_end - tile.source_begin) * source_width, staged, staged_pitch);
+    T* bias = weight + vectors * taps_pitch;
+    T* weight_sums = bias + vectors * kLanes<T>;
+    T* bias_sums = weight_sums + vectors * taps_pitch;
+    std::fill(weight, bias_sums + vectors * kLanes<T>, T(0));
     for (std::int64_t v = 0; v < used; ++v) {
       const std::int64_t plane = tile.plane + v * kLanes<T>, planes = tile.planes - v * kLanes<T>;
       if (target)
         spread_weights(job.weight, taps, s.channels, plane, planes, weight + v * taps_pitch);
-      std::fill(bias + v * kLanes<T>, bias + (v + 1) * kLanes<T>, T(0));
       if (job.bias != nullptr)
         spread_weights(job.bias, 1, s.channels, plane, planes, bias + v * kLanes<T>);
     }
-    std::fill(weight_grad, weight_grad + vectors * taps_pitch, T(0));
+
+    std::int64_t staged = tile.source_begin; // rows before this one are in the ring, or were
+    const auto stage_until = [&](std::int64_t end) {
+      while (staged < end) {
+        const std::int64_t slot = staged % ring_rows;
+        const std::int64_t count = std::min(end - staged, ring_rows - slot);
+        T* pixels = ring + slot * source_width * kLanes<T>;
+        stage(job.source, source_map, tile, staged * source_width, count * source_width, pixels,
+              ring_pitch);
+        const std::int64_t own = std::min(count, tile.source_end - staged);
+        for (std::int64_t row = 0; job.bias_partials != nullptr && row < own; ++row)
+          for (std::int64_t v = 0; v < used; ++v) {
+            T* sum = bias_sums + v * kLanes<T>;
+            const T* begin = pixels + v * ring_pitch + row * source_width * kLanes<T>;
+            store_vec(sum, load_vec(sum) + sum_pixels(begin, source_width));
+          }
+        staged += count;
+      }
+    };
 
     for (std::int64_t begin = tile.begin; begin < tile.end && (target || grad_weight);
          begin += band_rows) {
       const std::int64_t end = std::min(begin + band_rows, tile.end);
       const std::int64_t first = begin * target_width, count = (end - begin) * target_width;
+      if (job.bias_partials == nullptr) staged = std::max(staged, rows.source_begin(begin));
+      stage_until(rows.source_end(end));
       if (grad_weight) stage(job.partner, target_map, tile, first, count, partner_band, band_pitch);
       for (std::int64_t v = 0; v < used; ++v) {
-        T* sums = target_band + v * band_pitch;
-        const vec<T> start = load_vec(bias + v * kLanes<T>);
-        for (std::int64_t i = 0; target && i < count; ++i) store_vec(sums + i * kLanes<T>, start);
-        band_kernel({begin, end, sums, partner_band + v * band_pitch, staged + v * staged_pitch,
-                     tile.source_begin, weight + v * taps_pitch, weight_grad + v * taps_pitch},
+        band_kernel({begin, end, target_band + v * band_pitch, bias + v * kLanes<T>,
+                     partner_band + v * band_pitch, ring + v * ring_pitch, ring_rows,
+                     weight + v * taps_pitch, weight_sums + v * taps_pitch},
                     rows, columns, s.kernel_w);
       }
       if (target) unstage(target_band, band_pitch, target_map, tile, first, count, job.target);
     }
+    if (job.bias_partials != nullptr) stage_until(tile.source_end);
 
     const std::int64_t partial = tile.chunk * tiling.planes() + tile.plane;
-    const std::int64_t own_rows = tiling.own_source_end(tile.chunk) - tile.source_begin;
-    for (std::int64_t v = 0; v < used; ++v) {
-      T bias_sum[kLanes<T>];
-      if (job.bias_partials != nullptr)
-        store_vec(bias_sum, sum_rows(staged + v * staged_pitch, own_rows, source_width));
-      for (std::int64_t i = v * kLanes<T>; i < std::min((v + 1) * kLanes<T>, tile.planes); ++i) {
-        const T* own = weight_grad + v * taps_pitch + i % kLanes<T>;
-        if (job.bias_partials != nullptr) job.bias_partials[partial + i] = bias_sum[i % kLanes<T>];
-        for (std::int64_t tap = 0; grad_weight && tap < taps; ++tap)
-          job.weight_partials[(partial + i) * taps + tap] = own[tap * kLanes<T>];
-      }
+    for (std::int64_t i = 0; i < tile.planes; ++i) {
+      const T* own = weight_sums + i / kLanes<T> * taps_pitch + i % kLanes<T>;
+      if (job.bias_partials != nullptr) job.bias_partials[partial + i] = bias_sums[i];
+      for (std::int64_t tap = 0; grad_weight && tap < taps; ++tap)
+        job.weight_partials[(partial + i) * taps + tap] = own[tap * kLanes<T>];
     }
   });
 }

@@ -20,6 +20,7 @@ struct Tap {
   std::int64_t source;
 };
 
+// A span without taps lies in the padding.
 // Targets first, first + target_step, ...; each next one reads source_step further on.
 struct Span {
   std::int64_t first, count;
@@ -45,8 +46,14 @@ public:
 
   // How many targets next to a block of targets read sources that the block reads too, at most.
   std::int64_t overlap() const {
-    const std::int64_t reach = (axis_.kernel - 1) * axis_.dilation;
-    return std::min(targets(), forward() ? ceil_div(reach, axis_.stride) : reach);
+    const std::int64_t span = (axis_.kernel - 1) * axis_.dilation;
+    return std::min(targets(), forward() ? ceil_div(span, axis_.stride) : span);
+  }
+  // How many sources lie between the first and the last that `count` targets read, at most.
+  std::int64_t reach(std::int64_t count) const {
+    const std::int64_t span = (axis_.kernel - 1) * axis_.dilation;
+    return forward() ? (count - 1) * axis_.stride + span + 1
+                     : (count - 1 + span) / axis_.stride + 1;
   }
 
   // The sources that the targets [begin, end) read lie in [source_begin, source_end).
@@ -94,7 +101,7 @@ private:
             ++taps;
           }
         }
-        if (taps > tap_begin) on_span(Span{residue + m * target_step(), next - m, tap_begin, taps});
+        on_span(Span{residue + m * target_step(), next - m, tap_begin, taps});
       }
     }
   }

@@ -22,7 +22,7 @@ struct Tile {
   std::int64_t plane, planes;
   std::int64_t chunk;
   std::int64_t begin, end;               // target rows
-  std::int64_t source_begin, source_end; // source rows that they read
+  std::int64_t source_begin, source_end; // its own source rows: each row belongs to one chunk
 };
 
 // Depends on shapes only, never on the thread count: neither do the sums of each tile.
@@ -34,37 +34,32 @@ public:
          const AxisPlan& columns)
       : rows_(rows), channels_(channels), channels_last_(channels_last), planes_(batch * channels) {
     const std::int64_t row_bytes = columns.sources() * kLanes<T> * std::int64_t(sizeof(T));
+    band_rows_ = std::clamp<std::int64_t>(
+        kBandBytes / (columns.targets() * kLanes<T> * std::int64_t(sizeof(T))), 1, rows.targets());
+    const std::int64_t ring_bytes = row_bytes * ring_rows();
     if (channels_last) {
-      // At least a cache line per pixel, more while the staged map stays in the L2 cache.
+      // Pixels lie far apart: read a cache line of each, and more while the ring stays in the L2
+      // cache, because each is also a page of its own.
       const std::int64_t line = std::max<std::int64_t>(1, 64 / (kLanes<T> * sizeof(Storage)));
-      vectors_ = std::clamp(kStagedBytes / (row_bytes * rows.sources()), line, 4 * line);
+      vectors_ = std::clamp(kRingBytes / ring_bytes, line, std::max<std::int64_t>(line, 8));
       vectors_ = std::min(vectors_, ceil_div(channels, kLanes<T>));
     }
     const std::int64_t group = vectors_ * kLanes<T>;
     groups_ = channels_last ? batch * ceil_div(channels, group) : ceil_div(planes_, group);
-    // Rows are cut where the cache or the number of tasks asks for it. Chunks stage the rows that
-    // they share twice: at least four times that many rows keep it small.
-    const std::int64_t overlap = rows.overlap();
-    const std::int64_t fit =
-        2 * kStagedBytes / (row_bytes * vectors_) * rows.target_step() / rows.source_step() -
-        overlap;
+    // Few tasks: cut rows too. Chunks both stage the rows that they share, so they are long.
+    const std::int64_t least = std::max<std::int64_t>(8, 4 * rows.overlap());
     const std::int64_t spread = ceil_div(rows.targets() * groups_, kTasks);
-    const std::int64_t least = std::max<std::int64_t>(8, 4 * overlap);
-    chunks_ = ceil_div(rows.targets(), std::max(least, std::min(fit, spread)));
+    chunks_ = ceil_div(rows.targets(), std::max(least, spread));
     per_chunk_ = ceil_div(rows.targets(), chunks_);
   }
 
   std::int64_t tasks() const { return groups_ * chunks_; }
   std::int64_t chunks() const { return chunks_; }
   std::int64_t planes() const { return planes_; }
-  std::int64_t vectors() const { return vectors_; } // of planes per tile
-  std::int64_t most_source_rows() const {
-    std::int64_t most = 0;
-    for (std::int64_t chunk = 0; chunk < chunks_; ++chunk)
-      most = std::max(most, source_end(chunk) - source_begin(chunk));
-    return most;
-  }
-  std::int64_t most_target_rows() const { return per_chunk_; }
+  std::int64_t vectors() const { return vectors_; }     // of planes per tile
+  std::int64_t band_rows() const { return band_rows_; } // targets that are computed at once
+  // Staged source rows that are kept: enough for any band.
+  std::int64_t ring_rows() const { return std::min(rows_.sources(), rows_.reach(band_rows_)); }
 
   Tile tile(std::int64_t task) const {
     const std::int64_t chunk = task / groups_, group = task % groups_;
@@ -82,26 +77,19 @@ public:
     t.begin = std::min(chunk * per_chunk_, rows_.targets());
     t.end = std::min(t.begin + per_chunk_, rows_.targets());
     t.source_begin = source_begin(chunk);
-    t.source_end = source_end(chunk);
+    t.source_end = source_begin(chunk + 1);
     return t;
-  }
-  // Each source row is the own row of one chunk; for sums over all sources.
-  std::int64_t own_source_end(std::int64_t chunk) const {
-    return chunk + 1 < chunks_ ? source_begin(chunk + 1) : rows_.sources();
   }
 
 private:
-  static constexpr std::int64_t kStagedBytes = std::int64_t{1} << 18;
+  static constexpr std::int64_t kBandBytes = 16 << 10;
+  static constexpr std::int64_t kRingBytes = 320 << 10;
   static constexpr std::int64_t kTasks = 32;
 
-  // The outer chunks also own the rows that no target reads.
   std::int64_t source_begin(std::int64_t chunk) const {
-    const std::int64_t row = std::min(chunk * per_chunk_, rows_.targets());
-    return chunk == 0 ? 0 : rows_.source_begin(row);
-  }
-  std::int64_t source_end(std::int64_t chunk) const {
-    if (chunk + 1 == chunks_) return rows_.sources();
-    return rows_.source_end(std::min((chunk + 1) * per_chunk_, rows_.targets()));
+    if (chunk == 0) return 0;
+    if (chunk >= chunks_) return rows_.sources();
+    return rows_.source_begin(std::min(chunk * per_chunk_, rows_.targets()));
   }
 
   const AxisPlan& rows_;
@@ -109,10 +97,19 @@ private:
   bool channels_last_;
   std::int64_t planes_;
   std::int64_t vectors_ = 1;
-  std::int64_t groups_, chunks_, per_chunk_;
+  std::int64_t band_rows_, groups_, chunks_, per_chunk_;
 };
 
 // ---- staging ------------------------------------------------------------------------------------
+
+// Pixels of a channels_last map lie too far apart for the hardware's prefetchers (5 times slower).
+inline constexpr std::int64_t kPrefetchPixels = 16;
+
+// Asks for the cache lines of `bytes` bytes that will be read, or written.
+template <bool kWrite> inline void prefetch(const void* p, std::int64_t bytes) {
+  for (std::int64_t line = 0; line < bytes; line += 64)
+    __builtin_prefetch(static_cast<const char*>(p) + line, kWrite ? 1 : 0);
+}
 
 // Pixels [first, first + count) of the tile's planes: vector v of pixel i, in compute precision, at
 // out[v * pitch + i * kLanes]. Lanes without a plane are zero.
@@ -123,7 +120,9 @@ void stage(const Storage* map, const MapLayout& layout, const Tile& tile, std::i
     const std::int64_t C = layout.channels, n = tile.plane / C;
     const Storage* source = map + (n * layout.pixels + first) * C + tile.plane % C;
     const std::int64_t whole = tile.planes / kLanes<T>, rest = tile.planes % kLanes<T>;
+    const std::int64_t bytes = tile.planes * sizeof(Storage);
     for (std::int64_t i = 0; i < count; ++i, source += C, out += kLanes<T>) {
+      if (i + kPrefetchPixels < count) prefetch<false>(source + kPrefetchPixels * C, bytes);
       for (std::int64_t v = 0; v < whole; ++v)
         store_vec(out + v * pitch, load(source + v * kLanes<T>));
       if (rest > 0) store_vec(out + whole * pitch, load_partial(source + whole * kLanes<T>, rest));
@@ -157,7 +156,9 @@ void unstage(const T* staged, std::int64_t pitch, const MapLayout& layout, const
     const std::int64_t C = layout.channels, n = tile.plane / C;
     Storage* target = map + (n * layout.pixels + first) * C + tile.plane % C;
     const std::int64_t whole = tile.planes / kLanes<T>, rest = tile.planes % kLanes<T>;
+    const std::int64_t bytes = tile.planes * sizeof(Storage);
     for (std::int64_t i = 0; i < count; ++i, target += C, staged += kLanes<T>) {
+      if (i + kPrefetchPixels < count) prefetch<true>(target + kPrefetchPixels * C, bytes);
       for (std::int64_t v = 0; v < whole; ++v)
         store(target + v * kLanes<T>, load_vec(staged + v * pitch));
       if (rest > 0)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..classes import ClassSet
-from ..ops import upsample_argmax, upsample_bilinear
+from ..ops.upsample_argmax import upsample_argmax
+from ..ops.upsample_bilinear import upsample_bilinear
 
 Image = numpy.ndarray | torch.Tensor
 

@@ -23,7 +23,7 @@ def forward(
     dilation: list[int],
     groups: int,
 ) -> torch.Tensor:
-    """sum over taps of weight[:, :, i, j] @ shifted x, within each group; float32 or float64."""
+    """sum over taps of weight[:, :, i, j] @ shifted x, within each group; in float64."""
     grouped_x = _grouped(_padded(x, padding), groups)
     grouped_weight = _grouped_weight(weight, groups)
     size = _output_size(x, weight, stride, padding, dilation)
@@ -47,7 +47,7 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[torch.Tensor, ...]:
     """The same sum read the other two ways; empty where output_mask says not needed."""
-    grad = _grouped(_compute(grad_out), groups)
+    grad = _grouped(grad_out.double(), groups)
     grouped_x = _grouped(_padded(x, padding), groups)
     grouped_weight = _grouped_weight(weight, groups)
     grad_x, grad_weight = torch.zeros_like(grouped_x), torch.zeros_like(grouped_weight)
@@ -68,12 +68,8 @@ def backward(
     )
 
 
-def _compute(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype is torch.float64 else x.float()
-
-
 def _padded(x: torch.Tensor, padding: list[int]) -> torch.Tensor:
-    return F.pad(_compute(x), (padding[1], padding[1], padding[0], padding[0]))
+    return F.pad(x.double(), (padding[1], padding[1], padding[0], padding[0]))
 
 
 def _grouped(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -83,7 +79,7 @@ def _grouped(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 def _grouped_weight(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """[groups, C_out / groups, C_in / groups, kernel_h, kernel_w]."""
-    return _compute(weight).contiguous().unflatten(0, (groups, -1))
+    return weight.double().contiguous().unflatten(0, (groups, -1))
 
 
 def _output_size(
