@@ -22,8 +22,9 @@ public:
       w_lo_[i] = t.w_lo;
       w_hi_[i] = t.w_hi;
     }
+    // A window reads right neighbours. A kept width must not: zero times NaN would be NaN.
     for (std::int64_t b = 0; b < blocks_; ++b)
-      windowed_[b] = lo_[(b + 1) * kLanes<T> - 1] - lo_[b * kLanes<T>] < kLanes<T>;
+      windowed_[b] = in_ != out_ && lo_[(b + 1) * kLanes<T> - 1] - lo_[b * kLanes<T>] < kLanes<T>;
   }
 
   std::int64_t in() const { return in_; }

@@ -32,8 +32,8 @@ def upsample_bilinear(
             sizes, gives the sampling positions.
         align_corners: whether the centres of the corner pixels stay in place (True) or the corners
             of the corner pixels (False).
-        out: map [N, C, *size] to write to, in the dtype, device and memory format of the result;
-            not differentiable.
+        out: map [N, C, *size] to write to, in the dtype, device and memory format of the result,
+            not overlapping x; not differentiable.
 
     Returns:
         Map [N, C, *size], same dtype as x.
