@@ -39,8 +39,8 @@ class Function:
         autograd: None where no output is differentiable, or none should be: asking for the
             gradient of a floating-point output is then an error.
         implementation: the function of a backend module that computes it.
-        layout: the memory format of a Tensor result, from the arguments: the same whatever backend
-            ran. None for results without layout (scalars, labels, matrices).
+        layout: the memory format of a Tensor result (of each, for a tuple), from the arguments: the
+            same whatever backend ran. None for results without layout (scalars, labels, matrices).
     """
 
     schema: str
@@ -48,7 +48,7 @@ class Function:
     check: Callable[..., None] = lambda *args: None
     autograd: Autograd | None = None
     implementation: str = "forward"
-    layout: Callable[..., torch.memory_format] | None = None
+    layout: Callable[..., torch.memory_format | tuple[torch.memory_format, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         with torch._C._DisableAutocast():  # it would reach the torch functions a backend calls
             result = getattr(backend, function.implementation)(*args)
         if function.layout is not None:
-            result = result.contiguous(memory_format=function.layout(*args))
+            result = _with_layout(result, function.layout(*args))
         for i in written:
             torch.autograd.graph.increment_version(args[i])
         return result
@@ -115,6 +115,12 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
     if spec.autocast == "lower precision":
         for device in ("cpu", "cuda"):
             _register_lower_precision(name, device)
+
+
+def _with_layout(result: Any, layout: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result.contiguous(memory_format=layout)
+    return tuple(r.contiguous(memory_format=f) for r, f in zip(result, layout, strict=True))
 
 
 def _implement(name: str, kernel: Any, *keys: str) -> None:

@@ -41,7 +41,7 @@ def upsample_bilinear(
     Raises:
         ValueError: x is not [N, C, H, W] with C, H, W >= 1; both or neither of size and
             scale_factor; a size below 1; a factor that is not finite and positive; an unfit out.
-        TypeError: dtype of x.
+        TypeError: dtype of x; a size that is not whole.
     """
     target, scales = resolve_size(x, size, scale_factor)
     if out is None:
