@@ -1,4 +1,4 @@
-"""2-D convolution with any dilation: depthwise through own kernels, dense through torch's."""
+"""2-D convolution with any dilation: fast depthwise kernels, torch's own for dense ones."""
 
 from __future__ import annotations
 
