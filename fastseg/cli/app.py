@@ -13,6 +13,7 @@ from .segment import segment
 app = typer.Typer(
     help="Fast, small in memory and reproducible semantic segmentation.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -184,9 +184,10 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
     table.add_column("class")
     table.add_column("share of pixels", justify="right")
     table.add_column("in images", justify="right")
+    full, empty = ("■ ", "□ ") if out.encoding.startswith("utf") else ("", "")
     for index in sorted(pixels, key=lambda i: -pixels[i]):
         red, green, blue = classes.overlay_colors[index]
-        swatch = "□ " if index == classes.background else "■ "
+        swatch = empty if index == classes.background else full
         style = "dim" if index == classes.background else f"rgb({red},{green},{blue})"
         name = Text.assemble((swatch, style), classes.names[index])
         share = f"{100 * pixels[index] / total:.2f} %"

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..classes import ClassSet
-from ..ops import upsample_argmax, upsample_bilinear
+from ..ops.upsample_argmax import upsample_argmax
+from ..ops.upsample_bilinear import upsample_bilinear
 
 Image = numpy.ndarray | torch.Tensor
 
@@ -86,6 +87,9 @@ class SegmentationModel(nn.Module):
         Returns:
             Labels [N, H, W], uint8 up to 256 classes, else int32.
         """
+        # Labels have no memory format to keep, and convolutions are faster in this one.
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         logits = self.coarse_logits(x)
         size = self.padded_size(x.shape[2], x.shape[3])
         labels = upsample_argmax(logits, size, align_corners=self.align_corners)

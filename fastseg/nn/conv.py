@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..ops import dilated_conv2d
+from ..ops.dilated_conv2d import dilated_conv2d
 
 
 class DilatedConv2d(nn.Conv2d):
