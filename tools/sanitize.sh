@@ -33,12 +33,12 @@ compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$build/cmake/CMakeCache.tx
 preload="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)"
 tests=("$root/tests/ops" -k "accurate or bits or expanded or gradcheck or fuzz or bilinear.py")
 if [[ $# -gt 0 ]]; then tests=("$@"); fi
+export PYTHONPATH=$build
 cd "$build" # so that this copy of the package is imported
-ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-  LD_PRELOAD="$preload" PYTHONPATH="$build" \
-  python -m pytest -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -x -q \
+sanitized() {
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$preload" "$@"
+}
+sanitized python -c 'import fastseg._native as n; print("sanitize: testing", n._C.__file__)'
+sanitized python -m pytest -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -x -q \
   -m "not slow and not gpu" "${tests[@]}"
-python - <<'PY'
-import fastseg._native as native
-print(f"sanitize: nothing found in {native._C.__file__}")
-PY
+echo "sanitize: nothing found"

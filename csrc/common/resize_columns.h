@@ -41,7 +41,8 @@ public:
       block.lo = lo_.get() + first;
       block.hi = hi_.get() + first;
       block.base = lo_[first];
-      block.windowed = lo_[first + kLanes<T> - 1] - lo_[first] < kLanes<T>;
+      // A window reads right neighbours. A kept width must not: zero times NaN would be NaN.
+      block.windowed = in_ != out_ && lo_[first + kLanes<T> - 1] - lo_[first] < kLanes<T>;
       for (int k = 0; k < kLanes<T>; ++k) block.index[k] = lo_[first + k] - block.base;
     }
   }

@@ -95,7 +95,9 @@ def forward_and_gradients(
     """The result, and the gradients of <result, g> to the arguments `names` (those that are not
     None); the random g is the same for results of the same shape."""
     names = tuple(n for n in names if values.get(n) is not None)
-    leaves = {n: values[n].detach().requires_grad_() for n in names}
+    leaves = {n: values[n].detach() for n in names}
+    for leaf in leaves.values():
+        leaf.requires_grad_(leaf.is_floating_point())  # others are for the op to refuse
     result = function(**{**values, **leaves})
     if not names:
         return result, {}

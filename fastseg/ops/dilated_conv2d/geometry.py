@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def pair(name: str, value: int | tuple[int, int] | list[int]) -> list[int]:
+def pair(name: str, value: int | tuple[int, ...] | list[int]) -> list[int]:
     """[vertical, horizontal] from one int or two."""
     if isinstance(value, (int, torch.SymInt)):
         return [value, value]
