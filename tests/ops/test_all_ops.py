@@ -199,7 +199,7 @@ def test_gradients_of_gradients(op, sample):
         assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
         return
     grads = torch.autograd.grad((function(*leaves) ** 2).sum(), leaves, create_graph=True)
-    with pytest.raises(NotImplementedError, match="no derivative"):
+    with pytest.raises(NotImplementedError):
         torch.autograd.grad(sum(g.sum() for g in grads), leaves)
 
 

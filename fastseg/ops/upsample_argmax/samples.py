@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...testing.compare import assert_labels_as_accurate
 from ...testing.samples import ErrorSample, Maker, OpSamples, Sample, Workload
 from . import upsample_argmax
 
@@ -14,6 +15,15 @@ from . import upsample_argmax
 def _peer(logits: torch.Tensor, size: Any, align_corners: bool = False) -> torch.Tensor:
     upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     return upsampled.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+
+
+def _compare(inputs: dict[str, Any], labels: torch.Tensor) -> None:
+    def scores(logits: torch.Tensor) -> torch.Tensor:
+        corners = inputs.get("align_corners", False)
+        return F.interpolate(logits, inputs["size"], mode="bilinear", align_corners=corners)
+
+    logits = inputs["logits"]
+    assert_labels_as_accurate(labels, scores(logits), scores(logits.double()))
 
 
 def _sample(
@@ -86,6 +96,7 @@ SAMPLES = OpSamples(
             "dtype",
         ),
     ),
+    compare=_compare,
     cpu_workloads=(
         _workload("N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),
         _workload("N1 C150 128->512", (1, 150, 128, 128), (512, 512)),

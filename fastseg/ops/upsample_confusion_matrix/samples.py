@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...testing.compare import assert_counts_as_accurate
 from ...testing.samples import ErrorSample, Maker, OpSamples, Sample, Workload
 from . import upsample_confusion_matrix
 
@@ -22,6 +23,18 @@ def _peer(
     counted = target != ignore_index
     pairs = target[counted].long() * classes + upsampled.argmax(1)[counted]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def _compare(inputs: dict[str, Any], counts: torch.Tensor) -> None:
+    logits, target = inputs["logits"], inputs["target"].long()
+
+    def scores(logits: torch.Tensor) -> torch.Tensor:
+        corners = inputs.get("align_corners", False)
+        size = tuple(target.shape[1:])
+        return F.interpolate(logits, size, mode="bilinear", align_corners=corners)
+
+    counted = target.masked_fill(target == inputs.get("ignore_index", -100), -1)
+    assert_counts_as_accurate(counts, counted, scores(logits), scores(logits.double()))
 
 
 def _inputs(
@@ -54,7 +67,7 @@ def _error(
     def inputs(make: Maker) -> dict[str, Any]:
         return {"logits": make.tensor(1, 3, 4, 4), **arguments}
 
-    return ErrorSample(why, inputs, error, match)
+    return ErrorSample(why, inputs, error, match, from_values)
 
 
 def _workload(name: str, shape: tuple[int, ...], size: tuple[int, int]) -> Workload:
@@ -99,9 +112,12 @@ SAMPLES = OpSamples(
             "class too large",
             ValueError,
             r"target is 3 at \(0, 0, 0\)",
+            True,
             target=torch.full((1, 8, 8), 3),
         ),
-        _error("negative class", ValueError, "target is -1", target=torch.full((1, 8, 8), -1)),
+        _error(
+            "negative class", ValueError, "target is -1", True, target=torch.full((1, 8, 8), -1)
+        ),
         _error("probabilities", TypeError, "class probabilities", target=torch.rand(1, 3, 8, 8)),
         _error(
             "rank of target",
@@ -125,6 +141,7 @@ SAMPLES = OpSamples(
             "empty target", ValueError, "at least 1", target=torch.zeros(1, 0, 8, dtype=torch.int64)
         ),
     ),
+    compare=_compare,
     cpu_workloads=(_workload("N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),),
     gpu_workloads=(
         _workload("W9a+W10 N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),

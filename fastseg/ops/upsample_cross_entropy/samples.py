@@ -64,13 +64,15 @@ def _far_apart(make: Maker) -> dict[str, Any]:
     return {"logits": logits, "target": make.labels(1, 15, 19, classes=3)}
 
 
-def _error(why: str, error: type[Exception], match: str, **arguments: Any) -> ErrorSample:
+def _error(
+    why: str, error: type[Exception], match: str, from_values: bool = False, **arguments: Any
+) -> ErrorSample:
     defaults = {"target": torch.zeros(1, 8, 8, dtype=torch.int64)}
 
     def inputs(make: Maker) -> dict[str, Any]:
         return {"logits": make.tensor(1, 3, 4, 4), **defaults, **arguments}
 
-    return ErrorSample(why, inputs, error, match)
+    return ErrorSample(why, inputs, error, match, from_values)
 
 
 def _workload(
@@ -142,13 +144,17 @@ SAMPLES = OpSamples(
             "class too large",
             ValueError,
             r"target is 3 at \(0, 0, 0\)",
+            True,
             target=torch.full((1, 8, 8), 3),
         ),
-        _error("negative class", ValueError, "target is -1", target=torch.full((1, 8, 8), -1)),
+        _error(
+            "negative class", ValueError, "target is -1", True, target=torch.full((1, 8, 8), -1)
+        ),
         _error(
             "class beyond 32 bits",
             ValueError,
             "target is 4294967297",
+            True,
             target=torch.full((1, 8, 8), 2**32 + 1),
         ),
         _error("probabilities", TypeError, "class probabilities", target=torch.rand(1, 3, 8, 8)),
