@@ -91,6 +91,9 @@ class OpSamples:
         linear_in: the argument the op is linear in (adjoint test), or None.
         double_backward: whether gradients of gradients exist; if not, asking is a clear error.
         cpu_workloads, gpu_workloads: benchmark cases.
+        peer_out: the peer with one more argument out, for ops that take out too: benchmarked with
+            the result's buffer kept by both sides.
+        other_peers: name -> other ways to write the peer in PyTorch, benchmarked beside it.
     """
 
     function: Callable[..., Any]
@@ -102,3 +105,5 @@ class OpSamples:
     double_backward: bool = False
     cpu_workloads: tuple[Workload, ...] = ()
     gpu_workloads: tuple[Workload, ...] = ()
+    peer_out: Callable[..., Any] | None = None
+    other_peers: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
