@@ -24,6 +24,7 @@ class Candidate:
 
     kind: str  # OURS, EAGER, COMPILED or the name of another peer
     layout: str
+    inputs: dict[str, Any]
     variant: Variant
     result: Callable[[], Any]
 
@@ -74,7 +75,7 @@ class Problem:
         call = functools.partial(function, **inputs)
         if "backward" not in self.case.direction:
             forward = torch.no_grad()(call)
-            return Candidate(kind, layout, Variant(label, lambda _: forward()), forward)
+            return Candidate(kind, layout, inputs, Variant(label, lambda _: forward()), forward)
 
         gradients: list[torch.Tensor] = []
         leaves = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
@@ -93,7 +94,7 @@ class Problem:
             variant = Variant(label, backward, setup=call)
         else:
             variant = Variant(label, lambda _: backward(call()))
-        return Candidate(kind, layout, variant, forward_and_backward)
+        return Candidate(kind, layout, inputs, variant, forward_and_backward)
 
     def inputs(self, layout: str, exact: bool = False) -> dict[str, Any]:
         case = self.case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,16 @@ def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0
                 _check_integers(a, p, t, ratio, name)
         except AssertionError as error:
             raise WrongResult(str(error)) from error
+
+
+def check_by(
+    compare: Callable[[dict[str, Any], Any], None], inputs: dict[str, Any], result: Any, what: str
+) -> None:
+    """Fails with WrongResult where the op's own comparison of discrete results fails."""
+    try:
+        compare(inputs, result)
+    except AssertionError as error:
+        raise WrongResult(f"{what}: {error}") from error
 
 
 def _check_integers(

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
 from .cases import FORWARD_OUT, Case
-from .check import WrongResult, check_result
+from .check import WrongResult, check_by, check_result
 from .machine import Ceilings
 from .memory import peak_extra_bytes
 from .timing import time_interleaved
@@ -96,11 +96,17 @@ def _checked_candidates(
     accepted: list[Candidate] = []
     left_out: dict[str, str] = {}
 
-    def accept(kind: str, layout: str, make: Callable[[], Candidate], ratio: float) -> None:
+    def accept(kind: str, layout: str, make: Callable[[], Candidate]) -> None:
         label = f"{kind} {layout}"
         try:
             candidate = make()
-            check_result(candidate.result(), peer, truth, f"{case}: {label}", ratio)
+            result, what = candidate.result(), f"{case}: {label}"
+            if kind != OURS:
+                check_result(result, peer, truth, what, PEER_RATIO)
+            elif case.samples.compare is None:
+                check_result(result, peer, truth, what)
+            else:
+                check_by(case.samples.compare, candidate.inputs, result, what)
         except Exception as error:
             if kind == OURS:
                 raise
@@ -111,11 +117,10 @@ def _checked_candidates(
 
     for kind, function in problem.functions().items():
         for layout in LAYOUTS:
-            make = functools.partial(problem.candidate, kind, function, layout)
-            accept(kind, layout, make, 2.0 if kind == OURS else PEER_RATIO)
+            accept(kind, layout, functools.partial(problem.candidate, kind, function, layout))
     if settings.compile:
         layout = _faster_eager_layout(case, accepted)
-        accept(COMPILED, layout, functools.partial(problem.compiled, layout), PEER_RATIO)
+        accept(COMPILED, layout, functools.partial(problem.compiled, layout))
     outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
     return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
 

@@ -90,6 +90,9 @@ class OpSamples:
         differentiable: names of the tensor arguments with gradients.
         linear_in: the argument the op is linear in (adjoint test), or None.
         double_backward: whether gradients of gradients exist; if not, asking is a clear error.
+        compare: for discrete results (labels, counts), which have no error to measure:
+            compare(inputs, result) fails unless result is right. None: the error of the result is
+            at most OpSpec.tolerance times that of the peer.
         cpu_workloads, gpu_workloads: benchmark cases.
         peer_out: the peer with one more argument out, for ops that take out too: benchmarked with
             the result's buffer kept by both sides.
@@ -103,6 +106,7 @@ class OpSamples:
     differentiable: tuple[str, ...] = ()
     linear_in: str | None = None
     double_backward: bool = False
+    compare: Callable[[dict[str, Any], torch.Tensor], None] | None = None
     cpu_workloads: tuple[Workload, ...] = ()
     gpu_workloads: tuple[Workload, ...] = ()
     peer_out: Callable[..., Any] | None = None

@@ -123,6 +123,21 @@ def test_labels(tiny: OpSamples, brief: Settings, monkeypatch: pytest.MonkeyPatc
     refused(integer_samples(tiny, wrong=2), "forward", monkeypatch)
 
 
+def test_an_op_can_bring_its_own_comparison(
+    tiny: OpSamples, brief: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(inputs: dict[str, Any], result: torch.Tensor) -> None:
+        assert (result.long() == inputs["x"].argmax(1)).all(), "other labels"
+
+    good = dataclasses.replace(integer_samples(tiny, wrong=0), compare=compare)
+    assert run_case(cases(good, "forward")[0], brief)["checked"]
+    refused(
+        dataclasses.replace(good, function=integer_samples(tiny, wrong=1).function),
+        "forward",
+        monkeypatch,
+    )
+
+
 def test_bad_peer_is_left_out(tiny: OpSamples, brief: Settings) -> None:
     def fails(**arguments: Any) -> torch.Tensor:
         raise RuntimeError("no kernel\nfor this")
