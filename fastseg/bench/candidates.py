@@ -38,7 +38,9 @@ class Problem:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self._upstream: list[torch.Tensor] = []
+        # Made once and shared by the candidates: random maps take longer to make than to resize.
+        self._made: dict[str, dict[str, Any]] = {}
+        self._upstream: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Kind -> function, torch.compile aside."""
@@ -53,7 +55,7 @@ class Problem:
         direction = self.case.direction.removesuffix(FORWARD_OUT.removeprefix("forward"))
         plain = dataclasses.replace(self.case, direction=direction)
         problem = Problem(plain)
-        problem._upstream = self._upstream
+        problem._made, problem._upstream = self._made, self._upstream
         return problem.candidate(EAGER, plain.samples.peer, "NCHW", exact=exact)
 
     def compiled(self, layout: str) -> Candidate:
@@ -97,8 +99,12 @@ class Problem:
         return Candidate(kind, layout, inputs, variant, forward_and_backward)
 
     def inputs(self, layout: str, exact: bool = False) -> dict[str, Any]:
+        """Keyword arguments in `layout`; the tensors share the memory of earlier calls."""
         case = self.case
-        inputs = case.workload.inputs(Maker(case.dtype, case.device), LAYOUTS[layout])
+        if layout not in self._made:
+            make = Maker(case.dtype, case.device)
+            self._made[layout] = case.workload.inputs(make, LAYOUTS[layout])
+        inputs = dict(self._made[layout])
         for name, value in inputs.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 value = value.detach().double() if exact else value.detach()
@@ -111,16 +117,18 @@ class Problem:
 
     def _output_gradients(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """The same random gradients for all candidates, in the dtype and layout of `outputs`."""
-        if not self._upstream:
-            # Not Maker, which draws in float64: these are as large as the upsampled maps.
-            generator = torch.Generator().manual_seed(1)
-            for x in outputs:
-                g = torch.randn(x.shape, generator=generator) if x.dim() else torch.ones(())
-                self._upstream.append(g.to(self.case.device, self.case.dtype))
-        return [
-            g.to(x.dtype).contiguous(memory_format=_format(x))
-            for g, x in zip(self._upstream, outputs, strict=True)
-        ]
+        return [self._output_gradient(index, x) for index, x in enumerate(outputs)]
+
+    def _output_gradient(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        key = (index, x.dtype, _format(x))
+        if key not in self._upstream:
+            # Not Maker, which draws in float64: these are as large as the upsampled maps. Rounded
+            # to the case's dtype, so that it is the same number in float64.
+            generator = torch.Generator().manual_seed(index)
+            g = torch.randn(x.shape, generator=generator) if x.dim() else torch.ones(())
+            g = g.to(self.case.device, self.case.dtype).to(x.dtype)
+            self._upstream[key] = g.contiguous(memory_format=_format(x))
+        return self._upstream[key]
 
 
 def _format(x: torch.Tensor) -> torch.memory_format:

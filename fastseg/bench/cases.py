@@ -69,8 +69,8 @@ def make_cases(
         samples: its OpSamples.
         device: "cpu" or "cuda": chooses the workloads too.
         dtypes: default: all of DTYPES[device].
-        quick: only the first workload, the first dtype (unless dtypes says otherwise), and the
-            forward with out where there is one instead of both.
+        quick: only the first workload, the first dtype (unless dtypes says otherwise), and not the
+            plain forward where another direction holds it.
     """
     workloads = samples.gpu_workloads if device == "cuda" else samples.cpu_workloads
     chosen = tuple(dtypes) if dtypes is not None else DTYPES[device][: 1 if quick else None]
@@ -83,7 +83,9 @@ def make_cases(
 
 
 def _directions(samples: OpSamples, workload: Workload, quick: bool) -> tuple[str, ...]:
-    if samples.peer_out is None or "forward" not in workload.directions:
-        return workload.directions
-    others = tuple(d for d in workload.directions if d != "forward")
-    return (FORWARD_OUT, *others) if quick else ("forward", FORWARD_OUT, *others)
+    directions = workload.directions
+    if samples.peer_out is not None and "forward" in directions:
+        directions = (FORWARD_OUT, *directions)
+    if quick and any(d != "forward" and "forward" in d for d in directions):
+        return tuple(d for d in directions if d != "forward")
+    return directions

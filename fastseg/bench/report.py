@@ -28,7 +28,8 @@ NOTE = (
     "Every case was checked before it was timed: error against float64 at most twice PyTorch's. "
     "Times are medians of interleaved samples, each side in its faster memory layout. The rate "
     "counts the fewest bytes (or the operations) of the task; ceiling is its share of the copy (or "
-    "arithmetic) rate measured here. Extra MB: peak memory of fastseg / eager beyond the inputs."
+    "arithmetic) rate measured here, which reading alone can exceed. Extra MB: peak memory of "
+    "fastseg / eager beyond the inputs."
 )
 
 # Column -> whether it is text; the others are numbers.
