@@ -75,7 +75,7 @@ def test_wrong_op_fails_but_is_reported(
     assert outcome.exit_code == 1
     data = results.load(tmp_path / "fastseg-bench.json")
     assert {row["op"] for row in data["results"]} == {"good"}
-    assert data["failures"][0]["case"] == "bad tiny float32 forward"
+    assert data["failures"][0]["case"] == "bad tiny float32 backward"
     assert "NOT TIMED" in outcome.output
 
 
