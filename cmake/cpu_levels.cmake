@@ -17,7 +17,7 @@ function(fastseg_configure_cpu_level target level)
   target_compile_definitions(${target} PRIVATE FASTSEG_CPU_LEVEL=${level})
   target_compile_options(${target} PRIVATE ${FASTSEG_CPU_FLAGS_${level}} -O3 -ffp-contract=fast
     -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi
-    -Wno-maybe-uninitialized) # GCC 12 warns about its own AVX-512 headers
+    -Wno-uninitialized -Wno-maybe-uninitialized) # GCC 12 warns about its own AVX-512 headers
   if(OpenMP_CXX_FOUND)
     target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
   endif()

@@ -2,13 +2,19 @@
 #include <pybind11/pybind11.h>
 
 #include "common/cpu_level.h"
+#include "common/huge_pages.h"
 
 namespace py = pybind11;
 
 namespace fastseg {
 
 // One line per op: declaration here, call below.
+void bind_dilated_conv2d(py::module_& m);
+void bind_pyramid_pool(py::module_& m);
+void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
+void bind_upsample_confusion_matrix(py::module_& m);
+void bind_upsample_cross_entropy(py::module_& m);
 
 } // namespace fastseg
 
@@ -34,5 +40,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_level", &cpu_level);
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
+  m.def("advise_huge_pages", &advise_huge_pages);
+  bind_dilated_conv2d(m);
+  bind_pyramid_pool(m);
+  bind_upsample_argmax(m);
   bind_upsample_bilinear(m);
+  bind_upsample_confusion_matrix(m);
+  bind_upsample_cross_entropy(m);
 }

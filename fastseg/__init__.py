@@ -2,6 +2,26 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
-from .ops import upsample_bilinear
+from .models import load_checkpoint
+from .ops import (
+    dilated_conv2d,
+    pyramid_pool,
+    upsample_argmax,
+    upsample_bilinear,
+    upsample_confusion_matrix,
+    upsample_cross_entropy,
+)
 
-__all__ = ["Backend", "BackendUnavailable", "__version__", "upsample_bilinear", "use_backend"]
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "__version__",
+    "dilated_conv2d",
+    "load_checkpoint",
+    "pyramid_pool",
+    "upsample_argmax",
+    "upsample_bilinear",
+    "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+    "use_backend",
+]

@@ -41,3 +41,45 @@ def check_shape(name: str, x: torch.Tensor, expected: tuple[int, ...], why: str)
     """`x` has exactly this shape; `why` says where the expectation comes from."""
     if x.dim() != len(expected) or any(a != b for a, b in zip(x.shape, expected, strict=True)):
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(expected)} ({why})")
+
+
+LABEL_DTYPES = (torch.int64, torch.int32, torch.uint8)
+
+
+def check_target(target: torch.Tensor, logits: torch.Tensor) -> None:
+    """`target` holds class indices [N, H, W], with the batch size and device of `logits`."""
+    if target.is_floating_point() or target.is_complex():
+        raise TypeError(
+            f"target has dtype {target.dtype}, expected class indices (int64, int32 or uint8): "
+            "class probabilities are not supported"
+        )
+    if target.dtype not in LABEL_DTYPES:
+        raise TypeError(f"target has dtype {target.dtype}, expected int64, int32 or uint8")
+    if target.dim() != 3:
+        raise ValueError(f"target has shape {tuple(target.shape)}, expected 3 dimensions [N, H, W]")
+    if target.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"target has batch size {target.shape[0]}, expected {logits.shape[0]} as logits"
+        )
+    if target.shape[1] == 0 or target.shape[2] == 0:
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}: height and width must be at least 1"
+        )
+    check_same_device("target", target, "logits", logits)
+
+
+def bad_target(target: torch.Tensor, index: int, classes: int, ignore_index: int) -> ValueError:
+    """The error for a target whose element at the flat `index` is no class."""
+    height, width = target.shape[1:]
+    where = (index // (height * width), index // width % height, index % width)
+    return ValueError(
+        f"target is {int(target[where])} at {where}, allowed are 0 to {classes - 1} "
+        f"and ignore_index ({ignore_index})"
+    )
+
+
+def first_bad_target(target: torch.Tensor, classes: int, ignore_index: int) -> int:
+    """Flat index of the first element that is neither a class nor ignore_index, or -1."""
+    wide = target.long().flatten()
+    bad = ((wide < 0) | (wide >= classes)) & (wide != ignore_index)
+    return int(bad.byte().argmax()) if bool(bad.any()) else -1

@@ -24,6 +24,9 @@ except ImportError as error:
 # The codes of csrc/common/dtype.h.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
+# The codes of csrc/common/label.h.
+LABEL_CODES = {torch.uint8: 0, torch.int32: 1, torch.int64: 2}
+
 
 def has_cuda() -> bool:
     """Whether the native core was built with CUDA kernels (not whether a GPU is there)."""
@@ -54,3 +57,17 @@ def dtype_code(x: torch.Tensor) -> int:
 def stream(x: torch.Tensor) -> int:
     """The current CUDA stream of x's device, as the integer that launchers take."""
     return torch.cuda.current_stream(x.device).cuda_stream
+
+
+# From this size on glibc gives every tensor a mapping of its own, returned when the tensor dies.
+_OWN_MAPPING_BYTES = 1 << 25
+
+
+def with_huge_pages(x: torch.Tensor) -> torch.Tensor:
+    """x, just allocated and about to be written: on the CPU, if large, in huge pages.
+
+    Mapping a large tensor in 4 KiB pages takes longer than writing it (66 MB: 40 ms against 10).
+    """
+    if x.device.type == "cpu" and x.nbytes >= _OWN_MAPPING_BYTES and _C is not None:
+        _C.advise_huge_pages(x.data_ptr(), x.nbytes)
+    return x

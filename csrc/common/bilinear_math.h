@@ -44,8 +44,10 @@ template <class T> FASTSEG_HD Taps<T> taps(const ResizeAxis& axis, std::int64_t 
   double position = axis.align_corners ? axis.scale * index
                                        : axis.scale * (static_cast<double>(index) + 0.5) - 0.5;
   if (position < 0.0) position = 0.0;
-  std::int64_t lo = static_cast<std::int64_t>(position);
-  if (lo > axis.in - 1) lo = axis.in - 1;
+  // Compared before the conversion, which is undefined for infinities and NaN.
+  const std::int64_t lo = position < static_cast<double>(axis.in - 1)
+                              ? static_cast<std::int64_t>(position)
+                              : axis.in - 1;
   const std::int64_t hi = lo + (lo < axis.in - 1 ? 1 : 0);
   double fraction = position - static_cast<double>(lo);
   if (fraction > 1.0) fraction = 1.0;

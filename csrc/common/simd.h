@@ -114,10 +114,17 @@ template <> inline float16_t from_compute<float16_t>(float v) {
 inline vec<float> load(const float* p) { return load_vec(p); }
 inline vec<double> load(const double* p) { return load_vec(p); }
 inline vec<float> load(const bfloat16_t* p) {
+  // One instruction, for which GCC 12 makes four out of __builtin_convertvector.
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  const auto w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  const auto w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
   half_bits h;
   std::memcpy(&h, p, sizeof(h));
-  const word_bits w = __builtin_convertvector(h, word_bits) << 16;
-  return reinterpret_cast<vec<float>>(w);
+  const auto w = __builtin_convertvector(h, word_bits);
+#endif
+  return reinterpret_cast<vec<float>>(reinterpret_cast<word_bits>(w) << 16);
 }
 inline vec<float> load(const float16_t* p) {
 #if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
@@ -208,9 +215,35 @@ inline vec<double> permute(vec<double> v, ivec<double> index) {
 #endif
 }
 
+// result[i] = base[index[i]].
+inline vec<float> gather(const float* base, ivec<float> index) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), base, 4);
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  return _mm256_i32gather_ps(base, reinterpret_cast<__m256i>(index), 4);
+#else
+  vec<float> r;
+  for (int i = 0; i < kLanes<float>; ++i) r[i] = base[index[i]];
+  return r;
+#endif
+}
+inline vec<double> gather(const double* base, ivec<double> index) {
+  vec<double> r;
+  for (int i = 0; i < kLanes<double>; ++i) r[i] = base[index[i]];
+  return r;
+}
+
 // a where a > b, else b: NaN in a is dropped, NaN in b is kept (as the x86 instruction does).
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
 template <class V> inline V vmin(V a, V b) { return a < b ? a : b; }
+// GCC 12 does not find the instruction by itself.
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+template <> inline vec<float> vmax(vec<float> a, vec<float> b) { return _mm512_max_ps(a, b); }
+template <> inline vec<float> vmin(vec<float> a, vec<float> b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+template <> inline vec<float> vmax(vec<float> a, vec<float> b) { return _mm256_max_ps(a, b); }
+template <> inline vec<float> vmin(vec<float> a, vec<float> b) { return _mm256_min_ps(a, b); }
+#endif
 
 template <class T> inline bool any(ivec<T> mask) {
 #if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64

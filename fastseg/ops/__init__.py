@@ -1,5 +1,17 @@
 """The ops. One folder each: the public function, its contract (op.py) and its backends."""
 
+from .dilated_conv2d import dilated_conv2d
+from .pyramid_pool import pyramid_pool
+from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
+from .upsample_confusion_matrix import upsample_confusion_matrix
+from .upsample_cross_entropy import upsample_cross_entropy
 
-__all__ = ["upsample_bilinear"]
+__all__ = [
+    "dilated_conv2d",
+    "pyramid_pool",
+    "upsample_argmax",
+    "upsample_bilinear",
+    "upsample_confusion_matrix",
+    "upsample_cross_entropy",
+]

@@ -57,12 +57,16 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorSample:
-    """Inputs that must raise `error` with a message matching the regular expression `match`."""
+    """Inputs that must raise `error` with a message matching the regular expression `match`.
+
+    `from_values`: what is wrong is what a tensor holds, so the fake implementation cannot see it.
+    """
 
     why: str
     inputs: Callable[[Maker], dict[str, Any]]
     error: type[Exception]
     match: str
+    from_values: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

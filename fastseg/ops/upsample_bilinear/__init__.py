@@ -32,8 +32,8 @@ def upsample_bilinear(
             sizes, gives the sampling positions.
         align_corners: whether the centres of the corner pixels stay in place (True) or the corners
             of the corner pixels (False).
-        out: map [N, C, *size] to write to, in the dtype, device and memory format of the result;
-            not differentiable.
+        out: map [N, C, *size] to write to, in the dtype, device and memory format of the result,
+            not overlapping x; not differentiable.
 
     Returns:
         Map [N, C, *size], same dtype as x.
@@ -41,7 +41,7 @@ def upsample_bilinear(
     Raises:
         ValueError: x is not [N, C, H, W] with C, H, W >= 1; both or neither of size and
             scale_factor; a size below 1; a factor that is not finite and positive; an unfit out.
-        TypeError: dtype of x.
+        TypeError: dtype of x; a size that is not whole.
     """
     target, scales = resolve_size(x, size, scale_factor)
     if out is None:

@@ -1,4 +1,4 @@
-"""The definition of upsample_bilinear in plain PyTorch: one small matrix per axis."""
+"""The definition of upsample_bilinear in plain PyTorch: blend two rows, then two columns."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def forward(
     scale_h: float | None,
     scale_w: float | None,
 ) -> torch.Tensor:
-    """rows [out_h, H] @ x [N, C, H, W] @ columns [out_w, W]^T, in float32 or float64."""
-    rows = interpolation_matrix(x, x.shape[2], size[0], align_corners, scale_h)
-    columns = interpolation_matrix(x, x.shape[3], size[1], align_corners, scale_w)
-    return (rows @ x.to(rows.dtype) @ columns.T).to(x.dtype)
+    """Map [N, C, *size], computed in float32 or float64."""
+    top, bottom, v = taps(x, x.shape[2], size[0], align_corners, scale_h)
+    left, right, u = taps(x, x.shape[3], size[1], align_corners, scale_w)
+    rows = x.to(v.dtype)
+    rows = rows[:, :, top] * (1 - v)[:, None] + rows[:, :, bottom] * v[:, None]
+    return (rows[..., left] * (1 - u) + rows[..., right] * u).to(x.dtype)
 
 
 def forward_out(x: torch.Tensor, *args: Any) -> None:
@@ -38,38 +40,44 @@ def backward(
     scale_h: float | None,
     scale_w: float | None,
 ) -> torch.Tensor:
-    """The adjoint: the same matrices, transposed."""
+    """The adjoint, with one matrix [out, in] of weights per axis."""
     out_h, out_w = grad_out.shape[2:]
-    rows = interpolation_matrix(grad_out, input_size[0], out_h, align_corners, scale_h)
-    columns = interpolation_matrix(grad_out, input_size[1], out_w, align_corners, scale_w)
+    rows = _matrix(input_size[0], *taps(grad_out, input_size[0], out_h, align_corners, scale_h))
+    columns = _matrix(input_size[1], *taps(grad_out, input_size[1], out_w, align_corners, scale_w))
     return (rows.T @ grad_out.to(rows.dtype) @ columns).to(grad_out.dtype)
 
 
-def interpolation_matrix(
+def taps(
     x: torch.Tensor,
     in_size: int,
     out_size: int,
     align_corners: bool,
     scale_factor: float | None,
-) -> torch.Tensor:
-    """Matrix [out_size, in_size] with at most two weights a row, on x's device.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each of `out_size` results: low and high source index, weight of the high one.
 
     The rule is F.interpolate's: position = (i + 0.5) * scale - 0.5, clamped at 0, or i * scale with
-    align_corners; scale = 1 / scale_factor if given, else the ratio of the sizes.
+    align_corners; scale = 1 / scale_factor if given, else the ratio of the sizes. On x's device;
+    weights in float64 for a float64 x, else in float32.
     """
-    dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     index = torch.arange(out_size, dtype=torch.float64, device=x.device)
     if in_size == out_size:
-        return torch.eye(in_size, dtype=dtype, device=x.device)
-    if align_corners:
+        position = index
+    elif align_corners:
         position = index * ((in_size - 1) / (out_size - 1) if out_size > 1 else 0.0)
     else:
         scale = 1.0 / scale_factor if scale_factor is not None else in_size / out_size
         position = ((index + 0.5) * scale - 0.5).clamp_min(0.0)
     low = position.long().clamp_max(in_size - 1)
-    high = (low + 1).clamp_max(in_size - 1)
+    # A size that is kept reads no neighbour, which may be infinite.
+    high = low if in_size == out_size else (low + 1).clamp_max(in_size - 1)
     weight = (position - low).clamp_max(1.0)
-    matrix = torch.zeros(out_size, in_size, dtype=torch.float64, device=x.device)
+    return low, high, weight.to(torch.float64 if x.dtype is torch.float64 else torch.float32)
+
+
+def _matrix(
+    in_size: int, low: torch.Tensor, high: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    matrix = weight.new_zeros(len(weight), in_size)
     matrix.scatter_add_(1, low[:, None], 1.0 - weight[:, None])
-    matrix.scatter_add_(1, high[:, None], weight[:, None])
-    return matrix.to(dtype)
+    return matrix.scatter_add_(1, high[:, None], weight[:, None])

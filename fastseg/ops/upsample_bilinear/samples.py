@@ -106,6 +106,8 @@ SAMPLES = OpSamples(
         _error("size 0", ValueError, "size is", (1, 3, 5, 5), size=(0, 4)),
         _error("negative size", ValueError, "size is", (1, 3, 5, 5), size=(4, -1)),
         _error("three sizes", ValueError, "size has 3", (1, 3, 5, 5), size=(4, 4, 4)),
+        _error("fractional size", TypeError, "size is 4.5, exp", (1, 3, 5, 5), size=4.5),
+        _error("fractional width", TypeError, "size is", (1, 3, 5, 5), size=(4, 4.5)),
         _error("neither size nor factor", ValueError, "exactly one", (1, 3, 5, 5)),
         _error("both", ValueError, "exactly one", (1, 3, 5, 5), size=4, scale_factor=2.0),
         _error("infinite factor", ValueError, "finite", (1, 3, 5, 5), scale_factor=float("inf")),

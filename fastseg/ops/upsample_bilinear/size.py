@@ -18,12 +18,15 @@ def resolve_size(
 
     Raises:
         ValueError: both or neither given, wrong count, factors not finite and positive.
+        TypeError: size is not one integer or a pair.
     """
     if (size is None) == (scale_factor is None):
         raise ValueError("exactly one of size and scale_factor must be given")
     if size is not None:
-        pair = [size, size] if isinstance(size, (int, torch.SymInt)) else list(size)
-        return pair, (None, None)
+        pair = (size, size) if isinstance(size, (int, torch.SymInt)) else size
+        if not isinstance(pair, (tuple, list)) or not all(_is_integer(n) for n in pair):
+            raise TypeError(f"size is {size!r}, expected an int or (height, width)")
+        return list(pair), (None, None)
     factors = list(scale_factor) if isinstance(scale_factor, (tuple, list)) else [scale_factor] * 2
     if len(factors) != 2:
         raise ValueError(f"scale_factor has {len(factors)} numbers, expected 1 or 2")
@@ -31,7 +34,11 @@ def resolve_size(
         raise ValueError(f"x has shape {tuple(x.shape)}, expected 4 dimensions [N, C, H, W]")
     height, width = (float(f) for f in factors)  # type: ignore[arg-type]
     for factor in (height, width):
-        if not (math.isfinite(factor) and factor > 0):
+        if not 0.0 < factor < math.inf:
             raise ValueError(f"scale_factor is {scale_factor!r}, expected finite and positive")
     target = [torch.sym_int(x.shape[2] * height), torch.sym_int(x.shape[3] * width)]
     return target, (height, width)
+
+
+def _is_integer(n: object) -> bool:
+    return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")

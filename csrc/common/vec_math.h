@@ -1,0 +1,59 @@
+// exp2 and log of vectors, for softmax and its loss. Polynomials fitted for this range reduction;
+// errors against float64 are tested in tests/native.
+// Included only by *_cpu.cpp files; lives in the level's namespace.
+#pragma once
+
+#include "common/simd.h"
+
+namespace fastseg::FASTSEG_CPU_LEVEL {
+
+// 2^t for t <= 0: 1.2 units in the last place; below t = -126 it is 2^-126, which a softmax cannot
+// tell from zero. NaN stays NaN.
+inline vec<float> exp2_nonpositive(vec<float> t) {
+  t = vmax(splat<float>(-126.0f), t);
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
+  const vec<float> shifted = t + 12582912.0f;
+  const vec<float> f = t - (shifted - 12582912.0f);
+  vec<float> p = splat<float>(0x1.41d334p-13f);
+  p = p * f + 0x1.5f456ap-10f;
+  p = p * f + 0x1.3b2dbcp-7f;
+  p = p * f + 0x1.c6aed4p-5f;
+  p = p * f + 0x1.ebfbdap-3f;
+  p = p * f + 0x1.62e430p-1f;
+  p = p * f + 1.0f;
+  const ivec<float> exponent = reinterpret_cast<ivec<float>>(shifted) << 23;
+  return reinterpret_cast<vec<float>>(reinterpret_cast<ivec<float>>(p) + exponent);
+}
+inline vec<double> exp2_nonpositive(vec<double> t) {
+  for (int k = 0; k < kLanes<double>; ++k) t[k] = std::exp2(t[k]);
+  return t;
+}
+
+// Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.
+inline vec<float> log_positive(vec<float> x) {
+  // x = 2^e * m with m in [sqrt(1/2), sqrt(2)).
+  const ivec<float> bits = reinterpret_cast<ivec<float>>(x);
+  const ivec<float> exponent = (bits - 0x3f3504f3) >> 23;
+  const vec<float> m = reinterpret_cast<vec<float>>(bits - (exponent << 23));
+  const vec<float> e = __builtin_convertvector(exponent, vec<float>);
+  const vec<float> f = m - 1.0f;
+  vec<float> p = splat<float>(-0x1.38b582p-4f);
+  p = p * f + 0x1.055b72p-3f;
+  p = p * f - 0x1.0d8544p-3f;
+  p = p * f + 0x1.22da1cp-3f;
+  p = p * f - 0x1.547244p-3f;
+  p = p * f + 0x1.99a008p-3f;
+  p = p * f - 0x1.000226p-2f;
+  p = p * f + 0x1.555554p-2f;
+  const vec<float> square = f * f;
+  // ln 2 in two parts: the first is exact times any exponent.
+  const vec<float> tail = e * -2.12194440e-4f + (p * f - 0.5f) * square;
+  const vec<float> r = (f + tail) + e * 0.693359375f;
+  return x == x ? r : x;
+}
+inline vec<double> log_positive(vec<double> x) {
+  for (int k = 0; k < kLanes<double>; ++k) x[k] = std::log(x[k]);
+  return x;
+}
+
+} // namespace fastseg::FASTSEG_CPU_LEVEL

@@ -1,0 +1,21 @@
+#include "common/bind.h"
+#include "upsample_confusion_matrix/upsample_confusion_matrix.h"
+
+namespace fastseg {
+
+// Shapes are those of upsample_argmax.
+void bind_upsample_confusion_matrix(py::module_& m) {
+  using namespace upsample_confusion_matrix;
+  py::module_ sub = m.def_submodule("upsample_confusion_matrix");
+  sub.def(
+      "cpu_forward",
+      [](int dtype, int target_type, std::uintptr_t logits, std::uintptr_t target,
+         std::int64_t ignore_index, std::uintptr_t counts, const Shape& shape, int threads) {
+        return cpu_kernels().forward(static_cast<DType>(dtype), static_cast<LabelType>(target_type),
+                                     pointer(logits), pointer(target), ignore_index,
+                                     pointer<std::int64_t>(counts), shape, threads);
+      },
+      release_gil());
+}
+
+} // namespace fastseg

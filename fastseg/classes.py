@@ -1,0 +1,102 @@
+"""What the numbers in a label map mean: class names and the colours to show them in."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+
+Color = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSet:
+    """The classes of a model, in the order of its channels.
+
+    Attributes:
+        names: one per class.
+        colors: RGB 0..255 per class, the data set's own: the palette of label files.
+        overlay_colors: RGB per class, bright enough to be told apart over a photograph.
+        background: the class that means "nothing", or None; overlays leave it uncoloured.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    overlay_colors: tuple[Color, ...]
+    background: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def voc_colors(count: int) -> tuple[Color, ...]:
+    """The colours of PASCAL VOC's label files, defined for any number of classes up to 2^24.
+
+    The bits of the class index, three at a time, become the bits of red, green and blue from the
+    highest down.
+    """
+    colors = []
+    for index in range(count):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colors.append((channels[0], channels[1], channels[2]))
+    return tuple(colors)
+
+
+def bright_colors(count: int) -> tuple[Color, ...]:
+    """Saturated colours for any number of classes; neighbours in the list differ the most.
+
+    The hue advances by the golden section of the circle; saturation and value alternate, so that
+    hues that come close after several turns differ otherwise.
+    """
+    tones = ((0.78, 1.0), (0.62, 0.93), (0.95, 0.86))
+    colors = []
+    for index in range(count):
+        saturation, value = tones[index % len(tones)]
+        rgb = colorsys.hsv_to_rgb((0.57 + index * 0.618034) % 1.0, saturation, value)
+        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return tuple(colors)
+
+
+def _rgb(hexadecimal: str) -> Color:
+    red, green, blue = bytes.fromhex(hexadecimal.removeprefix("#"))
+    return red, green, blue
+
+
+def numbered_classes(count: int) -> ClassSet:
+    """Classes of which nothing is known but their number."""
+    names = tuple(f"class {index}" for index in range(count))
+    return ClassSet(names, voc_colors(count), bright_colors(count))
+
+
+# Name and overlay colour; what is often seen together lies far apart.
+_VOC = (
+    ("background", "#000000"),
+    ("aeroplane", "#4cc9f0"),
+    ("bicycle", "#ffa21f"),
+    ("bird", "#b8de4f"),
+    ("boat", "#3a86ff"),
+    ("bottle", "#06d6a0"),
+    ("bus", "#ffd60a"),
+    ("car", "#f03e6b"),
+    ("cat", "#00c9d6"),
+    ("chair", "#c98a57"),
+    ("cow", "#ff8fab"),
+    ("dining table", "#e0b070"),
+    ("dog", "#ff6b4a"),
+    ("horse", "#7bd389"),
+    ("motorbike", "#ff2d95"),
+    ("person", "#a97bff"),
+    ("potted plant", "#2fbf4a"),
+    ("sheep", "#d8c4f2"),
+    ("sofa", "#5560e8"),
+    ("train", "#d1495b"),
+    ("tv", "#0096c7"),
+)
+VOC = ClassSet(
+    names=tuple(name for name, _ in _VOC),
+    colors=voc_colors(len(_VOC)),
+    overlay_colors=tuple(_rgb(color) for _, color in _VOC),
+    background=0,
+)

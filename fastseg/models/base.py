@@ -1,0 +1,171 @@
+"""What every segmentation model of fastseg offers, built on its low-resolution logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..classes import ClassSet
+from ..ops.upsample_argmax import upsample_argmax
+from ..ops.upsample_bilinear import upsample_bilinear
+
+Image = numpy.ndarray | torch.Tensor
+
+
+class SegmentationModel(nn.Module):
+    """A network from images to one logit per class and pixel.
+
+    Subclasses define `coarse_logits`, and set what follows where their training differed.
+
+    Attributes:
+        classes: names and colours of the classes, one per channel of the logits.
+        align_corners: how the logits were upsampled in training.
+        mean, std: per colour channel, of RGB values scaled to 0..1; the input is (x - mean) / std.
+        size_step, size_offset: the logits lie on the pixel grid without rest where each side of
+            the input is a multiple of size_step plus size_offset (0 or 1).
+        working_size: the longer side, in pixels, that `segment` brings images to: objects then
+            have about the sizes they had in training.
+    """
+
+    classes: ClassSet
+    align_corners: bool = False
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+    size_step: int = 1
+    size_offset: int = 0
+    working_size: int = 513
+
+    def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Low-resolution logits [N, classes, h, w] of the input map x [N, 3, H, W].
+
+        x is padded to `padded_size` first; upsampling the logits to that size and cropping to
+        [H, W] gives the logits of every pixel.
+        """
+        raise NotImplementedError
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest size, not below (height, width), at which the logits fit the pixels."""
+        step, offset = self.size_step, self.size_offset
+        return (
+            -(-(height - offset) // step) * step + offset,
+            -(-(width - offset) // step) * step + offset,
+        )
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """x [N, 3, H, W] with its border repeated at the bottom and right, up to `padded_size`.
+
+        Raises:
+            ValueError: x is not a map of at least one pixel.
+        """
+        if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, C, H, W], H and W >= 1")
+        height, width = self.padded_size(x.shape[2], x.shape[3])
+        if (height, width) == (x.shape[2], x.shape[3]):
+            return x
+        return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Full-resolution logits [N, classes, H, W] of the input map x [N, 3, H, W]."""
+        logits = self.coarse_logits(x)
+        size = self.padded_size(x.shape[2], x.shape[3])
+        out = upsample_bilinear(logits, size, align_corners=self.align_corners)
+        return out[:, :, : x.shape[2], : x.shape[3]]
+
+    @torch.no_grad()
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """The most likely class of every pixel, without building the full-resolution logits.
+
+        The same as model(x).argmax(1).
+
+        Args:
+            x: input map [N, 3, H, W], as `preprocess` makes it.
+
+        Returns:
+            Labels [N, H, W], uint8 up to 256 classes, else int32.
+        """
+        # Labels have no memory format to keep, and convolutions are faster in this one.
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        logits = self.coarse_logits(x)
+        size = self.padded_size(x.shape[2], x.shape[3])
+        labels = upsample_argmax(logits, size, align_corners=self.align_corners)
+        return labels[:, : x.shape[2], : x.shape[3]]
+
+    @torch.no_grad()
+    def segment(self, image: Image, working_size: int | None = None) -> torch.Tensor:
+        """The class of every pixel of one photograph of any size.
+
+        The image is resized, with antialiasing, so that its longer side is about `working_size`
+        and the logits fit its pixels; the logits are upsampled straight to the size of the
+        photograph. Nothing is padded or cropped.
+
+        Args:
+            image: RGB uint8 [H, W, 3].
+            working_size: the longer side in pixels, at least 1; by default the model's own.
+
+        Returns:
+            Labels [H, W], uint8 up to 256 classes, else int32, on the model's device.
+
+        Raises:
+            ValueError: shape of the image, or working_size below 1. TypeError: dtype of the image.
+        """
+        pixels = _rgb_batch(image)
+        if pixels.shape[0] != 1:
+            raise ValueError(f"image has shape {tuple(pixels.shape)}, expected [H, W, 3]")
+        height, width = pixels.shape[1:3]
+        size = self._resized(height, width, working_size)
+        if size != (height, width):
+            # As bytes, on the CPU: the device never holds the photograph at full size.
+            planes = pixels.cpu().permute(0, 3, 1, 2)
+            planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
+            pixels = planes.permute(0, 2, 3, 1)
+        logits = self.coarse_logits(self.preprocess(pixels))
+        return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
+
+    def preprocess(self, images: Image) -> torch.Tensor:
+        """The network's input from photographs: (RGB / 255 - mean) / std.
+
+        Args:
+            images: RGB uint8 [N, H, W, 3] or [H, W, 3].
+
+        Returns:
+            Map [N, 3, H, W] in channels_last, in the dtype and on the device of the parameters.
+
+        Raises:
+            ValueError: shape of the images. TypeError: dtype of the images.
+        """
+        parameter = next(self.parameters())
+        x = _rgb_batch(images).to(parameter.device).float().permute(0, 3, 1, 2)
+        mean = torch.tensor(self.mean, device=x.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=x.device).view(1, 3, 1, 1)
+        x = x / (255.0 * std) - mean / std
+        return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _resized(self, height: int, width: int, working_size: int | None) -> tuple[int, int]:
+        """The size without rest nearest to the one whose longer side is `working_size`."""
+        longer = self.working_size if working_size is None else working_size
+        if longer < 1:
+            raise ValueError(f"working_size is {longer}, expected at least 1")
+        scale = longer / max(height, width)
+        step, offset = self.size_step, self.size_offset
+        sides = (round((side * scale - offset) / step) * step for side in (height, width))
+        new_height, new_width = (max(side, step * (1 - offset)) + offset for side in sides)
+        return new_height, new_width
+
+
+def _rgb_batch(images: Image) -> torch.Tensor:
+    """Photographs [N, H, W, 3] or [H, W, 3] as a checked tensor [N, H, W, 3]."""
+    if isinstance(images, numpy.ndarray) and not images.flags.writeable:
+        images = images.copy()  # torch has no read-only tensors and warns
+    x = torch.as_tensor(images)
+    if x.dtype is not torch.uint8:
+        raise TypeError(f"image has dtype {x.dtype}, expected uint8")
+    if x.dim() not in (3, 4) or x.shape[-1] != 3 or 0 in x.shape[-3:]:
+        raise ValueError(
+            f"image has shape {tuple(x.shape)}, expected RGB [H, W, 3] or a batch [N, H, W, 3]"
+        )
+    return x if x.dim() == 4 else x[None]

@@ -1,0 +1,122 @@
+"""dilated_conv2d through the native core: depthwise convolutions on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+from ...layout import empty_map, map_format
+from .geometry import output_size
+
+
+def unsupported_reason(*args: Any) -> str | None:
+    """Why this backend cannot run forward or backward on these arguments, or None."""
+    x, weight = args[:2] if len(args) == 7 else args[1:3]
+    groups = args[6]
+    if not groups == x.shape[1] == weight.shape[0]:
+        return (
+            f"{x.shape[1]} channels to {weight.shape[0]} in {groups} groups "
+            "(supported: depthwise, groups == C_in == C_out)"
+        )
+    return _native.unsupported_reason(x, cuda=False)
+
+
+def forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> torch.Tensor:
+    """Map [N, C, H_out, W_out]."""
+    out = empty_map(x, x.shape[1], output_size(x, weight, stride, padding, dilation))
+    if out.numel() == 0:
+        return out
+    layout = map_format(x)
+    x, weight = x.contiguous(memory_format=layout), weight.contiguous()
+    bias = bias.contiguous() if bias is not None else None
+    _core().cpu_forward(
+        _native.dtype_code(x),
+        x.data_ptr(),
+        weight.data_ptr(),
+        _address(bias),
+        out.data_ptr(),
+        _shape(x, weight, out, stride, padding, dilation, layout),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def backward(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_mask: list[bool],
+) -> tuple[torch.Tensor, ...]:
+    """Gradients to x, weight and bias; empty where output_mask says that they are not needed."""
+    layout = map_format(x)
+    grad_x = empty_map(x, x.shape[1], x.shape[2:]) if output_mask[0] else x.new_empty(0)
+    grad_weight = torch.empty(weight.shape if output_mask[1] else 0, dtype=x.dtype)
+    grad_bias = torch.empty(weight.shape[0] if output_mask[2] else 0, dtype=x.dtype)
+    if x.numel() == 0:
+        return grad_x, grad_weight.zero_(), grad_bias.zero_()
+    grad_out, x = (t.contiguous(memory_format=layout) for t in (grad_out, x))
+    weight = weight.contiguous()
+    code, shape = (
+        _native.dtype_code(x),
+        _shape(x, weight, grad_out, stride, padding, dilation, layout),
+    )
+    workspace = torch.empty(_core().cpu_workspace_bytes(code, shape), dtype=torch.uint8)
+    _core().cpu_backward(
+        code,
+        grad_out.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        _address(grad_x),
+        _address(grad_weight),
+        _address(grad_bias),
+        workspace.data_ptr(),
+        shape,
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.dilated_conv2d
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    """0 for what is not there or not needed."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _shape(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    layout: torch.memory_format,
+) -> Any:
+    return _core().Shape(
+        batch=x.shape[0],
+        channels=x.shape[1],
+        in_size=tuple(x.shape[2:]),
+        out_size=tuple(out.shape[2:]),
+        kernel=tuple(weight.shape[2:]),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        channels_last=layout is torch.channels_last,
+    )

@@ -1,0 +1,41 @@
+"""upsample_confusion_matrix through the native core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+from ..._checks import bad_target
+from ..upsample_argmax.native import logits_shape
+
+
+def unsupported_reason(logits: torch.Tensor, *_: Any) -> str | None:
+    """Why this backend cannot run on logits, or None."""
+    return _native.unsupported_reason(logits, cuda=False)
+
+
+def forward(
+    logits: torch.Tensor, target: torch.Tensor, ignore_index: int, align_corners: bool
+) -> torch.Tensor:
+    """Counts [C, C]."""
+    assert _native._C is not None
+    target = target.contiguous()
+    classes = logits.shape[1]
+    counts = torch.zeros((classes, classes), dtype=torch.int64, device=logits.device)
+    if target.numel() == 0:
+        return counts
+    bad = _native._C.upsample_confusion_matrix.cpu_forward(
+        _native.dtype_code(logits),
+        _native.LABEL_CODES[target.dtype],
+        logits.data_ptr(),
+        target.data_ptr(),
+        ignore_index,
+        counts.data_ptr(),
+        logits_shape(logits, target.shape[1:], align_corners),
+        torch.get_num_threads(),
+    )
+    if bad >= 0:
+        raise bad_target(target, bad, classes, ignore_index)
+    return counts

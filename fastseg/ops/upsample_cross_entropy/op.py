@@ -1,0 +1,135 @@
+"""The contract of upsample_cross_entropy: schema, fake, derivative, backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..._checks import check_map, check_same_device, check_shape, check_target
+from ...backends import Backend
+from ...layout import map_format
+from ...registry import Autograd, Function, OpSpec, define
+from . import native, reference
+from .scale import compute_dtype
+
+_OPTIONS = (
+    "Tensor logits, Tensor target, Tensor? weight, int ignore_index, str reduction, "
+    "float label_smoothing, bool align_corners"
+)
+
+
+def _check(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    *_: Any,
+) -> None:
+    check_map("logits", logits)
+    check_target(target, logits)
+    if weight is not None:
+        if not weight.is_floating_point():
+            raise TypeError(f"weight has dtype {weight.dtype}, expected floating point")
+        check_shape("weight", weight, (logits.shape[1],), "one for each class of logits")
+        check_same_device("weight", weight, "logits", logits)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {reduction!r}, allowed are 'mean', 'sum' and 'none'")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1]")
+
+
+def _fake(
+    logits: torch.Tensor, target: torch.Tensor, *options: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _, _, reduction, _, _, with_gradient = options
+    loss = logits.new_empty(target.shape if reduction == "none" else ())
+    dtype = compute_dtype(logits)
+    gradient = (
+        torch.empty_like(logits, dtype=dtype, memory_format=map_format(logits))
+        if with_gradient
+        else logits.new_empty((0,), dtype=dtype)
+    )
+    return loss, gradient, logits.new_empty((), dtype=torch.float64)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    logits, target, weight, *ctx.options = inputs
+    _, gradient, total_weight = output
+    ctx.mark_non_differentiable(gradient, total_weight)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, weight, total_weight)
+    # An attribute and not a saved tensor: the backward hands this very tensor on, and then nothing
+    # else may hold it.
+    ctx.gradient = gradient if ctx.options.pop() else None
+
+
+def _backward(ctx: Any, grad_loss: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_loss is None:
+        return (None,) * 8
+    logits, target, weight, total_weight = ctx.saved_tensors
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is None or torch.is_grad_enabled():
+        # reduction="none", a second backward through a retained graph, or a double backward.
+        gradient = torch.ops.fastseg.upsample_cross_entropy_backward(
+            grad_loss, total_weight, logits, target, weight, *ctx.options
+        )
+    elif not _is_one(grad_loss):
+        gradient = gradient * grad_loss.to(gradient.dtype)
+    return gradient.to(logits.dtype), *(None,) * 7
+
+
+def _is_one(grad_loss: torch.Tensor) -> bool:
+    """Whether nothing is to be multiplied, where that is known without waiting for a device."""
+    known = type(grad_loss) is torch.Tensor and grad_loss.device.type == "cpu"
+    return known and grad_loss.item() == 1.0
+
+
+def _check_backward(
+    grad_loss: torch.Tensor, total_weight: torch.Tensor, logits: torch.Tensor, *rest: Any
+) -> None:
+    _check(logits, *rest)
+    target, _, _, reduction, *_ = rest
+    expected = tuple(target.shape) if reduction == "none" else ()
+    check_shape("grad_loss", grad_loss, expected, "as the loss")
+
+
+def _fake_backward(
+    grad_loss: torch.Tensor, total_weight: torch.Tensor, logits: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return torch.empty_like(logits, dtype=compute_dtype(logits), memory_format=map_format(logits))
+
+
+def _no_double_backward(ctx: Any, *_: Any) -> Any:
+    raise NotImplementedError(
+        "upsample_cross_entropy has no gradient of its gradient: for that, use F.interpolate and "
+        "F.cross_entropy"
+    )
+
+
+upsample_cross_entropy_op = define(
+    OpSpec(
+        name="upsample_cross_entropy",
+        functions={
+            # Results: the loss; if with_gradient, its gradient to logits in the compute type (else
+            # empty); the sum of the weights of the targets that count.
+            "": Function(
+                schema=f"({_OPTIONS}, bool with_gradient) -> (Tensor, Tensor, Tensor)",
+                check=_check,
+                fake=_fake,
+                autograd=Autograd(_setup, _backward),
+            ),
+            # In the type it was accumulated in.
+            "_backward": Function(
+                schema=f"(Tensor grad_loss, Tensor total_weight, {_OPTIONS}) -> Tensor",
+                check=_check_backward,
+                fake=_fake_backward,
+                autograd=Autograd(lambda ctx, inputs, output: None, _no_double_backward),
+                implementation="backward",
+            ),
+        },
+        backends={Backend.NATIVE: native, Backend.REFERENCE: reference},
+    )
+)

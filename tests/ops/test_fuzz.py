@@ -1,0 +1,211 @@
+"""Random calls of the public functions: no crash, and an error or the result of PyTorch.
+
+A new op needs one strategy in STRATEGIES: its keyword arguments, of which some should be wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from op_cases import cast, each_op, forward_and_gradients, samples_of
+
+from fastseg.registry import OpSpec
+from fastseg.testing import Maker, poisoned_empty, relative_error
+
+MAKER = Maker()
+FLOATS = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
+ODD_NUMBERS = st.sampled_from([0, -1, -(2**31), 2**31, 2**63 - 1])
+
+
+def _usually(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """`odd` once in sixteen draws: calls with several arguments should mostly be right."""
+    return st.integers(0, 15).flatmap(lambda i: odd if i == 15 else usual)
+
+
+def _pairs(numbers: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(numbers, st.tuples(numbers, numbers))
+
+
+@st.composite
+def tensors(draw: Any, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random numbers in a random memory layout: permuted, sliced, offset or expanded."""
+    order = draw(st.permutations(range(len(shape))))
+    steps = draw(st.lists(st.integers(1, 2), min_size=len(shape), max_size=len(shape)))
+    start = draw(st.integers(0, 3))
+    layout = draw(st.sampled_from(["contiguous", "channels_last", "any", "expanded"]))
+    MAKER._generator.manual_seed(draw(st.integers(0, 9)))
+    if layout == "any":
+        larger = MAKER.tensor(*[shape[i] * steps[i] + start for i in order])
+        x = larger.permute([order.index(i) for i in range(len(shape))])
+        for axis, step in enumerate(steps):
+            x = x.narrow(axis, start, x.shape[axis] - start)[(slice(None),) * axis][
+                (slice(None),) * axis + (slice(None, None, step),)
+            ]
+        return x.to(dtype)
+    if layout == "expanded" and shape:
+        return MAKER.tensor(1, *shape[1:]).to(dtype).expand(shape)
+    x = MAKER.tensor(*shape).to(dtype)
+    last = layout == "channels_last" and len(shape) == 4
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+@st.composite
+def maps(draw: Any, largest: int = 24) -> torch.Tensor:
+    """Mostly maps [N, C, H, W]."""
+    size = st.integers(1, largest)
+    usual = st.tuples(st.integers(0, 3), st.integers(1, 20), size, size)
+    odd = st.lists(st.integers(0, 4), min_size=0, max_size=5)
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.bool, torch.complex64])))
+    return draw(tensors(*draw(_usually(usual, odd)), dtype=dtype))
+
+
+@st.composite
+def _labels(draw: Any, shape: tuple[int, ...], classes: int) -> torch.Tensor:
+    MAKER._generator.manual_seed(draw(st.integers(0, 9)))
+    labels = MAKER.labels(*shape, classes=max(classes, 1), ignored=draw(st.floats(0, 1)))
+    dtype = draw(_usually(st.just(torch.int64), st.sampled_from([torch.int32, torch.float32])))
+    return labels.to(dtype)
+
+
+def _sizes(largest: int = 40) -> st.SearchStrategy[Any]:
+    usual = st.tuples(st.integers(1, largest), st.integers(1, largest))
+    odd = st.one_of(
+        ODD_NUMBERS.map(lambda n: (n, 3)),
+        st.lists(st.integers(1, 5), max_size=4),
+        st.just(7.5),
+        st.just((3, 7.5)),
+        st.just("ab"),
+    )
+    return _usually(usual, odd)
+
+
+@st.composite
+def upsample_bilinear(draw: Any) -> dict[str, Any]:
+    x = draw(maps())
+    factor = _usually(
+        st.floats(0.3, 3.0), st.sampled_from([0.0, -1.0, math.nan, math.inf, 1e-320, 0.04])
+    )
+    arguments = {"size": draw(_sizes())}
+    if draw(st.booleans()):
+        arguments = {"scale_factor": draw(_pairs(factor))}
+    return {"x": x, "align_corners": draw(st.booleans()), **arguments}
+
+
+@st.composite
+def upsample_argmax(draw: Any) -> dict[str, Any]:
+    return {"logits": draw(maps(12)), "size": draw(_sizes()), "align_corners": draw(st.booleans())}
+
+
+@st.composite
+def _logits_and_target(draw: Any) -> dict[str, Any]:
+    logits = draw(maps(12))
+    usual = st.tuples(st.integers(1, 40), st.integers(1, 40))
+    usual = usual.map(lambda size: (*logits.shape[:1], *size))
+    odd = st.lists(st.integers(0, 4), max_size=4)
+    classes = logits.shape[1] if logits.dim() > 1 else 1
+    target = draw(_labels(tuple(draw(_usually(usual, odd))), classes))
+    return {"logits": logits, "target": target, "align_corners": draw(st.booleans())}
+
+
+@st.composite
+def upsample_cross_entropy(draw: Any) -> dict[str, Any]:
+    values = draw(_logits_and_target())
+    logits = values["logits"]
+    classes = logits.shape[1] if logits.dim() > 1 else 1
+    if draw(st.booleans()):
+        count = draw(_usually(st.just(classes), st.integers(0, 30)))
+        values["weight"] = MAKER.tensor(count).abs().to(logits.dtype)
+    reductions = st.sampled_from(["none", "mean", "sum"])
+    values["reduction"] = draw(_usually(reductions, st.just("product")))
+    values["ignore_index"] = draw(_usually(st.just(-100), st.sampled_from([0, 1, 255, -1])))
+    values["label_smoothing"] = draw(_usually(st.sampled_from([0.0, 0.1]), st.just(1.5)))
+    return values
+
+
+@st.composite
+def pyramid_pool(draw: Any) -> dict[str, Any]:
+    x = draw(maps())
+    largest = min(x.shape[2:]) if x.dim() == 4 and x.numel() else 3
+    bins = st.lists(st.integers(1, max(largest, 1)), min_size=1, max_size=4)
+    odd = st.one_of(st.just([]), ODD_NUMBERS.map(lambda n: [1, n]), st.just([2.5]), st.just([40]))
+    return {"x": x, "bins": draw(_usually(bins, odd))}
+
+
+@st.composite
+def dilated_conv2d(draw: Any) -> dict[str, Any]:
+    x = draw(maps())
+    channels = x.shape[1] if x.dim() > 1 else 1
+    divisors = [g for g in range(1, channels + 1) if channels % g == 0]
+    groups = draw(st.sampled_from([1, max(channels, 1), *divisors]))
+    outputs = draw(st.sampled_from([groups, 2 * groups]))
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    shape = draw(_usually(st.just((outputs, channels // groups, *kernel)), st.just((2, 3, 1, 1))))
+    dtype = draw(_usually(st.just(x.dtype), FLOATS))
+    values = {"x": x, "weight": draw(tensors(*shape, dtype=dtype))}
+    if draw(st.booleans()):
+        values["bias"] = MAKER.tensor(draw(_usually(st.just(shape[0]), st.just(1)))).to(dtype)
+    values["stride"] = draw(_pairs(_usually(st.integers(1, 3), ODD_NUMBERS)))
+    values["padding"] = draw(_pairs(_usually(st.integers(0, 9), ODD_NUMBERS)))
+    values["dilation"] = draw(_pairs(_usually(st.integers(1, 9), ODD_NUMBERS)))
+    values["groups"] = draw(_usually(st.just(groups), st.integers(-1, 5)))
+    return values
+
+
+STRATEGIES = {
+    "upsample_bilinear": upsample_bilinear(),
+    "upsample_argmax": upsample_argmax(),
+    "upsample_cross_entropy": upsample_cross_entropy(),
+    "upsample_confusion_matrix": _logits_and_target(),
+    "pyramid_pool": pyramid_pool(),
+    "dilated_conv2d": dilated_conv2d(),
+}
+
+
+def _check(op: OpSpec, values: dict[str, Any]) -> None:
+    table = samples_of(op)
+    try:
+        with poisoned_empty():
+            ours, grads = forward_and_gradients(table.function, values, table.differentiable)
+    except (ValueError, TypeError) as error:
+        note(f"refused: {error}")
+        return
+    if table.compare is not None:
+        table.compare(values, ours)
+        return
+    double = cast(values, torch.float64)
+    truth, true_grads = forward_and_gradients(table.peer, double, table.differentiable)
+    single = cast(values, torch.float32)
+    peer, peer_grads = forward_and_gradients(table.peer, single, table.differentiable)
+    for name, result, rounded, exact in [
+        ("result", ours, peer, truth),
+        *((n, g, peer_grads[n], true_grads[n]) for n, g in grads.items()),
+    ]:
+        dtype = torch.float32 if result.dtype is torch.float64 else result.dtype
+        error = relative_error(result, exact)
+        # At least two units: of a few numbers alone, PyTorch's may all happen to be exact.
+        peer_error = max(relative_error(rounded.to(dtype), exact), torch.finfo(dtype).eps)
+        assert error <= op.tolerance * peer_error, f"{name}: {error:.2e}, torch {peer_error:.2e}"
+
+
+@each_op
+def test_random_calls(op):
+    if op.name not in STRATEGIES:
+        pytest.fail(f"{op.name} has no strategy in {__file__}")
+
+    @settings(
+        max_examples=100,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(STRATEGIES[op.name])
+    def run(values: dict[str, Any]) -> None:
+        _check(op, values)
+
+    run()
