@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -22,7 +23,9 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build_dir = Path(self.build_temp).resolve() / "cmake"
+        # Not under self.build_temp, which is a new folder at each `pip install -e`: objects stay.
+        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        build_dir = ROOT / "build" / f"cmake-{tag}"
         version_file = (ROOT / "fastseg" / "_version.py").read_text()
         version = re.search(r'__version__ = "(.+)"', version_file).group(1)
         options = {

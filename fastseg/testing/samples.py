@@ -98,6 +98,9 @@ class OpSamples:
             compare(inputs, result) fails unless result is right. None: the error of the result is
             at most OpSpec.tolerance times that of the peer.
         cpu_workloads, gpu_workloads: benchmark cases.
+        peer_out: the peer with one more argument out, for ops that take out too: benchmarked with
+            the result's buffer kept by both sides.
+        other_peers: name -> other ways to write the peer in PyTorch, benchmarked beside it.
     """
 
     function: Callable[..., Any]
@@ -110,3 +113,5 @@ class OpSamples:
     compare: Callable[[dict[str, Any], torch.Tensor], None] | None = None
     cpu_workloads: tuple[Workload, ...] = ()
     gpu_workloads: tuple[Workload, ...] = ()
+    peer_out: Callable[..., Any] | None = None
+    other_peers: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)

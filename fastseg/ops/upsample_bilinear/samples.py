@@ -17,6 +17,12 @@ def _peer(
     return F.interpolate(x, size, scale_factor, mode="bilinear", align_corners=align_corners)
 
 
+def _peer_out(
+    x: torch.Tensor, size: tuple[int, int], align_corners: bool, out: torch.Tensor
+) -> torch.Tensor:
+    return torch.ops.aten.upsample_bilinear2d.out(x, size, align_corners, out=out)
+
+
 def _sample(
     why: str, shape: tuple[int, ...], layout: str = "contiguous", **arguments: Any
 ) -> Sample:
@@ -47,6 +53,7 @@ def _workload(
 SAMPLES = OpSamples(
     function=upsample_bilinear,
     peer=_peer,
+    peer_out=_peer_out,
     samples=(
         _sample("integer scale, half-pixel centres", (2, 5, 6, 7), size=(24, 28)),
         _sample(

@@ -1,0 +1,125 @@
+"""Turns the workloads of every op's samples.py into benchmarks.
+
+Each benchmark checks its case and times fastseg and its peers in turn (fastseg.bench); the whole
+row of results goes into extra_info. Then pytest-benchmark times fastseg alone with its own clock:
+two timers that should agree. `--quick` takes one workload per op, without torch.compile. A GPU's
+workloads are taken where there is a GPU, unless `--cpu` is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from fastseg.bench import (
+    Case,
+    Ceilings,
+    Settings,
+    describe_machine,
+    make_cases,
+    measure_ceilings,
+    rate,
+    results,
+    run_case,
+)
+from fastseg.bench.candidates import OURS, Problem
+from fastseg.bench.cases import load_samples
+
+QUICK = Settings(budget_s=0.8, min_rounds=3, compile=False)
+PEDANTIC_ROUNDS = 5
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastseg")
+    group.addoption("--quick", action="store_true", help="one workload per op, no torch.compile")
+    group.addoption("--cpu", action="store_true", help="the CPU's workloads even beside a GPU")
+
+
+def _device(config: pytest.Config) -> str:
+    return "cuda" if torch.cuda.is_available() and not config.getoption("--cpu") else "cpu"
+
+
+def _settings(config: pytest.Config) -> Settings:
+    return QUICK if config.getoption("--quick") else Settings()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`case` runs over the cases of the op that the module names as OP."""
+    if "case" in metafunc.fixturenames:
+        op = metafunc.module.OP
+        quick = metafunc.config.getoption("--quick")
+        cases = make_cases(op, load_samples(op), _device(metafunc.config), quick=quick)
+        metafunc.parametrize("case", cases, ids=str)
+
+
+@pytest.fixture(scope="session")
+def ceilings(pytestconfig: pytest.Config) -> Ceilings:
+    """What this machine can do at best, measured when the first benchmark starts."""
+    return measure_ceilings(_device(pytestconfig))
+
+
+@pytest.fixture
+def run(
+    benchmark: Any, ceilings: Ceilings, pytestconfig: pytest.Config
+) -> Iterator[Callable[[Case], None]]:
+    """Runs one case and hands its results to pytest-benchmark."""
+
+    def check_and_time(case: Case) -> None:
+        row = run_case(case, _settings(pytestconfig))  # raises where the result is wrong
+        rate(row, ceilings)
+        benchmark.group = case.op
+        benchmark.extra_info[results.FORMAT] = row
+        pytestconfig.stash.setdefault(_ROWS, []).append(row)
+        pytestconfig.stash[_CEILINGS] = ceilings
+
+        variant = Problem(case).candidate(OURS, case.samples.function, row["best_layout"]).variant
+
+        def call(state: Any) -> None:
+            variant.run(state)
+            if case.device == "cuda":
+                torch.cuda.synchronize()
+
+        benchmark.pedantic(
+            call, setup=lambda: ((variant.setup(),), {}), rounds=PEDANTIC_ROUNDS, warmup_rounds=1
+        )
+
+    yield check_and_time
+
+
+_ROWS = pytest.StashKey[list[dict[str, Any]]]()
+_CEILINGS = pytest.StashKey[Ceilings]()
+
+
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
+) -> None:
+    """Machine, ceilings and settings, so that `fastseg bench report` reads the file."""
+    output_json["machine_info"][results.FORMAT] = _about(config)
+
+
+def _about(config: pytest.Config) -> dict[str, Any]:
+    return {
+        "machine": describe_machine(_device(config)),
+        "ceilings": dataclasses.asdict(config.stash[_CEILINGS]),
+        "settings": dataclasses.asdict(_settings(config)),
+    }
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table with the peers, which pytest-benchmark's own table does not know."""
+    rows = config.stash.get(_ROWS, [])
+    if not rows:
+        return
+    from rich.console import Console
+
+    from fastseg.bench.report import table
+
+    console = Console(width=150)
+    data = {**_about(config), "results": rows, "failures": []}
+    with console.capture() as capture:
+        console.print(table(data, console.width))
+    terminalreporter.write_line(capture.get())

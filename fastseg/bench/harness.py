@@ -1,0 +1,199 @@
+"""Checks a case, then times fastseg and its peers in turn. A wrong result is never timed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
+from .cases import FORWARD_OUT, Case
+from .check import WrongResult, check_by, check_result
+from .machine import Ceilings
+from .memory import peak_extra_bytes
+from .timing import time_interleaved
+
+__all__ = ["Settings", "WrongResult", "rate", "run_case"]
+
+# Peers differ from eager NCHW in rounding, not in accuracy class: twice what we allow ourselves.
+PEER_RATIO = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long and against what.
+
+    Attributes:
+        budget_s: seconds of timing per case (min_rounds may take longer).
+        min_rounds: samples of each variant, at least.
+        compile: whether torch.compile is a peer (compiling takes seconds to minutes).
+        memory: whether to measure the peak extra memory.
+    """
+
+    budget_s: float = 3.0
+    min_rounds: int = 5
+    compile: bool = True
+    memory: bool = True
+
+
+DEFAULT = Settings()
+
+
+def run_case(case: Case, settings: Settings = DEFAULT) -> dict[str, Any]:
+    """Checks, measures and times one case.
+
+    Returns:
+        One row of results, ready for JSON. "speedup" is the peer's median time in its best layout
+        over fastseg's in its best layout; `rate` adds what needs the ceilings.
+
+    Raises:
+        WrongResult: fastseg's result or gradient is less accurate than the project allows. Peers
+            that are wrong or fail are left out instead, and named under "left_out".
+    """
+    problem = Problem(case)
+    with _fastest_cudnn():
+        accepted, left_out, output_bytes = _checked_candidates(case, problem, settings)
+        memory: dict[str, int | None] = {}
+        if settings.memory:
+            memory = {c.label: peak_extra_bytes(c.variant, case.device) for c in accepted}
+        timings = time_interleaved(
+            [c.variant for c in accepted],
+            device=case.device,
+            budget_s=settings.budget_s,
+            min_rounds=settings.min_rounds,
+        )
+    variants = [
+        {
+            "kind": c.kind,
+            "layout": c.layout,
+            **timings[c.label].summary(),
+            "peak_extra_bytes": memory.get(c.label),
+        }
+        for c in accepted
+    ]
+    return {
+        "op": case.op,
+        "workload": case.workload.name,
+        "dtype": case.dtype_name,
+        "direction": case.direction,
+        "checked": True,
+        "result_buffer": "reused" if case.direction == FORWARD_OUT else "fresh",
+        **_figures(case, problem, variants, output_bytes),
+        "variants": variants,
+        "left_out": left_out,
+    }
+
+
+def _checked_candidates(
+    case: Case, problem: Problem, settings: Settings
+) -> tuple[list[Candidate], dict[str, str], int]:
+    """The candidates whose results are right, label -> why not for the peers among the others, and
+    the size of the result."""
+    truth = problem.reference(exact=True).result()
+    peer = problem.reference(exact=False).result()
+    accepted: list[Candidate] = []
+    left_out: dict[str, str] = {}
+
+    def accept(kind: str, layout: str, make: Callable[[], Candidate]) -> None:
+        label = f"{kind} {layout}"
+        try:
+            candidate = make()
+            result, what = candidate.result(), f"{case}: {label}"
+            if kind != OURS:
+                check_result(result, peer, truth, what, PEER_RATIO)
+            elif case.samples.compare is None:
+                check_result(result, peer, truth, what)
+            else:
+                check_by(case.samples.compare, candidate.inputs, result, what)
+        except Exception as error:
+            if kind == OURS:
+                raise
+            # A peer may fail in any way (no compiler, no kernel): that is reported, not fatal.
+            left_out[label] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        else:
+            accepted.append(candidate)
+
+    for kind, function in problem.functions().items():
+        for layout in LAYOUTS:
+            accept(kind, layout, functools.partial(problem.candidate, kind, function, layout))
+    if settings.compile:
+        layout = _faster_eager_layout(case, accepted)
+        accept(COMPILED, layout, functools.partial(problem.compiled, layout))
+    outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
+    return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
+
+
+def _faster_eager_layout(case: Case, accepted: list[Candidate]) -> str:
+    """torch.compile is measured in the layout in which eager is faster."""
+    eager = {c.label: c for c in accepted if c.kind == EAGER}
+    if not eager:
+        return "NCHW"
+    timings = time_interleaved(
+        [c.variant for c in eager.values()], device=case.device, budget_s=0.0, min_rounds=2
+    )
+    return eager[min(eager, key=lambda label: timings[label].median)].layout
+
+
+@contextlib.contextmanager
+def _fastest_cudnn() -> Iterator[None]:
+    """Peers get the fastest cuDNN kernels, not those of its heuristics."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def rate(row: dict[str, Any], ceilings: Ceilings) -> None:
+    """Adds to a row how near it comes to the ceilings: the nearer one, and the fraction of it."""
+    shares = {
+        "memory": row["gb_per_s"] * 1e9 / ceilings.copy_bytes_per_s,
+        "arithmetic": row["gflop_per_s"] * 1e9 / ceilings.flops_per_s,
+    }
+    row["bound"] = max(shares, key=lambda name: shares[name])
+    row["fraction_of_ceiling"] = shares[row["bound"]]
+
+
+def _figures(
+    case: Case, problem: Problem, variants: list[dict[str, Any]], output_bytes: int
+) -> dict[str, Any]:
+    best: dict[str, dict[str, Any]] = {}
+    for variant in sorted(variants, key=lambda v: v["median_s"]):
+        best.setdefault(variant["kind"], variant)
+    ours = best.pop(OURS)
+    seconds = ours["median_s"]
+    moved, flops = _work(case, problem, output_bytes)
+    return {
+        "best_layout": ours["layout"],
+        "speedup": {kind: variant["median_s"] / seconds for kind, variant in best.items()},
+        "bytes": moved,
+        "flops": flops,
+        "gb_per_s": moved / seconds / 1e9,
+        "gflop_per_s": flops / seconds / 1e9,
+    }
+
+
+def _work(case: Case, problem: Problem, output_bytes: int) -> tuple[int, int]:
+    """The fewest bytes and the operations of the case's direction.
+
+    The workload states the forward's. A backward writes one gradient per differentiable input and,
+    unless the result is a scalar, reads the result's gradient; it takes as many operations as the
+    forward for every differentiable map or kernel.
+    """
+    inputs = problem.inputs("NCHW")
+    moved, flops = case.workload.bytes(inputs), case.workload.flops(inputs)
+    if "backward" not in case.direction:
+        return moved, flops
+    leaves = [x for x in inputs.values() if getattr(x, "requires_grad", False)]
+    read = output_bytes if output_bytes > 8 else 0
+    backward_moved = read + sum(x.numel() * x.element_size() for x in leaves)
+    backward_flops = flops * sum(x.dim() == 4 for x in leaves)
+    if case.direction == "backward":
+        return backward_moved, backward_flops
+    return moved + backward_moved, flops + backward_flops
