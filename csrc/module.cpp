@@ -10,6 +10,10 @@ namespace fastseg {
 // One line per op: declaration here, call below.
 void bind_upsample_bilinear(py::module_& m);
 
+#ifdef FASTSEG_CUDA_ON_CPU
+void bind_cuda_on_cpu(py::module_& m);
+#endif
+
 } // namespace fastseg
 
 PYBIND11_MODULE(_C, m) {
@@ -35,4 +39,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
   bind_upsample_bilinear(m);
+#ifdef FASTSEG_CUDA_ON_CPU
+  bind_cuda_on_cpu(m);
+#endif
 }
