@@ -36,7 +36,8 @@ class Function:
         check: raises ValueError or TypeError for arguments the op does not take. Called by the
             kernels and by the fake implementation alike, with the schema's arguments.
         fake: shapes, dtypes and strides of the result for fake tensors; arguments are checked.
-        autograd: None only where no output is differentiable.
+        autograd: None where no output is differentiable, or none should be: asking for the
+            gradient of a floating-point output is then an error.
         implementation: the function of a backend module that computes it.
         layout: the memory format of a Tensor result, from the arguments: the same whatever backend
             ran. None for results without layout (scalars, labels, matrices).
@@ -83,44 +84,96 @@ def define(spec: OpSpec) -> Callable[..., Any]:
 
 def _define_function(spec: OpSpec, name: str, function: Function) -> None:
     LIBRARY.define(name + function.schema, tags=(torch.Tag.pt2_compliant_tag,))
-    qualified = f"fastseg::{name}"
+    op = getattr(torch.ops.fastseg, name).default
+    arguments = op._schema.arguments
+    # The dispatcher drops arguments that equal their default: kernels would be called with fewer.
+    if any(a.has_default_value() or a.kwarg_only for a in arguments):
+        raise ValueError(f"{name}: defaults and keywords belong to the public function, not here")
+    written = [i for i, a in enumerate(arguments) if a.is_write]
 
     def fake(*args: Any) -> Any:
-        function.check(*args)
+        try:
+            function.check(*args)
+        except (ValueError, TypeError) as error:
+            raise _traceable(error) from None
         return function.fake(*args)
 
     def kernel(*args: Any) -> Any:
         function.check(*args)
         backend = choose(spec, function.implementation, args)
-        result = getattr(backend, function.implementation)(*args)
+        with torch._C._DisableAutocast():  # it would reach the torch functions a backend calls
+            result = getattr(backend, function.implementation)(*args)
         if function.layout is not None:
             result = result.contiguous(memory_format=function.layout(*args))
+        for i in written:
+            torch.autograd.graph.increment_version(args[i])
         return result
 
-    torch.library.register_fake(qualified, fake, lib=LIBRARY)
-    for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, kernel, key)
+    torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
+    _implement(name, kernel, "CPU", "CUDA")
+    _implement(name, _autograd_kernel(op, function.autograd), "Autograd")
     if spec.autocast == "lower precision":
         for device in ("cpu", "cuda"):
             _register_lower_precision(name, device)
-    if function.autograd is not None:
-        _register_autograd(qualified, function.autograd)
 
 
-def _register_autograd(qualified: str, autograd: Autograd) -> None:
-    # A backend forced for the forward is forced for its backward, which may run elsewhere: outside
-    # the with block, or on an autograd thread that does not see the context variable.
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.forced_backend = forced_backend()
-        autograd.setup_context(ctx, inputs, output)
+def _implement(name: str, kernel: Any, *keys: str) -> None:
+    for key in keys:
+        LIBRARY.impl(name, kernel, key)
+    # When an op runs between two graphs, Dynamo shall not compile what is inside. (With
+    # torch.compiler.disable every call would pay for it, and the first would import Dynamo.)
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):  # torch >= 2.7
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(kernel.__code__, frames._FrameExecStrategy(skip, skip))
+
+
+def _traceable(error: ValueError | TypeError) -> Exception:
+    """`error`, in a form that torch.compile hands on to the user.
+
+    Dynamo wraps what a fake implementation raises into a RuntimeError, except for its own
+    Unsupported: at that it leaves the graph and runs the op, which then raises the plain error.
+    With fullgraph=True the user gets this exception, which is a ValueError (or TypeError) too.
+    """
+    if torch._guards.TracingContext.try_get() is None:
+        return error
+    from torch._dynamo.exc import Unsupported
+
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return type(kind.__name__, (Unsupported, kind), {})(str(error))
+
+
+def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
+    """What torch.library.register_autograd would register, at half its cost per call."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
+        if autograd is not None:
+            ctx.forced_backend = forced_backend()
+            autograd.setup_context(ctx, args, output)
+        return output
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        if ctx.forced_backend is None or torch.compiler.is_compiling():
+        if autograd is None:
+            raise NotImplementedError(f"{op} has no derivative")
+        # The backward follows the forward's choice: it may run outside the with block, or on an
+        # autograd thread that does not see the context variable.
+        if ctx.forced_backend is forced_backend() or torch.compiler.is_compiling():
             return autograd.backward(ctx, *grads)
         with use_backend(ctx.forced_backend):
             return autograd.backward(ctx, *grads)
 
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=LIBRARY)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    derivative: Any = type(op._opname, (torch.autograd.Function,), members)
+
+    def kernel(*args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return derivative.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return kernel
 
 
 def _register_lower_precision(name: str, device: str) -> None:
@@ -142,4 +195,4 @@ def _register_lower_precision(name: str, device: str) -> None:
             op = getattr(torch.ops.fastseg, name).default
             return op(*(cast(a, dtype) for a in args))
 
-    LIBRARY.impl(name, autocast_kernel, key)
+    _implement(name, autocast_kernel, key)

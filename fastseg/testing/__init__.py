@@ -1,6 +1,11 @@
 """What the tests and benchmarks of every op share; importing it needs torch only."""
 
-from .compare import assert_as_accurate, relative_error
+from .compare import (
+    assert_as_accurate,
+    assert_counts_as_accurate,
+    assert_labels_as_accurate,
+    relative_error,
+)
 from .poison import poisoned_empty
 from .samples import ErrorSample, Maker, OpSamples, Sample, Workload
 
@@ -11,6 +16,8 @@ __all__ = [
     "Sample",
     "Workload",
     "assert_as_accurate",
+    "assert_counts_as_accurate",
+    "assert_labels_as_accurate",
     "poisoned_empty",
     "relative_error",
 ]

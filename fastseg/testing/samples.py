@@ -57,12 +57,16 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorSample:
-    """Inputs that must raise `error` with a message matching the regular expression `match`."""
+    """Inputs that must raise `error` with a message matching the regular expression `match`.
+
+    `from_values`: what is wrong is what a tensor holds, so the fake implementation cannot see it.
+    """
 
     why: str
     inputs: Callable[[Maker], dict[str, Any]]
     error: type[Exception]
     match: str
+    from_values: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,9 @@ class OpSamples:
         differentiable: names of the tensor arguments with gradients.
         linear_in: the argument the op is linear in (adjoint test), or None.
         double_backward: whether gradients of gradients exist; if not, asking is a clear error.
+        compare: for discrete results (labels, counts), which have no error to measure:
+            compare(inputs, result) fails unless result is right. None: the error of the result is
+            at most OpSpec.tolerance times that of the peer.
         cpu_workloads, gpu_workloads: benchmark cases.
     """
 
@@ -100,5 +107,6 @@ class OpSamples:
     differentiable: tuple[str, ...] = ()
     linear_in: str | None = None
     double_backward: bool = False
+    compare: Callable[[dict[str, Any], torch.Tensor], None] | None = None
     cpu_workloads: tuple[Workload, ...] = ()
     gpu_workloads: tuple[Workload, ...] = ()

@@ -31,7 +31,7 @@ def resolve_size(
         raise ValueError(f"x has shape {tuple(x.shape)}, expected 4 dimensions [N, C, H, W]")
     height, width = (float(f) for f in factors)  # type: ignore[arg-type]
     for factor in (height, width):
-        if not (math.isfinite(factor) and factor > 0):
+        if not 0.0 < factor < math.inf:
             raise ValueError(f"scale_factor is {scale_factor!r}, expected finite and positive")
     target = [torch.sym_int(x.shape[2] * height), torch.sym_int(x.shape[3] * width)]
     return target, (height, width)
