@@ -19,7 +19,8 @@ add_library(testing_options INTERFACE)
 target_include_directories(testing_options INTERFACE csrc)
 target_compile_definitions(testing_options INTERFACE FASTSEG_VERSION="${FASTSEG_VERSION}"
   FASTSEG_CUDA_ON_CPU FASTSEG_WITH_CUDA FASTSEG_X86=0 PYBIND11_STDLIB="_fastseg_testing")
-target_compile_options(testing_options INTERFACE -O1 -g1 -Wall -Wextra -Wno-psabi)
+target_compile_options(testing_options INTERFACE -O1 -g1 -Wall -Wextra -Wno-psabi
+  -Wno-unknown-pragmas) # unroll
 if(OpenMP_CXX_FOUND)
   target_link_libraries(testing_options INTERFACE OpenMP::OpenMP_CXX)
 endif()
@@ -32,7 +33,10 @@ endif()
 add_library(testing_cpu OBJECT EXCLUDE_FROM_ALL ${CPU_SOURCES})
 target_link_libraries(testing_cpu PRIVATE testing_options)
 target_compile_definitions(testing_cpu PRIVATE FASTSEG_CPU_LEVEL=baseline FASTSEG_SIMD_BYTES=64)
-target_compile_options(testing_cpu PRIVATE ${FASTSEG_CPU_FLAGS_avx2} -ffp-contract=fast)
+target_compile_options(testing_cpu PRIVATE -ffp-contract=fast)
+if("avx2" IN_LIST FASTSEG_CPU_LEVELS)
+  target_compile_options(testing_cpu PRIVATE ${FASTSEG_CPU_FLAGS_avx2})
+endif()
 
 pybind11_add_module(testing_core MODULE NO_EXTRAS EXCLUDE_FROM_ALL
   csrc/module.cpp csrc/common/cpu_level.cpp csrc/testing/cuda_on_cpu_bind.cpp
