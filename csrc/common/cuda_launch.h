@@ -60,9 +60,11 @@ void launch(const char* what, void (*kernel)(Params...), std::int64_t blocks, in
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
            reinterpret_cast<cudaStream_t>(stream)>>>(args...);
   const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("fastseg: ") + what +
-                             ": CUDA error: " + cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  const bool no_device = status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver;
+  throw std::runtime_error(std::string("fastseg: ") + what + ": " +
+                           (no_device ? "no usable CUDA device: " : "CUDA error: ") +
+                           cudaGetErrorString(status));
 #endif
 }
 

@@ -38,7 +38,7 @@ template <bool kChannelsLast> struct Strides {
 };
 
 template <class Storage, bool kChannelsLast, bool kVector>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>>)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !kVector>)
     upsample_bilinear_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
   constexpr int kItems = kVector ? kPack<Storage> : kScalarItems;

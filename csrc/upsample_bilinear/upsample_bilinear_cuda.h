@@ -19,9 +19,13 @@ namespace fastseg::upsample_bilinear::cuda {
 
 inline constexpr int kThreads = 256;
 inline constexpr int kScalarItems = 4; // values per thread where 16-byte accesses do not fit
-// Resident blocks that the compiler must leave registers for: 1024 threads at 64 registers each
-// (without the bound it gives some instances 48 and spills, others 80).
-template <class T> inline constexpr int kResidentBlocks = sizeof(T) == 4 ? 4 : 2;
+// Resident blocks that the compiler must leave registers for. Without a bound it gives some
+// instances too few registers, and they spill; with more blocks than these, some do as well
+// (resources.json).
+template <class T, bool kManyRegisters>
+inline constexpr int kResidentBlocks = sizeof(T) == 8   ? 2
+                                       : kManyRegisters ? 3
+                                                        : 4;
 // Enough threads to fill the largest GPUs twice; smaller problems are cut into fewer rows each.
 inline constexpr std::int64_t kWantedThreads = std::int64_t{1} << 19;
 

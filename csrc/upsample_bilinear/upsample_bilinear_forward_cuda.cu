@@ -29,6 +29,7 @@ template <class Storage_> struct Scalars {
   using Storage = Storage_;
   using T = compute_t<Storage>;
   static constexpr int kItems = kScalarItems;
+  static constexpr bool kManyRegisters = false;
   const Storage* left[kItems];
   const Storage* right[kItems];
   Storage* target[kItems];
@@ -94,6 +95,7 @@ template <class Storage_> struct Piece {
 template <class Storage> struct Columns : Piece<Storage> {
   using typename Piece<Storage>::T;
   using Piece<Storage>::kItems;
+  static constexpr bool kManyRegisters = kItems == 8;
   const Storage* line;
   int lo[kItems];
   unsigned steps = 0; // bit k: hi - lo of column k
@@ -126,6 +128,7 @@ template <class Storage> struct Columns : Piece<Storage> {
 template <class Storage> struct Channels : Piece<Storage> {
   using typename Piece<Storage>::T;
   using Piece<Storage>::kItems;
+  static constexpr bool kManyRegisters = false;
   const Storage* left;
   const Storage* right;
   T w_lo, w_hi;
@@ -153,7 +156,8 @@ template <class Storage> struct Channels : Piece<Storage> {
 };
 
 template <class Items>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks<typename Items::T>)
+__global__ void __launch_bounds__(kThreads,
+                                  kResidentBlocks<typename Items::T, Items::kManyRegisters>)
     upsample_bilinear_fwd_kernel(const Forward<typename Items::Storage> p) {
   using T = typename Items::T;
   constexpr int kItems = Items::kItems;
