@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -68,7 +69,8 @@ def environment() -> dict[str, str]:
         triton_version = triton.__version__
     except ImportError:
         triton_version = "not installed"
-    revision = output("git", "rev-parse", "HEAD")
+    # A copy of the tree without .git can be told what it is.
+    revision = os.environ.get("FASTSEG_REVISION") or output("git", "rev-parse", "HEAD")
     if output("git", "status", "--porcelain", "--untracked-files=no") not in ("", "unknown"):
         revision += " with changes"
     import fastseg
