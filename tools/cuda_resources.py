@@ -107,7 +107,9 @@ def main() -> int:
     if update:
         # One line per kernel and architecture.
         text = json.dumps({"nvcc": nvcc_release(nvcc), "kernels": measured}, indent=1)
-        text = re.sub(r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text)
+        text = re.sub(
+            r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text
+        )
         TABLE.write_text(text + "\n")
         return 0
     lines = differences(json.loads(TABLE.read_text())["kernels"], measured)

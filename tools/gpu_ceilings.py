@@ -1,9 +1,9 @@
 """What this GPU can do at most, measured now: a large copy and a large matrix product.
 
-    python tools/gpu_ceilings.py                  print as JSON
-    python tools/gpu_ceilings.py --device         only the name, or why there is none (exit code 1)
-    python tools/gpu_ceilings.py --results FOLDER --benchmarks FILE
-                                                  write FOLDER/<gpu>-<date>.json, print a table
+python tools/gpu_ceilings.py                  print as JSON
+python tools/gpu_ceilings.py --device         only the name, or why there is none (exit code 1)
+python tools/gpu_ceilings.py --results FOLDER --benchmarks FILE
+                                              write FOLDER/<gpu>-<date>.json, print a table
 """
 
 from __future__ import annotations

@@ -12,5 +12,6 @@ export FASTSEG_SANITIZE=address,undefined
 export LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:symbolize=1
 export UBSAN_OPTIONS=print_stacktrace=1
-exec "${PYTHON:-python3}" -m pytest -q tests/native/test_wide_vectors.py \
+# A report ends the process, and pytest would take captured output with it.
+exec "${PYTHON:-python3}" -m pytest -q --capture=no tests/native/test_wide_vectors.py \
   tests/native/test_cuda_emulation.py "$@"

@@ -152,10 +152,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, 
             sum += sums[padded(start + x * step)] * weights[padded(x)];
           for (int x = begin[c + 1]; x < begin[c + 2]; ++x)
             sum += sums[padded(start + x * step)] * (T(1) - weights[padded(x)]);
-          T& total = totals[passes > 1 ? (row - j0) * p.lanes_per_tile * width + s : 0];
-          if (pass > 0) sum += total;
+          const int tile = (row - j0) * p.lanes_per_tile * width + s;
+          if (pass > 0) sum += totals[tile];
           if (pass < passes - 1)
-            total = sum;
+            totals[tile] = sum;
           else
             from_compute(sum, grad_x[row * in.row + lane * in.lane + c * in.column]);
         }

@@ -16,7 +16,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 filled = [s for s in SAMPLES.samples if s.inputs(Maker())["x"].numel() > 0]
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
-each_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: str(f).removeprefix("torch."))
+each_layout = pytest.mark.parametrize(
+    "layout", LAYOUTS, ids=lambda f: str(f).removeprefix("torch.")
+)
 
 
 def _both(function, x, **arguments):
@@ -127,9 +129,7 @@ def test_more_than_2_to_the_31_elements(layout):
     assert out.numel() > 2**31
     last = F.interpolate(x[-1:, -1:].float(), size, mode="bilinear")
     torch.testing.assert_close(out[-1:, -1:].float(), last, rtol=2**-8, atol=2**-8)
-    grad_x = torch.ops.fastseg.upsample_bilinear_backward(
-        out, list(shape[2:]), False, None, None
-    )
+    grad_x = torch.ops.fastseg.upsample_bilinear_backward(out, list(shape[2:]), False, None, None)
     part = x[-1:, -1:].double().requires_grad_()
     (expected,) = torch.autograd.grad(
         F.interpolate(part, size, mode="bilinear"), part, out[-1:, -1:].double()

@@ -47,7 +47,10 @@ def configure_testing_build(*options: str) -> Path:
 
 def run(command: list[Any], **rest: Any) -> str:
     """Output of a command; the test fails with it when the command does."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **rest)
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # a sanitizer's
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment, **rest
+    )
     if done.returncode != 0:
         pytest.fail(f"{command} failed:\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}", False)
     return done.stdout

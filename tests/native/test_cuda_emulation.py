@@ -128,7 +128,10 @@ def _compare(
     ):
         assert result.is_contiguous(memory_format=layout)
         bound = torch.finfo(dtype).eps / 2 * truth.abs() + 8 * torch.finfo(compute).eps * magnitude
-        wrong = ~((result.double() - truth).abs() <= bound + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)
+        wrong = ~(
+            (result.double() - truth).abs()
+            <= bound + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        )
         assert not wrong.any(), f"{what}, {channels} channels {low} -> {high}: {wrong.nonzero()}"
 
 
