@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import re
@@ -45,7 +46,7 @@ def ceilings() -> dict[str, float]:
     size = min(4 << 30, torch.cuda.mem_get_info()[0] // 4)
     source = torch.randint(256, (size,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    copy = 2 * size / median_seconds(lambda: target.copy_(source))
+    copy = 2 * size / median_seconds(functools.partial(target.copy_, source))
     del source, target
     a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
     c = torch.empty_like(a)

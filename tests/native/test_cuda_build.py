@@ -1,5 +1,5 @@
-"""nvcc compiles every .cu for every architecture we ship; no kernel spills, and what each needs is on
-record (csrc/resources.json), so that a change that costs registers is seen."""
+"""nvcc compiles every .cu for every architecture we ship; no kernel spills, and what each needs is
+on record (csrc/resources.json), so that a change that costs registers is seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import ROOT
+from testing_build import ROOT
 
 sys.path.append(str(ROOT / "tools"))
 import cuda_resources

@@ -1,5 +1,5 @@
-"""The CUDA kernels on the CPU (csrc/testing/cuda_on_cpu.h): numbers, tails, order, and the emulation
-itself."""
+"""The CUDA kernels on the CPU (csrc/testing/cuda_on_cpu.h): numbers, tails, order, and the
+emulation itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import itertools
 import pytest
 import test_all_ops as generic
 import torch
-from conftest import ROOT
 from op_cases import DTYPES, Variant, each_filled_sample, forward_and_gradients, inputs, samples_of
+from testing_build import ROOT
 
 from fastseg import Backend, _native, upsample_bilinear, use_backend
 from fastseg.registry import OpSpec

@@ -1,4 +1,4 @@
-"""Ops on fake CUDA tensors: shapes, strides and device without a GPU, as torch.compile asks for them."""
+"""Ops on fake CUDA tensors: shapes, strides and device, as torch.compile asks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in the native core, in the sdist and in the wheel, and what importing fastseg pulls in."""
+"""What is in the native core, the sdist and the wheel, and what importing fastseg pulls in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import ROOT, configure_testing_build, run
+from testing_build import ROOT, configure_testing_build, run
 
 import fastseg
 from fastseg import _native
@@ -62,8 +62,8 @@ def test_csrc_includes_no_torch():
 
 @pytest.mark.slow
 def test_cpu_levels_share_no_code():
-    """A weak function in the objects of two instruction sets is merged by the linker, and the AVX-512
-    copy may win: every one must lie in the namespace of its level."""
+    """The linker merges a weak function of two instruction sets' objects, and the AVX-512 copy may
+    win: every one must lie in the namespace of its level."""
     nm = _tool("nm")
     levels = ("avx2", "avx512")
     folders = {level: _objects(level) for level in levels}
