@@ -29,7 +29,7 @@ from fastseg.bench import (
 from fastseg.bench.candidates import OURS, Problem
 from fastseg.bench.cases import load_samples
 
-QUICK = Settings(budget_s=0.8, min_rounds=3, compile=False)
+QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False)
 PEDANTIC_ROUNDS = 5
 
 

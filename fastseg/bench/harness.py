@@ -103,6 +103,9 @@ def _checked_candidates(
         label = f"{kind} {layout}"
         try:
             candidate = make()
+            if kind == EAGER and layout == "NCHW" and case.direction != FORWARD_OUT:
+                accepted.append(candidate)  # the yardstick itself: `peer` is its result
+                return
             result, what = candidate.result(), f"{case}: {label}"
             if kind != OURS:
                 check_result(result, peer, truth, what, PEER_RATIO)

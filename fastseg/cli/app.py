@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from . import bench
 from .info import info
 from .segment import segment
 
@@ -38,3 +39,4 @@ def _options(
 
 app.command()(segment)
 app.command()(info)
+app.add_typer(bench.app, name="bench")

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 # Samples per variant in quick mode: few, since checking takes most of its minute.
-QUICK_BUDGET_S, QUICK_ROUNDS = 0.8, 3
+QUICK_BUDGET_S, QUICK_ROUNDS = 0.5, 3
 
 Ops = Annotated[
     list[str] | None, typer.Option("--op", help="Only this op; may be given several times.")
