@@ -98,11 +98,14 @@ void forward_typed(const Storage* x, Storage* out, const Shape& s, int threads) 
 template <class T> struct Run {
   std::int64_t first, count;
   std::int64_t lo, hi; // hi == lo: w_lo holds the whole weight
+  // How far ahead to prefetch, in elements: what is summed after these rows. Streams as short as
+  // one row end before a hardware prefetcher follows them.
+  std::int64_t ahead;
   T w_lo[kStreams], w_hi[kStreams];
 };
 
 template <class T> Run<T> next_run(const ResizeAxis& rows, std::int64_t first, std::int64_t end) {
-  Run<T> run{first, 0, 0, 0, {}, {}};
+  Run<T> run{first, 0, 0, 0, 0, {}, {}};
   for (std::int64_t y = first; y < end && run.count < kStreams; ++y) {
     const Taps<T> t = taps<T>(rows, y);
     if (run.count > 0 && (t.lo != run.lo || t.hi != run.hi)) break;
@@ -127,8 +130,7 @@ void add_rows(const Run<T>& run, const Storage* source, std::int64_t stride, std
     if (kLo) a = load_vec(lo + i);
     if (kHi) b = load_vec(hi + i);
     for (int r = 0; r < kCount; ++r) {
-      // The rows after these: streams as short as rows end before a hardware prefetcher is there.
-      __builtin_prefetch(source + (r + kCount) * stride + i);
+      __builtin_prefetch(source + r * stride + i + run.ahead);
       const vec<T> g = load(source + r * stride + i);
       if (kLo) a += g * w_lo[r];
       if (kHi) b += g * w_hi[r];
@@ -220,7 +222,8 @@ void backward_nchw(const Storage* grad_out, Storage* grad_x, const Shape& s, int
     };
     const std::int64_t end = first_output(job.rows, first + count);
     for (std::int64_t y = first_output(job.rows, first - 1); y < end;) {
-      const Run<T> run = next_run<T>(job.rows, y, end);
+      Run<T> run = next_run<T>(job.rows, y, end);
+      run.ahead = run.count * s.out_w; // the next rows
       add_run(run, source + y * s.out_w, s.out_w, s.out_w, row(run.lo),
               run.hi == run.lo ? nullptr : row(run.hi));
       y += run.count;
@@ -293,7 +296,8 @@ void backward_channels_last(const Storage* grad_out, Storage* grad_x, const Shap
     };
     const std::int64_t last_output = first_output(job.rows, end);
     for (std::int64_t y = first_output(job.rows, first - 1); y < last_output;) {
-      const Run<T> run = next_run<T>(job.rows, y, last_output);
+      Run<T> run = next_run<T>(job.rows, y, last_output);
+      run.ahead = segment * C; // the next columns
       while (row < run.lo) finish_row();
       const bool above_owned = run.lo >= first, below_owned = run.hi != run.lo && run.hi < end;
       for (std::int64_t x = 0; x < s.out_w; x += segment) {
