@@ -34,14 +34,18 @@ template <class T> struct VecTypes;
 template <> struct VecTypes<float> {
   typedef float vec __attribute__((vector_size(kSimdBytes)));
   typedef std::int32_t ivec __attribute__((vector_size(kSimdBytes)));
+  typedef std::int64_t wide __attribute__((vector_size(kSimdBytes * 2)));
 };
 template <> struct VecTypes<double> {
   typedef double vec __attribute__((vector_size(kSimdBytes)));
   typedef std::int64_t ivec __attribute__((vector_size(kSimdBytes)));
+  typedef std::int64_t wide __attribute__((vector_size(kSimdBytes)));
 };
 template <class T> using vec = typename VecTypes<T>::vec;
 // Integers of the same lane size: masks, permutation indices, labels.
 template <class T> using ivec = typename VecTypes<T>::ivec;
+// As many 64-bit integers as vec<T> has lanes.
+template <class T> using wide_ivec = typename VecTypes<T>::wide;
 template <class T>
 using lane_int = std::conditional_t<std::is_same_v<T, double>, std::int64_t, std::int32_t>;
 template <class T> inline constexpr int kLanes = kSimdBytes / static_cast<int>(sizeof(T));

@@ -35,6 +35,7 @@ template <class T> struct Pixels {
 template <class Storage> class Task {
   using T = compute_t<Storage>;
   using V = vec<T>;
+  using Wide = wide_ivec<T>;
   static constexpr int L = kLanes<T>;
 
 public:
@@ -108,31 +109,33 @@ private:
       store_vec(values + c * L, (load_vec(values + c * L) - maximum) * T(1.0 / kLn2));
   }
 
+  // The target in 64 bits, before it is known to be a class; ignore_index beyond the last column.
+  template <class Label> Wide read_target(const Label* target, std::int64_t count) const {
+    typedef Label Labels __attribute__((vector_size(L * sizeof(Label))));
+    if (count == L) {
+      Labels labels;
+      std::memcpy(&labels, target, sizeof(labels));
+      return __builtin_convertvector(labels, Wide);
+    }
+    Wide wide = Wide{} + s_.ignore_index;
+    for (std::int64_t k = 0; k < count; ++k) wide[k] = static_cast<std::int64_t>(target[k]);
+    return wide;
+  }
+
   Pixels<T> read_pixels(std::int64_t n, std::int64_t y, std::int64_t b, bool owned) {
     const std::int64_t at = (n * s_.out_h + y) * s_.out_w + b * L, count = lanes_in(b);
-    std::int64_t wide[L]; // the target as it came
+    Wide target;
     dispatch_label(target_type_, [&](auto tag) {
-      const auto* target = static_cast<const typename decltype(tag)::type*>(a_.target) + at;
-      if (count == L) {
-        for (int k = 0; k < L; ++k) wide[k] = static_cast<std::int64_t>(target[k]);
-      } else {
-        for (int k = 0; k < L; ++k)
-          wide[k] = k < count ? static_cast<std::int64_t>(target[k]) : s_.ignore_index;
-      }
+      target = read_target(static_cast<const typename decltype(tag)::type*>(a_.target) + at, count);
     });
+    const Wide other = target != s_.ignore_index;
+    const Wide valid = (target >= 0) & (target < s_.classes);
     Pixels<T> p{};
-    bool bad = false;
-    for (int k = 0; k < L; ++k) {
-      const bool valid = wide[k] >= 0 && wide[k] < s_.classes;
-      const bool counts = valid && wide[k] != s_.ignore_index;
-      bad |= !valid && wide[k] != s_.ignore_index;
-      p.target[k] = counts ? static_cast<lane_int<T>>(wide[k]) : 0;
-      p.counts[k] = counts ? -1 : 0;
-    }
-    if (bad && owned && bad_target_ < 0)
+    p.counts = __builtin_convertvector(valid & other, ivec<T>);
+    p.target = __builtin_convertvector(valid & other & target, ivec<T>);
+    if (owned && bad_target_ < 0 && any<T>(__builtin_convertvector(other & ~valid, ivec<T>)))
       for (int k = L - 1; k >= 0; --k)
-        if (wide[k] != s_.ignore_index && (wide[k] < 0 || wide[k] >= s_.classes))
-          bad_target_ = at + k;
+        if (other[k] != 0 && valid[k] == 0) bad_target_ = at + k;
     const V one = splat<T>(T(1));
     p.weight = class_weight_ != nullptr ? gather(class_weight_, p.target) : one;
     p.scale = a_.pixel_scale != nullptr
