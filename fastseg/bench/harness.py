@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
-from .cases import FORWARD_OUT, Case
+from .cases import DTYPES, FORWARD_OUT, Case
 from .check import WrongResult, check_by, check_result
 from .machine import Ceilings
 from .memory import peak_extra_bytes
@@ -31,11 +31,12 @@ class Settings:
     Attributes:
         budget_s: seconds of timing per case (min_rounds may take longer).
         min_rounds: samples of each variant, at least.
-        compile: whether torch.compile is a peer (compiling takes seconds to minutes).
+        compile: whether torch.compile is a peer, in the device's first dtype only: compiling takes
+            longer than all the rest.
         memory: whether to measure the peak extra memory.
     """
 
-    budget_s: float = 3.0
+    budget_s: float = 2.0
     min_rounds: int = 5
     compile: bool = True
     memory: bool = True
@@ -124,22 +125,11 @@ def _checked_candidates(
     for kind, function in problem.functions().items():
         for layout in LAYOUTS:
             accept(kind, layout, functools.partial(problem.candidate, kind, function, layout))
-    if settings.compile:
-        layout = _faster_eager_layout(case, accepted)
-        accept(COMPILED, layout, functools.partial(problem.compiled, layout))
+    if settings.compile and case.dtype is DTYPES[case.device][0]:
+        for layout in LAYOUTS:
+            accept(COMPILED, layout, functools.partial(problem.compiled, layout))
     outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
     return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
-
-
-def _faster_eager_layout(case: Case, accepted: list[Candidate]) -> str:
-    """torch.compile is measured in the layout in which eager is faster."""
-    eager = {c.label: c for c in accepted if c.kind == EAGER}
-    if not eager:
-        return "NCHW"
-    timings = time_interleaved(
-        [c.variant for c in eager.values()], device=case.device, budget_s=0.0, min_rounds=2
-    )
-    return eager[min(eager, key=lambda label: timings[label].median)].layout
 
 
 @contextlib.contextmanager
