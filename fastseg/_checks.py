@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -19,6 +21,18 @@ def check_map(name: str, x: torch.Tensor) -> None:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}: channels, height and width must be at least 1"
         )
+
+
+def size_pair(size: int | Sequence[int]) -> list[int]:
+    """The public argument `size`, one int for both axes or (height, width), as the ops take it."""
+    pair = [size, size] if isinstance(size, (int, torch.SymInt)) else size
+    if not isinstance(pair, (tuple, list)) or not all(_is_integer(n) for n in pair):
+        raise TypeError(f"size is {size!r}, expected an int or (height, width)")
+    return list(pair)
+
+
+def _is_integer(n: object) -> bool:
+    return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")
 
 
 def check_size(size: list[int]) -> None:

@@ -10,10 +10,12 @@
 // merged by the linker, and AVX-512 code could end up running on a machine without it.
 #pragma once
 
+#ifndef FASTSEG_X86 // the test build sets it to 0: one level
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTSEG_X86 1
 #else
 #define FASTSEG_X86 0
+#endif
 #endif
 
 namespace fastseg {

@@ -37,19 +37,49 @@ inline void add_scaled_row(T* dst, const Storage* src, T w, std::int64_t n) {
 
 template <class T> inline void zero_row(T* dst, std::int64_t n) { std::fill(dst, dst + n, T(0)); }
 
-// Writes a row in its storage type; `stream` skips the cache.
+// dst[i] = src[i * step]
 template <class Storage, class T = compute_t<Storage>>
-inline void write_row(Storage* dst, const T* src, std::int64_t n, bool stream) {
+inline void read_line(T* dst, const Storage* src, std::int64_t step, std::int64_t n) {
+  std::int64_t i = 0;
+  if (step == 1)
+    for (; i + kLanes<T> <= n; i += kLanes<T>) store_vec(dst + i, load(src + i));
+  for (; i < n; ++i) dst[i] = to_compute(src[i * step]);
+}
+
+namespace detail {
+// Writes n values: vector(i) from i on, scalar(i) at i. `stream` skips the cache.
+template <class Storage, class Vector, class Scalar>
+inline void write_values(Storage* dst, std::int64_t n, bool stream, const Vector& vector,
+                         const Scalar& scalar) {
+  using T = compute_t<Storage>;
   std::int64_t i = 0;
   if (stream) {
     constexpr std::uintptr_t mask = sizeof(Storage) * kLanes<T> - 1;
     for (; i < n && (reinterpret_cast<std::uintptr_t>(dst + i) & mask) != 0; ++i)
-      dst[i] = from_compute<Storage>(src[i]);
-    for (; i + kLanes<T> <= n; i += kLanes<T>) store_stream(dst + i, load_vec(src + i));
+      dst[i] = from_compute<Storage>(scalar(i));
+    for (; i + kLanes<T> <= n; i += kLanes<T>) store_stream(dst + i, vector(i));
   } else {
-    for (; i + kLanes<T> <= n; i += kLanes<T>) store(dst + i, load_vec(src + i));
+    for (; i + kLanes<T> <= n; i += kLanes<T>) store(dst + i, vector(i));
   }
-  for (; i < n; ++i) dst[i] = from_compute<Storage>(src[i]);
+  for (; i < n; ++i) dst[i] = from_compute<Storage>(scalar(i));
+}
+} // namespace detail
+
+// Writes a row in its storage type; `stream` skips the cache.
+template <class Storage, class T = compute_t<Storage>>
+inline void write_row(Storage* dst, const T* src, std::int64_t n, bool stream) {
+  detail::write_values(
+      dst, n, stream, [=](std::int64_t i) { return load_vec(src + i); },
+      [=](std::int64_t i) { return src[i]; });
+}
+
+// The same for a[i] * w_a + b[i] * w_b.
+template <class Storage, class T = compute_t<Storage>>
+inline void write_blend(Storage* dst, const T* a, const T* b, T w_a, T w_b, std::int64_t n,
+                        bool stream) {
+  detail::write_values(
+      dst, n, stream, [=](std::int64_t i) { return load_vec(a + i) * w_a + load_vec(b + i) * w_b; },
+      [=](std::int64_t i) { return a[i] * w_a + b[i] * w_b; });
 }
 
 } // namespace fastseg::FASTSEG_CPU_LEVEL

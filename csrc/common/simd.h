@@ -140,22 +140,48 @@ inline vec<float> load(const float16_t* p) {
 
 inline void store(float* p, vec<float> v) { store_vec(p, v); }
 inline void store(double* p, vec<double> v) { store_vec(p, v); }
-inline void store(bfloat16_t* p, vec<float> v) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+typedef __m256i half_words;
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+typedef __m128i half_words;
+#else
+typedef half_bits half_words;
+#endif
+// The lanes in a 16-bit type, as bits.
+template <class Storage> half_words narrow(vec<float> v);
+template <> inline half_words narrow<bfloat16_t>(vec<float> v) {
   const word_bits bits = reinterpret_cast<word_bits>(v);
   const word_bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const word_bits nan = ((bits >> 16) & 0x8000) | 0x7fc0;
   const word_bits w = reinterpret_cast<word_bits>(v == v) ? rounded : nan;
-  const half_bits h = __builtin_convertvector(w, half_bits);
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(w));
+#elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
+  const __m256i i = reinterpret_cast<__m256i>(w);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(i, i), 0x08));
+#else
+  return __builtin_convertvector(w, half_bits);
+#endif
+}
+template <> inline half_words narrow<float16_t>(vec<float> v) {
+#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
+  return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+  half_bits h{};
+  for (int i = 0; i < kLanes<float>; ++i) h[i] = from_compute<float16_t>(v[i]).bits;
+  return h;
+#endif
+}
+
+inline void store(bfloat16_t* p, vec<float> v) {
+  const half_words h = narrow<bfloat16_t>(v);
   std::memcpy(p, &h, sizeof(h));
 }
 inline void store(float16_t* p, vec<float> v) {
-#if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-#else
-  for (int i = 0; i < kLanes<float>; ++i) p[i] = from_compute<float16_t>(v[i]);
-#endif
+  const half_words h = narrow<float16_t>(v);
+  std::memcpy(p, &h, sizeof(h));
 }
 
 // The first `count` lanes; the others read as zero and are not written.
@@ -181,9 +207,21 @@ template <class Storage> inline void store_stream(Storage* p, vec<compute_t<Stor
 #if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
 template <> inline void store_stream<float>(float* p, vec<float> v) { _mm512_stream_ps(p, v); }
 template <> inline void store_stream<double>(double* p, vec<double> v) { _mm512_stream_pd(p, v); }
+template <> inline void store_stream<bfloat16_t>(bfloat16_t* p, vec<float> v) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow<bfloat16_t>(v));
+}
+template <> inline void store_stream<float16_t>(float16_t* p, vec<float> v) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow<float16_t>(v));
+}
 #elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
 template <> inline void store_stream<float>(float* p, vec<float> v) { _mm256_stream_ps(p, v); }
 template <> inline void store_stream<double>(double* p, vec<double> v) { _mm256_stream_pd(p, v); }
+template <> inline void store_stream<bfloat16_t>(bfloat16_t* p, vec<float> v) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow<bfloat16_t>(v));
+}
+template <> inline void store_stream<float16_t>(float16_t* p, vec<float> v) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow<float16_t>(v));
+}
 #endif
 inline void stream_fence() {
 #if defined(__AVX2__)

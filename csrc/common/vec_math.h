@@ -1,5 +1,5 @@
 // exp2 and log of vectors, for softmax and its loss. Polynomials fitted for this range reduction;
-// errors against float64 are tested in tests/native.
+// they are tested against float64 through upsample_cross_entropy.
 // Included only by *_cpu.cpp files; lives in the level's namespace.
 #pragma once
 

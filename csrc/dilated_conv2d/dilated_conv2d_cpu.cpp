@@ -15,7 +15,8 @@ namespace {
 
 using namespace fastseg::FASTSEG_CPU_LEVEL;
 
-constexpr int kRegionTaps = 9; // per pass over a region: the weights of a 3x3 kernel
+constexpr int kRegionTaps = 9;             // per pass over a region: the weights of a 3x3 kernel
+constexpr std::int64_t kSummedPixels = 32; // sums of sums round less than one long sum
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
@@ -43,6 +44,7 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
     if (kWeight) grad_weight[k] = vec<T>{};
     source[k] = r.source[k];
   }
+  std::int64_t summed = 0;
   for (std::int64_t row = 0; row < r.rows; ++row) {
     T* target = r.target + (kTarget ? row * r.target_row_step : 0);
     const T* partner = r.partner + (kWeight ? row * r.target_row_step : 0);
@@ -66,10 +68,15 @@ template <class T, int kTaps, bool kTarget, bool kWeight> void region_kernel(con
       from += r.source_column_step;
     }
     for (int k = 0; k < kTaps; ++k) source[k] += r.source_row_step;
+    summed += r.columns;
+    if (kWeight && (summed >= kSummedPixels || row + 1 == r.rows)) {
+      for (int k = 0; k < kTaps; ++k) {
+        store_vec(r.grad_weight[k], load_vec(r.grad_weight[k]) + grad_weight[k]);
+        grad_weight[k] = vec<T>{};
+      }
+      summed = 0;
+    }
   }
-  if (kWeight)
-    for (int k = 0; k < kTaps; ++k)
-      store_vec(r.grad_weight[k], load_vec(r.grad_weight[k]) + grad_weight[k]);
 }
 
 template <class T, bool kTarget, bool kWeight> void run_region(const Region<T>& r) {

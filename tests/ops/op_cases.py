@@ -168,8 +168,10 @@ def _few(op: OpSpec) -> list[Sample]:
 
 
 each_sample = _cases(lambda op: list(samples_of(op).samples))
-each_filled_sample = _cases(_filled)
+each_differentiable_sample = _cases(lambda op: _filled(op) if samples_of(op).differentiable else [])
+each_linear_sample = _cases(lambda op: _filled(op) if samples_of(op).linear_in else [])
 few_samples = _cases(_few)
+each_labelling_sample = _cases(lambda op: [] if samples_of(op).differentiable else _filled(op))
 first_samples = _cases(lambda op: _few(op)[:1])
 each_variant_dtype_sample = pytest.mark.parametrize(
     ("op", "variant", "dtype", "sample"),

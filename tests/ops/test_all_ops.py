@@ -8,8 +8,9 @@ import pytest
 import torch
 from op_cases import (
     cast,
-    each_filled_sample,
-    each_op,
+    each_differentiable_sample,
+    each_labelling_sample,
+    each_linear_sample,
     each_sample,
     each_variant_dtype_sample,
     forward_and_gradients,
@@ -48,13 +49,14 @@ def _peer(op: Any, values: dict[str, Any], dtype: torch.dtype) -> Any:
 def _assert_as_accurate(
     ours: torch.Tensor, peer: torch.Tensor, truth: torch.Tensor, single: torch.Tensor, **rest: Any
 ) -> None:
-    """assert_as_accurate; in float64, whose truth is out of reach, PyTorch's error counts as that
-    of float32 (`single`) scaled by the unit roundoff, and the truth may be off by it as well."""
+    """assert_as_accurate. For float64 nothing more exact is at hand: there PyTorch's error counts
+    as that of float32 (`single`) scaled by the unit roundoff, the truth may be off by it as well,
+    and four units are always allowed."""
     if ours.dtype is not torch.float64:
         return assert_as_accurate(ours, peer, truth, **rest)
-    scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-    bound = scale * max(relative_error(single, truth), torch.finfo(torch.float32).eps / 2)
-    error, bound = relative_error(ours, truth), (rest["ratio"] + 1) * bound
+    eps = torch.finfo(torch.float64).eps
+    scaled = relative_error(single, truth) * eps / torch.finfo(torch.float32).eps
+    error, bound = relative_error(ours, truth), max((rest["ratio"] + 1) * scaled, 4 * eps)
     assert error <= bound, f"{rest['what']}: error {error:.2e}, allowed is {bound:.2e}"
 
 
@@ -119,10 +121,8 @@ def test_same_memory_format_in_and_out(op, sample):
         assert result.is_contiguous(memory_format=map_format(first))
 
 
-def _bits(result: torch.Tensor, grads: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    return [
-        t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (result, *grads.values())
-    ]
+def _bits(*results: torch.Tensor) -> list[torch.Tensor]:
+    return [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in results]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -133,7 +133,8 @@ def test_same_bits_again_and_at_any_thread_count(op, sample, dtype):
     def run(threads: int) -> list[torch.Tensor]:
         torch.set_num_threads(threads)
         values = inputs(sample, dtype)
-        return _bits(*forward_and_gradients(table.function, values, table.differentiable))
+        result, grads = forward_and_gradients(table.function, values, table.differentiable)
+        return _bits(result, *grads.values())
 
     for variant in variants(op):
         if variant.backend is Backend.NATIVE:
@@ -149,17 +150,15 @@ def test_inputs_stay_as_they_are(op, sample):
     values, same = inputs(sample), inputs(sample)
     versions = [t._version for t in tensors(values)]
     forward_and_gradients(table.function, values, table.differentiable)
-    assert all(map(torch.equal, tensors(values), tensors(same)))
+    assert all(map(torch.equal, _bits(*tensors(values)), _bits(*tensors(same))))
     assert [t._version for t in tensors(values)] == versions
 
 
-@each_filled_sample
+@each_differentiable_sample
 def test_gradients_that_come_expanded(op, sample):
     """result.sum().backward() sends a gradient of stride 0."""
     table = samples_of(op)
     names = [n for n in table.differentiable if inputs(sample).get(n) is not None]
-    if not names:
-        pytest.skip("not differentiable")
 
     def gradients(expanded: bool) -> tuple[torch.Tensor, ...]:
         values = inputs(sample)
@@ -177,8 +176,6 @@ def _differentiable(op: Any, sample: Any) -> tuple[Any, list[torch.Tensor]]:
     table = samples_of(op)
     values = inputs(sample, torch.float64)
     names = [n for n in table.differentiable if values.get(n) is not None]
-    if not names:
-        pytest.skip("not differentiable")
 
     def function(*leaves: torch.Tensor) -> torch.Tensor:
         return table.function(**{**values, **dict(zip(names, leaves, strict=True))})
@@ -186,29 +183,27 @@ def _differentiable(op: Any, sample: Any) -> tuple[Any, list[torch.Tensor]]:
     return function, [values[n].requires_grad_() for n in names]
 
 
-@each_filled_sample
+@each_differentiable_sample
 def test_gradcheck(op, sample):
     function, leaves = _differentiable(op, sample)
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
 
 
-@each_filled_sample
+@each_differentiable_sample
 def test_gradients_of_gradients(op, sample):
     function, leaves = _differentiable(op, sample)
     if samples_of(op).double_backward:
         assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
         return
     grads = torch.autograd.grad((function(*leaves) ** 2).sum(), leaves, create_graph=True)
-    with pytest.raises(NotImplementedError, match="no derivative"):
+    with pytest.raises(NotImplementedError):
         torch.autograd.grad(sum(g.sum() for g in grads), leaves)
 
 
-@each_filled_sample
+@each_linear_sample
 def test_backward_is_the_adjoint(op, sample):
     """<A x, y> = <x, A' y> for ops that are linear in an argument."""
     name = samples_of(op).linear_in
-    if name is None:
-        pytest.skip("not linear")
     values = inputs(sample, torch.float64)
     for other in samples_of(op).differentiable:
         if other != name and values.get(other) is not None and values[other].dim() == 1:
@@ -220,13 +215,9 @@ def test_backward_is_the_adjoint(op, sample):
     assert (left - right).abs() <= 64 * torch.finfo(torch.float64).eps * size
 
 
-@each_op
-def test_integer_results_carry_no_gradient(op):
-    table = samples_of(op)
-    if table.differentiable:
-        pytest.skip("differentiable")
-    values = inputs(table.samples[0])
+@each_labelling_sample
+def test_integer_results_carry_no_gradient(op, sample):
+    values = inputs(sample)
     for x in tensors(values):
-        if x.is_floating_point():
-            x.requires_grad_()
-    assert not table.function(**values).requires_grad
+        x.requires_grad_(x.is_floating_point())
+    assert not samples_of(op).function(**values).requires_grad

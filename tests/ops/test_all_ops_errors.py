@@ -55,7 +55,7 @@ def test_compile_says_the_same(op, sample):
 def test_except_clauses_catch_errors_of_full_graphs(op):
     """What the op's own check refuses is a ValueError even where Dynamo raises it."""
     torch._dynamo.reset()
-    rank = next(s for s in samples_of(op).errors if s.why == "rank")
+    rank = next(s for s in samples_of(op).errors if "rank" in s.why)
     compiled = torch.compile(samples_of(op).function, backend="aot_eager", fullgraph=True)
     with pytest.raises(ValueError, match=rank.match):
         compiled(**inputs(rank))

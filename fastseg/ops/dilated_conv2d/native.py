@@ -36,6 +36,7 @@ def forward(
     out = empty_map(x, x.shape[1], output_size(x, weight, stride, padding, dilation))
     if out.numel() == 0:
         return out
+    _native.with_huge_pages(out)
     layout = map_format(x)
     x, weight = x.contiguous(memory_format=layout), weight.contiguous()
     bias = bias.contiguous() if bias is not None else None
@@ -68,6 +69,7 @@ def backward(
     grad_bias = torch.empty(weight.shape[0] if output_mask[2] else 0, dtype=x.dtype)
     if x.numel() == 0:
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
+    _native.with_huge_pages(grad_x)
     grad_out, x = (t.contiguous(memory_format=layout) for t in (grad_out, x))
     weight = weight.contiguous()
     code, shape = (

@@ -55,7 +55,8 @@ def backward(
         if output_mask[0]:
             grad_x[window] += torch.einsum("ngohw,goc->ngchw", grad, grouped_weight[..., i, j])
         if output_mask[1]:
-            grad_weight[..., i, j] = torch.einsum("ngohw,ngchw->goc", grad, grouped_x[window])
+            per_row = torch.einsum("ngohw,ngchw->nhgoc", grad, grouped_x[window])
+            grad_weight[..., i, j] = per_row.sum(dim=(0, 1))  # rows apart: shorter sums round less
     top, left = padding
     grads = (
         grad_x.flatten(1, 2)[:, :, top : top + x.shape[2], left : left + x.shape[3]],

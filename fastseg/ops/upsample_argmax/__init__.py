@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..._checks import size_pair
 from .op import upsample_argmax_op
 
 __all__ = ["upsample_argmax"]
@@ -28,7 +29,6 @@ def upsample_argmax(
 
     Raises:
         ValueError: logits is not [N, C, H, W] with C, H, W >= 1; a size below 1.
-        TypeError: dtype of logits.
+        TypeError: dtype of logits; a size that is not whole.
     """
-    pair = [size, size] if isinstance(size, (int, torch.SymInt)) else list(size)
-    return upsample_argmax_op(logits, pair, align_corners)
+    return upsample_argmax_op(logits, size_pair(size), align_corners)

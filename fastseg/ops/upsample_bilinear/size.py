@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from ..._checks import size_pair
+
 Pair = tuple[float | None, float | None]
 
 
@@ -23,10 +25,7 @@ def resolve_size(
     if (size is None) == (scale_factor is None):
         raise ValueError("exactly one of size and scale_factor must be given")
     if size is not None:
-        pair = (size, size) if isinstance(size, (int, torch.SymInt)) else size
-        if not isinstance(pair, (tuple, list)) or not all(_is_integer(n) for n in pair):
-            raise TypeError(f"size is {size!r}, expected an int or (height, width)")
-        return list(pair), (None, None)
+        return size_pair(size), (None, None)
     factors = list(scale_factor) if isinstance(scale_factor, (tuple, list)) else [scale_factor] * 2
     if len(factors) != 2:
         raise ValueError(f"scale_factor has {len(factors)} numbers, expected 1 or 2")
@@ -38,7 +37,3 @@ def resolve_size(
             raise ValueError(f"scale_factor is {scale_factor!r}, expected finite and positive")
     target = [torch.sym_int(x.shape[2] * height), torch.sym_int(x.shape[3] * width)]
     return target, (height, width)
-
-
-def _is_integer(n: object) -> bool:
-    return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")

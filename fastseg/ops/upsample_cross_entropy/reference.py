@@ -35,9 +35,9 @@ def forward(
     wide = logits.to(compute_dtype(logits))
     log_p = _upsample(wide, target, align_corners).log_softmax(1)
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
-    # An ignored pixel adds nothing, whatever its logits hold.
-    counted = (target != ignore_index)[:, None]
-    pixel_loss = -((own + every) * log_p).where(counted, 0.0).sum(1)
+    # What has no share adds nothing, even where log p is infinite or NaN.
+    shares = own + every
+    pixel_loss = -(shares * log_p).where(shares != 0, 0.0).sum(1)
     total_weight = own.double().sum() / (1.0 - label_smoothing) if label_smoothing < 1.0 else None
     if total_weight is None:
         total_weight = _shares(log_p, target, weight, ignore_index, 0.0)[0].double().sum()
@@ -45,7 +45,7 @@ def forward(
     if with_gradient:
         one = torch.ones((), dtype=torch.float64, device=wide.device)
         scale = scale_of_sum(one, total_weight, reduction).to(wide.dtype)
-        gradient = _gradient(log_p, own + every, scale, wide, align_corners)
+        gradient = _gradient(log_p, shares, scale, wide, align_corners)
         gradient = gradient.contiguous(memory_format=map_format(logits))
     if reduction == "none":
         return pixel_loss.to(logits.dtype), gradient, total_weight

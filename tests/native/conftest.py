@@ -1,0 +1,71 @@
+"""The test build of the native core: CUDA kernels on the CPU, CPU kernels with 64-byte vectors."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from testing_build import ROOT, configure_testing_build, run
+
+from fastseg import _native
+
+sys.path.append(str(ROOT / "tests" / "ops"))  # op_cases and the generic tests
+
+
+@pytest.fixture(scope="session")
+def testing_core() -> ModuleType:
+    """The module of the test build, beside (not instead of) fastseg._C."""
+    assert _native._C is not None, _native.load_error
+    if _native._C.best_cpu_level() is _native._C.CpuLevel.baseline and os.uname().machine in (
+        "x86_64",
+        "AMD64",
+    ):
+        pytest.skip("the test build needs AVX2, this processor has none")
+    build = configure_testing_build()
+    run(["cmake", "--build", build, "--target", "testing_core"])
+    (path,) = (build / "testing").glob("_C.*")
+    spec = importlib.util.spec_from_file_location("fastseg_testing._C", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def wide_core(testing_core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Inside, the native backend's CPU kernels are those with 64-byte vectors."""
+    monkeypatch.setattr(_native, "_C", testing_core)
+    return testing_core
+
+
+class _CudaTwins:
+    """A core whose cpu_<function>(..., threads) calls cuda_<function>(..., stream 0): CPU tensors
+    go through the CUDA kernels. This is why the two take the same arguments but the last."""
+
+    def __init__(self, module: ModuleType):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("cpu_") and name != "cpu_level":
+            return self._twin(getattr(self._module, "cuda_" + name.removeprefix("cpu_")))
+        value = getattr(self._module, name)
+        return _CudaTwins(value) if isinstance(value, ModuleType) else value
+
+    @staticmethod
+    def _twin(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: function(*args[:-1], 0)
+
+
+@pytest.fixture
+def emulated_core(
+    testing_core: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
+    """Inside, the native backend sends CPU tensors through the CUDA kernels."""
+    monkeypatch.setattr(_native, "_C", _CudaTwins(testing_core))
+    yield testing_core
+    testing_core.cuda_on_cpu.set_order(0)

@@ -1,0 +1,121 @@
+"""Registers, spills and shared memory of every CUDA kernel, as ptxas reports them.
+
+    python tools/cuda_resources.py            compare with csrc/resources.json
+    python tools/cuda_resources.py --update   write csrc/resources.json
+
+Needs nvcc, not a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "csrc" / "resources.json"
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+
+Resources = dict[str, int]  # registers, spill_bytes, stack_bytes, shared_bytes
+Table = dict[str, dict[str, Resources]]  # kernel -> architecture -> resources
+
+
+def nvcc_release(nvcc: str) -> str:
+    """Such as "13.0"."""
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release (\d+\.\d+)", text)
+    assert match is not None, text
+    return match.group(1)
+
+
+def measure(nvcc: str, sources: list[Path], architectures: tuple[str, ...]) -> Table:
+    """Compiles each source to machine code and reads the compiler's report."""
+    table: Table = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sources:
+            for architecture in architectures:
+                options = ["-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch={architecture}"]
+                output = ["-cubin", "-o", f"{folder}/kernels.cubin", "-Xptxas=-v"]
+                done = subprocess.run(
+                    [nvcc, *options, *output, source], capture_output=True, text=True
+                )
+                if done.returncode != 0:
+                    raise RuntimeError(f"{source} for {architecture}:\n{done.stderr}")
+                for kernel, resources in _parse(done.stderr).items():
+                    table.setdefault(kernel, {})[architecture] = resources
+    return dict(sorted(table.items()))
+
+
+def _parse(report: str) -> dict[str, Resources]:
+    kernels: dict[str, Resources] = {}
+    for part in re.split(r"ptxas info\s+: Compiling entry function '", report)[1:]:
+        name = part[: part.index("'")]
+        stack, stores, loads = (
+            int(n)
+            for n in re.search(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
+            ).groups()  # type: ignore[union-attr]
+        )
+        shared = re.search(r"(\d+) bytes smem", part)
+        kernels[_short_name(name)] = {
+            "registers": int(re.search(r"Used (\d+) registers", part).group(1)),  # type: ignore[union-attr]
+            "spill_bytes": stores + loads,
+            "stack_bytes": stack,
+            "shared_bytes": int(shared.group(1)) if shared else 0,
+        }
+    return kernels
+
+
+def _short_name(mangled: str) -> str:
+    """The kernel and its template arguments, without namespaces and parameters."""
+    tool = shutil.which("cu++filt") or shutil.which("c++filt")
+    if tool is None:
+        return mangled
+    text = subprocess.run([tool, mangled], capture_output=True, text=True, check=True).stdout
+    text = re.sub(r"\(anonymous namespace\)::|<unnamed>::|\b\w+::", "", text.strip())
+    text = text.removeprefix("void ")
+    return re.sub(r"\(.*\)$", "", text).strip()
+
+
+def differences(recorded: Table, measured: Table) -> list[str]:
+    """One line per kernel and architecture that is not as recorded."""
+    lines = []
+    for kernel in sorted({*recorded, *measured}):
+        for architecture in ARCHITECTURES:
+            old = recorded.get(kernel, {}).get(architecture)
+            new = measured.get(kernel, {}).get(architecture)
+            if old != new:
+                lines.append(f"{kernel} {architecture}: recorded {old}, now {new}")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--update", action="store_true", help="write the table")
+    update = parser.parse_args().update
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        print("nvcc is not on the PATH", file=sys.stderr)
+        return 1
+    sources = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
+    measured = measure(nvcc, sources, ARCHITECTURES)
+    if update:
+        # One line per kernel and architecture.
+        text = json.dumps({"nvcc": nvcc_release(nvcc), "kernels": measured}, indent=1)
+        text = re.sub(
+            r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text
+        )
+        TABLE.write_text(text + "\n")
+        return 0
+    lines = differences(json.loads(TABLE.read_text())["kernels"], measured)
+    print("\n".join(lines) or "as recorded")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
