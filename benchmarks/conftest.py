@@ -30,7 +30,7 @@ from fastseg.bench import (
 from fastseg.bench.candidates import OURS, Problem
 from fastseg.bench.cases import load_samples
 
-QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False)
+QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False, other_peers=False)
 PEDANTIC_ROUNDS = 5
 
 

@@ -48,7 +48,7 @@ def quick(
     """
     from ..bench import Settings
 
-    settings = Settings(QUICK_BUDGET_S, QUICK_ROUNDS, compile=False)
+    settings = Settings(QUICK_BUDGET_S, QUICK_ROUNDS, compile=False, other_peers=False)
     data = _run(settings, _device(cpu), op, None, threads, quick=True)
     _write(data, folder / "fastseg-bench.json")
     _show(data, folder / "fastseg-bench.png")
