@@ -2,8 +2,9 @@
 
 Each benchmark checks its case and times fastseg and its peers in turn (fastseg.bench); the whole
 row of results goes into extra_info. Then pytest-benchmark times fastseg alone with its own clock:
-two timers that should agree. `--quick` takes one workload per op, without torch.compile. A GPU's
-workloads are taken where there is a GPU, unless `--cpu` is given.
+two timers that should agree. A GPU's workloads are taken where there is a GPU, unless `--cpu` is
+given. `--no-compile` leaves out torch.compile, whose compiling takes most of the time; `--quick`
+does that too, and takes one workload per op.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from fastseg.bench import (
 from fastseg.bench.candidates import OURS, Problem
 from fastseg.bench.cases import load_samples
 
-QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False)
+QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False, other_peers=False)
 PEDANTIC_ROUNDS = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastseg")
     group.addoption("--quick", action="store_true", help="one workload per op, no torch.compile")
+    group.addoption("--no-compile", action="store_true", help="torch.compile is not a peer")
     group.addoption("--cpu", action="store_true", help="the CPU's workloads even beside a GPU")
 
 
@@ -44,7 +46,9 @@ def _device(config: pytest.Config) -> str:
 
 
 def _settings(config: pytest.Config) -> Settings:
-    return QUICK if config.getoption("--quick") else Settings()
+    if config.getoption("--quick"):
+        return QUICK
+    return Settings(compile=not config.getoption("--no-compile"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

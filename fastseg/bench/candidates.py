@@ -60,13 +60,16 @@ class Problem:
 
     def compiled(self, layout: str) -> Candidate:
         """The peer through torch.compile with its default settings."""
+        return self.candidate(COMPILED, self._compiled, layout)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
         import torch._inductor.config as inductor
 
         # Without a reset the ninth shape of one function would silently run in eager mode.
         torch._dynamo.reset()
         inductor.compile_threads = 1
-        function = torch.compile(self.functions()[EAGER], dynamic=False)
-        return self.candidate(COMPILED, function, layout)
+        return torch.compile(self.functions()[EAGER], dynamic=False)
 
     def candidate(
         self, kind: str, function: Callable[..., Any], layout: str, *, exact: bool = False

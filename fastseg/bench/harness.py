@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
-from .cases import FORWARD_OUT, Case
+from .cases import DTYPES, FORWARD_OUT, Case
 from .check import WrongResult, check_by, check_result
 from .machine import Ceilings
 from .memory import peak_extra_bytes
@@ -31,13 +31,16 @@ class Settings:
     Attributes:
         budget_s: seconds of timing per case (min_rounds may take longer).
         min_rounds: samples of each variant, at least.
-        compile: whether torch.compile is a peer (compiling takes seconds to minutes).
-        memory: whether to measure the peak extra memory.
+        compile: whether torch.compile is a peer, in the device's first dtype only: compiling takes
+            longer than all the rest.
+        other_peers: whether the other ways to write the peer are peers too.
+        memory: whether to measure the peak extra memory; in NCHW, the other layout needs the same.
     """
 
-    budget_s: float = 3.0
+    budget_s: float = 2.0
     min_rounds: int = 5
     compile: bool = True
+    other_peers: bool = True
     memory: bool = True
 
 
@@ -60,7 +63,11 @@ def run_case(case: Case, settings: Settings = DEFAULT) -> dict[str, Any]:
         accepted, left_out, output_bytes = _checked_candidates(case, problem, settings)
         memory: dict[str, int | None] = {}
         if settings.memory:
-            memory = {c.label: peak_extra_bytes(c.variant, case.device) for c in accepted}
+            memory = {
+                c.label: peak_extra_bytes(c.variant, case.device)
+                for c in accepted
+                if c.layout == "NCHW"
+            }
         timings = time_interleaved(
             [c.variant for c in accepted],
             device=case.device,
@@ -98,6 +105,7 @@ def _checked_candidates(
     peer = problem.reference(exact=False).result()
     accepted: list[Candidate] = []
     left_out: dict[str, str] = {}
+    discrete: list[torch.Tensor] = []  # found right: labels in the other layout may equal them
 
     def accept(kind: str, layout: str, make: Callable[[], Candidate]) -> None:
         label = f"{kind} {layout}"
@@ -111,8 +119,9 @@ def _checked_candidates(
                 check_result(result, peer, truth, what, PEER_RATIO)
             elif case.samples.compare is None:
                 check_result(result, peer, truth, what)
-            else:
+            elif not any(torch.equal(result, right) for right in discrete):
                 check_by(case.samples.compare, candidate.inputs, result, what)
+                discrete.append(result)
         except Exception as error:
             if kind == OURS:
                 raise
@@ -122,24 +131,15 @@ def _checked_candidates(
             accepted.append(candidate)
 
     for kind, function in problem.functions().items():
+        if kind not in (OURS, EAGER) and not settings.other_peers:
+            continue
         for layout in LAYOUTS:
             accept(kind, layout, functools.partial(problem.candidate, kind, function, layout))
-    if settings.compile:
-        layout = _faster_eager_layout(case, accepted)
-        accept(COMPILED, layout, functools.partial(problem.compiled, layout))
+    if settings.compile and case.dtype is DTYPES[case.device][0]:
+        for layout in LAYOUTS:
+            accept(COMPILED, layout, functools.partial(problem.compiled, layout))
     outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
     return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
-
-
-def _faster_eager_layout(case: Case, accepted: list[Candidate]) -> str:
-    """torch.compile is measured in the layout in which eager is faster."""
-    eager = {c.label: c for c in accepted if c.kind == EAGER}
-    if not eager:
-        return "NCHW"
-    timings = time_interleaved(
-        [c.variant for c in eager.values()], device=case.device, budget_s=0.0, min_rounds=2
-    )
-    return eager[min(eager, key=lambda label: timings[label].median)].layout
 
 
 @contextlib.contextmanager

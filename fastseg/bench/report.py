@@ -135,7 +135,7 @@ def _cells(row: dict[str, Any]) -> dict[str, RenderableType]:
         "vs compile": _ratio(row["speedup"].get(COMPILED)),
         "rate": f"{row['gb_per_s']:.3g} GB/s" if in_memory else f"{row['gflop_per_s']:.3g} GF/s",
         "ceiling": f"{row['fraction_of_ceiling']:.0%}",
-        "extra MB": " / ".join(_megabytes(best[kind]) for kind in (OURS, EAGER)),
+        "extra MB": " / ".join(_megabytes(row, kind) for kind in (OURS, EAGER)),
     }
 
 
@@ -161,10 +161,10 @@ def _ratio(ratio: float | None) -> Text:
     return Text(f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.1f}x", style=style)
 
 
-def _megabytes(variant: dict[str, Any] | None) -> str:
-    if variant is None or variant["peak_extra_bytes"] is None:
-        return "-"
-    return f"{variant['peak_extra_bytes'] / 1e6:.3g}"
+def _megabytes(row: dict[str, Any], kind: str) -> str:
+    known = [v["peak_extra_bytes"] for v in row["variants"] if v["kind"] == kind]
+    known = [size for size in known if size is not None]
+    return f"{min(known) / 1e6:.3g}" if known else "-"
 
 
 def draw(data: dict[str, Any], path: Path) -> None:

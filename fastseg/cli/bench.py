@@ -48,7 +48,7 @@ def quick(
     """
     from ..bench import Settings
 
-    settings = Settings(QUICK_BUDGET_S, QUICK_ROUNDS, compile=False)
+    settings = Settings(QUICK_BUDGET_S, QUICK_ROUNDS, compile=False, other_peers=False)
     data = _run(settings, _device(cpu), op, None, threads, quick=True)
     _write(data, folder / "fastseg-bench.json")
     _show(data, folder / "fastseg-bench.png")
@@ -71,11 +71,12 @@ def run(
     ] = True,
     budget: Annotated[
         float, typer.Option("--budget", min=0.0, help="Seconds of timing per case.")
-    ] = 3.0,
+    ] = 2.0,
 ) -> None:
     """Check and time every op on every workload, torch.compile among the peers.
 
-    Takes several minutes; on a GPU the workloads are those of full-size training.
+    Takes some twenty minutes on two cores, most of them compiling, and a few with --no-compile; on
+    a GPU the workloads are those of full-size training.
     """
     from ..bench import Settings
 
