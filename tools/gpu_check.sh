@@ -42,7 +42,8 @@ if [[ $parts == *,test,* ]]; then
   run test 150 $python -m pytest -q -m gpu ${filter:+-k "$filter"} tests
 fi
 if [[ $parts == *,bench,* ]]; then
-  run bench 180 $python -m pytest -q benchmarks --benchmark-only \
+  # Without torch.compile among the peers: its compilations alone take longer than this part may.
+  run bench 180 $python -m pytest -q benchmarks --benchmark-only --no-compile \
     --benchmark-json="$log/benchmarks.json" ${filter:+-k "$filter"}
 fi
 run report 60 $python tools/gpu_ceilings.py --results "$results" --benchmarks "$log/benchmarks.json"
