@@ -22,7 +22,7 @@ public:
   LogitRows(const Storage* logits, const MapStrides& strides, std::int64_t classes,
             const ResizeColumns<T>& columns)
       : logits_(logits), strides_(strides), classes_(classes), columns_(columns),
-        line_(ResizeColumns<T>::padded(columns.in())),
+        line_size_(ResizeColumns<T>::padded(columns.in())), row_(classes * line_size_),
         lines_(columns.blocks() * classes * kLanes<T>) {}
 
   // Moves to source rows lo_row <= hi_row. A row that is already here is not read again; for a new
@@ -30,8 +30,11 @@ public:
   template <class Prepare>
   void move_to(std::int64_t lo_row, std::int64_t hi_row, const Prepare& prepare) {
     lines_.move_to(lo_row, hi_row, [&](std::int64_t row, T* out) {
-      read(row, out);
-      for (std::int64_t b = 0; b < columns_.blocks(); ++b) prepare(out + b * classes_ * kLanes<T>);
+      read(row);
+      for (std::int64_t b = 0; b < columns_.blocks(); ++b, out += classes_ * kLanes<T>) {
+        resize_lines(row_.get(), line_size_, classes_, columns_.block(b), out);
+        prepare(out);
+      }
     });
   }
 
@@ -39,14 +42,12 @@ public:
   const T* hi(std::int64_t block) const { return lines_.hi() + block * classes_ * kLanes<T>; }
 
 private:
-  void read(std::int64_t row, T* out) {
+  // One source row in compute precision, a padded line per class.
+  void read(std::int64_t row) {
     for (std::int64_t c = 0; c < classes_; ++c) {
-      read_line(line_.get(), logits_ + c * strides_.c + row * strides_.h, strides_.w,
-                columns_.in());
-      pad_row(line_.get(), columns_.in());
-      for (std::int64_t b = 0; b < columns_.blocks(); ++b)
-        store_vec(out + (b * classes_ + c) * kLanes<T>,
-                  resize_block<T>(line_.get(), columns_.block(b)));
+      T* line = row_.get() + c * line_size_;
+      read_line(line, logits_ + c * strides_.c + row * strides_.h, strides_.w, columns_.in());
+      pad_row(line, columns_.in());
     }
   }
 
@@ -54,7 +55,8 @@ private:
   MapStrides strides_;
   std::int64_t classes_;
   const ResizeColumns<T>& columns_;
-  Buffer<T> line_;
+  std::int64_t line_size_;
+  Buffer<T> row_;
   LinePair<T> lines_;
 };
 

@@ -85,6 +85,15 @@ inline vec<T> resize_block(const T* row, const typename ResizeColumns<T>::Block&
   return left * b.w_lo + right * b.w_hi;
 }
 
+// The same for `count` source rows that lie `step` apart: row i to out + i * kLanes.
+template <class T>
+inline void resize_lines(const T* rows, std::int64_t step, std::int64_t count,
+                         const typename ResizeColumns<T>::Block& block, T* out) {
+  const typename ResizeColumns<T>::Block b = block; // a copy: `out` may alias anything
+  for (std::int64_t i = 0; i < count; ++i)
+    store_vec(out + i * kLanes<T>, resize_block<T>(rows + i * step, b));
+}
+
 template <class T> inline void pad_row(T* row, std::int64_t in) {
   for (std::int64_t i = in; i < ResizeColumns<T>::padded(in); ++i) row[i] = row[in - 1];
 }

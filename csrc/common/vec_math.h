@@ -30,7 +30,7 @@ inline vec<double> exp2_nonpositive(vec<double> t) {
 }
 
 // Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.
-inline vec<float> log_positive(vec<float> x) {
+__attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
   // x = 2^e * m with m in [sqrt(1/2), sqrt(2)).
   const ivec<float> bits = reinterpret_cast<ivec<float>>(x);
   const ivec<float> exponent = (bits - 0x3f3504f3) >> 23;
