@@ -61,12 +61,15 @@ class EncoderDecoder(SegmentationModel):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
-        step = self.size_step
-        padded = [
-            side if side % step in (0, 1 % step) else -(-side // step) * step
+        sides = [
+            side if self._on_pixels(side) else -(-side // self.size_step) * self.size_step
             for side in (height, width)
         ]
-        return padded[0], padded[1]
+        return sides[0], sides[1]
+
+    def _on_pixels(self, side: int) -> bool:
+        """Whether logits lie on the first and the last pixel of a side of this length."""
+        return self.align_corners and side % self.size_step == 1
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of `forward`'s logits for an input of this size."""
@@ -74,7 +77,7 @@ class EncoderDecoder(SegmentationModel):
             return height, width
         sides = []
         for side in (height, width):
-            odd = int(side % self.size_step == 1 % self.size_step)
+            odd = int(self._on_pixels(side))
             sides.append(-(-(side - odd) * self.upsampling // self.logits_stride) + odd)
         return sides[0], sides[1]
 
