@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -104,6 +105,12 @@ class EncoderDecoder(SegmentationModel):
 
     def _head(self, features: list[torch.Tensor]) -> torch.Tensor:
         return self.segmentation_head(self.decoder(features))
+
+    def unused_keys(self, names: Iterable[str]) -> list[str]:
+        """Names of tensors of encoder stages that smp builds and this model never uses."""
+        prefix = "encoder."
+        inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return [prefix + name for name in self.encoder.unused_keys(inner)]
 
     def freeze_encoder(self) -> None:
         """Stops training the encoder: no gradients, and its batch norms stay in eval mode."""
