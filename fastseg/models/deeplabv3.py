@@ -12,7 +12,7 @@ from ..classes import ClassSet
 from ..nn import ASPP, SeparableConv2d
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
-from .encoder_decoder import EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
 # Channels that DeepLabV3+ reduces the features at stride 4 to: so few that they do not outweigh
@@ -20,8 +20,10 @@ from .encoders import make_encoder
 LOW_LEVEL_CHANNELS = 48
 
 
-class DeepLabV3Decoder(nn.Module):
+class DeepLabV3Decoder(Decoder):
     """ASPP, then 3x3 convolution, batch norm and ReLU."""
+
+    reads = (-1,)
 
     def __init__(
         self,
@@ -42,8 +44,10 @@ class DeepLabV3Decoder(nn.Module):
         return self.relu(self.bn(self.conv(self.aspp(features[-1]))))
 
 
-class DeepLabV3PlusDecoder(nn.Module):
+class DeepLabV3PlusDecoder(Decoder):
     """ASPP, upsampled and fused with the features at stride 4."""
+
+    reads = (2, -1)
 
     def __init__(
         self,

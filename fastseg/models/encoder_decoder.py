@@ -14,6 +14,16 @@ from .base import SegmentationModel
 from .encoders import Encoder
 
 
+class Decoder(nn.Module):
+    """From an encoder's features, finest first, to one map.
+
+    Attributes:
+        reads: indices of the features that it looks at; the others may be empty.
+    """
+
+    reads: tuple[int, ...]
+
+
 class EncoderDecoder(SegmentationModel):
     """What PSPNet, DeepLabV3 and DeepLabV3Plus share.
 
@@ -35,7 +45,7 @@ class EncoderDecoder(SegmentationModel):
     def __init__(
         self,
         encoder: Encoder,
-        decoder: nn.Module,
+        decoder: Decoder,
         decoder_channels: int,
         classes: ClassSet | int,
         logits_stride: int,
@@ -47,7 +57,7 @@ class EncoderDecoder(SegmentationModel):
         super().__init__()
         self.classes = numbered_classes(classes) if isinstance(classes, int) else classes
         self.encoder = encoder
-        self.decoder = decoder
+        self.decoder: Decoder = decoder
         self.segmentation_head = SegmentationHead(
             decoder_channels, len(self.classes), head_kernel_size
         )
@@ -93,7 +103,7 @@ class EncoderDecoder(SegmentationModel):
             pair of it and the labels of the whole image [N, aux_params["classes"]].
         """
         features = self.encoder(self.pad(x))
-        masks = self._upsampled(self._head(features), x)
+        masks = self._upsampled(self.decode(features), x)
         masks = self.activation(masks)
         if self.classification_head is None:
             return masks
@@ -101,9 +111,10 @@ class EncoderDecoder(SegmentationModel):
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, classes, h, w] of x [N, in_channels, H, W], one per logits_stride pixels."""
-        return self._head(self.encoder(self.pad(x)))
+        return self.decode(self.encoder(self.pad(x)))
 
-    def _head(self, features: list[torch.Tensor]) -> torch.Tensor:
+    def decode(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Coarse logits of the encoder's features, finest first."""
         return self.segmentation_head(self.decoder(features))
 
     def unused_keys(self, names: Iterable[str]) -> list[str]:

@@ -12,12 +12,14 @@ from ..classes import ClassSet
 from ..nn import AuxiliaryHead, PyramidPooling
 from ..nn.heads import ActivationName
 from ..nn.norm import NormName, make_norm
-from .encoder_decoder import EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
 
-class PSPDecoder(nn.Module):
+class PSPDecoder(Decoder):
     """Pyramid pooling, then a convolution, norm, ReLU and dropout of channels."""
+
+    reads = (-1,)
 
     def __init__(
         self,
@@ -175,7 +177,7 @@ class PSPNet(EncoderDecoder):
         """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
         features = self.encoder(self.pad(x))
         auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
-        return self._head(features), auxiliary
+        return self.decode(features), auxiliary
 
     def _initialise(self) -> None:
         for part in (self.decoder, self.auxiliary_head):
