@@ -1,7 +1,8 @@
 """Thin modules that hold the parameters of the ops."""
 
 from .aspp import ASPP
-from .conv import ConvNormAct, DilatedConv2d
+from .chain import Chain
+from .conv import DilatedConv2d
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead
 from .pyramid import PyramidPooling
 from .separable import SeparableConv2d
@@ -9,8 +10,8 @@ from .separable import SeparableConv2d
 __all__ = [
     "ASPP",
     "AuxiliaryHead",
+    "Chain",
     "ClassificationHead",
-    "ConvNormAct",
     "DilatedConv2d",
     "PyramidPooling",
     "SegmentationHead",

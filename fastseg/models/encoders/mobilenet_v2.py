@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from ...nn import ConvNormAct, DilatedConv2d
-from ...nn.conv import convolve_norm
+from ...nn import Chain, DilatedConv2d
 from .base import Encoder
 
 # Expansion, channels, blocks, stride of the first block.
@@ -51,16 +48,12 @@ class InvertedResidual(nn.Module):
         )
         layers.append(_conv_bn_relu6(depthwise))
         layers += [nn.Conv2d(expanded, channels, 1, bias=False), nn.BatchNorm2d(channels)]
-        self.conv: Any = nn.Sequential(*layers)
+        self.conv = Chain(*layers)
         self.residual = stride == 1 and in_channels == channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, channels, ceil(H / stride), ceil(W / stride)]."""
-        *layers, convolution, norm = self.conv
-        y = x
-        for layer in layers:
-            y = layer(y)
-        y = convolve_norm(convolution, norm, y)
+        y = self.conv(x)
         if self.residual:
             y += x
         return y
@@ -104,6 +97,4 @@ class MobileNetV2Encoder(Encoder):
 
 
 def _conv_bn_relu6(convolution: nn.Conv2d) -> nn.Sequential:
-    return ConvNormAct(
-        convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6(inplace=True)
-    )
+    return Chain(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6(inplace=True))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ...nn import ConvNormAct
-from ...nn.conv import convolve_norm
+from ...nn import Chain
+from ...nn.chain import run_chain
 from .base import Encoder
 
 
@@ -30,8 +30,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, width, ceil(H / stride), ceil(W / stride)]."""
-        y = self.relu(convolve_norm(self.conv1, self.bn1, x))
-        y = convolve_norm(self.conv2, self.bn2, y)
+        y = run_chain(x, self.conv1, self.bn1, self.relu, self.conv2, self.bn2)
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
 
@@ -57,9 +56,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, 4 * width, ceil(H / stride), ceil(W / stride)]."""
-        y = self.relu(convolve_norm(self.conv1, self.bn1, x))
-        y = self.relu(convolve_norm(self.conv2, self.bn2, y))
-        y = convolve_norm(self.conv3, self.bn3, y)
+        first = (self.conv1, self.bn1, self.relu)
+        y = run_chain(x, *first, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
 
@@ -121,16 +119,11 @@ class ResNetEncoder(Encoder):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x and the features after each stage, finest first: depth + 1 maps."""
-        features = [x, self.relu(self._stem(x))]
+        features = [x, run_chain(x, self.conv1, self.bn1, self.relu)]
         for index in range(1, self.depth):
             y = self.maxpool(features[-1]) if index == 1 else features[-1]
             features.append(self.get_submodule(f"layer{index}")(y))
         return features
-
-    def _stem(self, x: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.conv1, nn.Conv2d):
-            return convolve_norm(self.conv1, self.bn1, x)
-        return self.bn1(self.conv1(x))
 
 
 def _conv3x3(in_channels: int, channels: int, stride: int, dilation: int) -> nn.Conv2d:
@@ -142,9 +135,7 @@ def _conv3x3(in_channels: int, channels: int, stride: int, dilation: int) -> nn.
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == channels:
         return None
-    return ConvNormAct(
-        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-    )
+    return Chain(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 def _stem(in_channels: int, stem_channels: Sequence[int] | None) -> nn.Module:
