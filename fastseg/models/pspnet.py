@@ -186,8 +186,8 @@ class PSPNet(EncoderDecoder):
                     nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-        for part in (self.segmentation_head, self.classification_head):
-            for module in part.modules() if part is not None else ():
+        for head in (self.segmentation_head, self.classification_head):
+            for module in head.modules() if head is not None else ():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
                     if module.bias is not None:
