@@ -2,7 +2,7 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
-from .models import load_checkpoint
+from .models import DeepLabV3, DeepLabV3Plus, load_checkpoint
 from .ops import (
     dilated_conv2d,
     pyramid_pool,
@@ -15,6 +15,8 @@ from .ops import (
 __all__ = [
     "Backend",
     "BackendUnavailable",
+    "DeepLabV3",
+    "DeepLabV3Plus",
     "__version__",
     "dilated_conv2d",
     "load_checkpoint",

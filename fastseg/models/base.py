@@ -12,6 +12,7 @@ from torch import nn
 from ..classes import ClassSet
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
+from ..ops.upsample_cross_entropy import upsample_cross_entropy
 
 Image = numpy.ndarray | torch.Tensor
 
@@ -29,6 +30,7 @@ class SegmentationModel(nn.Module):
             the input is a multiple of size_step plus size_offset (0 or 1).
         working_size: the longer side, in pixels, that `segment` brings images to: objects then
             have about the sizes they had in training.
+        auxiliary_weight: share of the auxiliary head's loss in `loss`, for models that have one.
     """
 
     classes: ClassSet
@@ -38,6 +40,7 @@ class SegmentationModel(nn.Module):
     size_step: int = 1
     size_offset: int = 0
     working_size: int = 513
+    auxiliary_weight: float = 0.4
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Low-resolution logits [N, classes, h, w] of the input map x [N, 3, H, W].
@@ -68,18 +71,28 @@ class SegmentationModel(nn.Module):
             return x
         return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
 
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of `forward`'s logits for an input of this size."""
+        return height, width
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Full-resolution logits [N, classes, H, W] of the input map x [N, 3, H, W]."""
-        logits = self.coarse_logits(x)
-        size = self.padded_size(x.shape[2], x.shape[3])
+        return self._upsampled(self.coarse_logits(x), x)
+
+    def _upsampled(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Coarse logits of the input x at the size of the output."""
+        size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
+        height, width = self.output_size(x.shape[2], x.shape[3])
         out = upsample_bilinear(logits, size, align_corners=self.align_corners)
-        return out[:, :, : x.shape[2], : x.shape[3]]
+        return out[:, :, :height, :width]
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """The most likely class of every pixel, without building the full-resolution logits.
 
-        The same as model(x).argmax(1).
+        The same as model(x).argmax(1) of a model without activation. With a single class, the
+        labels are 1 where its logit is positive (its probability above 0.5) and 0 elsewhere.
+        The model stays in the mode it is in: call eval() first.
 
         Args:
             x: input map [N, 3, H, W], as `preprocess` makes it.
@@ -90,10 +103,76 @@ class SegmentationModel(nn.Module):
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits = self.coarse_logits(x)
-        size = self.padded_size(x.shape[2], x.shape[3])
-        labels = upsample_argmax(logits, size, align_corners=self.align_corners)
-        return labels[:, : x.shape[2], : x.shape[3]]
+        logits = _with_background(self.coarse_logits(x))
+        size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
+        height, width = self.output_size(x.shape[2], x.shape[3])
+        return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
+
+    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+        return self.coarse_logits(x), None
+
+    def loss(
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        weight: torch.Tensor | None = None,
+        ignore_index: int = 255,
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Cross-entropy of the full-resolution logits, which are never built.
+
+        The same as F.cross_entropy(model(x), target, ...) of a model without activation, plus
+        `auxiliary_weight` times the same of the auxiliary head where the model has one. Of images
+        that are padded (see `pad`) only the pixels of the target count. A single class is trained
+        against "none of it": binary cross-entropy with the targets 0 and 1, two weights.
+
+        Args:
+            x: input map [N, 3, H, W].
+            target: classes [N, H, W] (of the size of `forward`'s logits), int64, int32 or uint8.
+            weight: of each class, [classes].
+            ignore_index: target value of pixels that do not count.
+            label_smoothing: in [0, 1]: share of each target spread evenly over all classes.
+
+        Returns:
+            Scalar: the mean over the (weights of the) pixels that count.
+
+        Raises:
+            ValueError: shape of x or target, or targets out of range.
+        """
+        if target.dim() != 3:
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}, expected 3 dimensions [N, H, W]"
+            )
+        height, width = self.output_size(x.shape[2], x.shape[3])
+        if (target.shape[1], target.shape[2]) != (height, width):
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}, expected {height} x {width} pixels for "
+                f"an input of {x.shape[2]} x {x.shape[3]}"
+            )
+        padded = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
+        if padded != (height, width):
+            if target.dtype is torch.uint8 and not 0 <= ignore_index <= 255:
+                target = target.long()
+            border = (0, padded[1] - width, 0, padded[0] - height)
+            target = F.pad(target, border, value=ignore_index)
+        main, auxiliary = self.training_logits(x)
+
+        def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+            return upsample_cross_entropy(
+                _with_background(logits),
+                target,
+                weight,
+                ignore_index,
+                label_smoothing=label_smoothing,
+                align_corners=self.align_corners,
+            )
+
+        loss = cross_entropy(main)
+        return (
+            loss if auxiliary is None else loss + self.auxiliary_weight * cross_entropy(auxiliary)
+        )
 
     @torch.no_grad()
     def segment(self, image: Image, working_size: int | None = None) -> torch.Tensor:
@@ -123,7 +202,7 @@ class SegmentationModel(nn.Module):
             planes = pixels.cpu().permute(0, 3, 1, 2)
             planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
             pixels = planes.permute(0, 2, 3, 1)
-        logits = self.coarse_logits(self.preprocess(pixels))
+        logits = _with_background(self.coarse_logits(self.preprocess(pixels)))
         return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
 
     def preprocess(self, images: Image) -> torch.Tensor:
@@ -155,6 +234,14 @@ class SegmentationModel(nn.Module):
         sides = (round((side * scale - offset) / step) * step for side in (height, width))
         new_height, new_width = (max(side, step * (1 - offset)) + offset for side in sides)
         return new_height, new_width
+
+
+def _with_background(logits: torch.Tensor) -> torch.Tensor:
+    """A single class [N, 1, h, w] beside the logit 0 of its absence; others as they are.
+
+    softmax([0, z])[1] is sigmoid(z), and interpolation keeps the 0.
+    """
+    return F.pad(logits, (0, 0, 0, 0, 1, 0)) if logits.shape[1] == 1 else logits
 
 
 def _rgb_batch(images: Image) -> torch.Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 
 from .base import SegmentationModel
+from .files import StateDict, read_tensors, unwrap
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
-
-StateDict = dict[str, torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +40,6 @@ FAMILIES = (
     ),
 )
 
-# Names under which training programs keep the weights, and what they put before each key.
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-
 
 def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> SegmentationModel:
     """Builds the model that a checkpoint belongs to and loads its weights, every one of them.
@@ -67,11 +60,11 @@ def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Segme
     if isinstance(source, Mapping):
         return _build("the state dict", source)
     path = Path(source)
-    return _build(str(path), _read(path))
+    return _build(str(path), read_tensors(path))
 
 
 def _build(origin: str, content: Any) -> SegmentationModel:
-    state_dict = _unwrap(origin, content)
+    state_dict = unwrap(origin, content)
     family = _recognise(origin, state_dict)
     with torch.device("meta"):
         standard = family.model().state_dict()
@@ -86,68 +79,6 @@ def _build(origin: str, content: Any) -> SegmentationModel:
     _check_shapes(origin, family, model.state_dict(), state_dict)
     model.to_empty(device="cpu").float().load_state_dict(state_dict)
     return model.eval()
-
-
-def _read(path: Path) -> Any:
-    """The content of a checkpoint file, whatever its suffix."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    # safetensors: the length of the header (8 bytes), then the header as JSON.
-    if start[8:] == b"{":
-        return _read_safetensors(path)
-    damaged = None
-    try:
-        # torch.load ignores checksums and takes damaged numbers as they are.
-        damaged = ZipFile(path).testzip() if start.startswith(b"PK") else None
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if start.startswith((b"PK", b"\x80")):
-            raise ValueError(
-                f"{path}: holds Python objects besides tensors, which are not loaded for safety "
-                "(save model.state_dict() instead), or is damaged"
-            ) from error
-        raise ValueError(f"{path}: not a checkpoint of torch.save or safetensors") from error
-    except Exception as error:  # damaged files raise nearly every type
-        raise ValueError(
-            f"{path}: truncated, damaged, or not a checkpoint of torch.save or safetensors"
-        ) from error
-    raise ValueError(f"{path}: damaged (the checksum of {damaged} is wrong)")
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: reading safetensors needs the package: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged safetensors file ({error})") from error
-
-
-def _unwrap(origin: str, content: Any) -> StateDict:
-    if isinstance(content, Mapping):
-        for name in _WRAPPERS:
-            if isinstance(content.get(name), Mapping):
-                content = content[name]
-                break
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{origin}: holds no state dict")
-    state_dict: StateDict = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f"{origin}: holds no state dict (the entry {key!r} is a {type(value).__name__}, "
-                "expected tensors only)"
-            )
-        for prefix in _PREFIXES:
-            key = key.removeprefix(prefix)
-        state_dict[key] = value
-    return state_dict
 
 
 def _recognise(origin: str, state_dict: StateDict) -> Family:

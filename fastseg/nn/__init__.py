@@ -1,5 +1,15 @@
 """Thin modules that hold the parameters of the ops."""
 
+from .aspp import ASPP
 from .conv import DilatedConv2d
+from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead
+from .separable import SeparableConv2d
 
-__all__ = ["DilatedConv2d"]
+__all__ = [
+    "ASPP",
+    "AuxiliaryHead",
+    "ClassificationHead",
+    "DilatedConv2d",
+    "SegmentationHead",
+    "SeparableConv2d",
+]

@@ -1,0 +1,209 @@
+"""DeepLabV3 and DeepLabV3+."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..classes import ClassSet
+from ..nn import ASPP, SeparableConv2d
+from ..nn.heads import ActivationName
+from ..ops.upsample_bilinear import upsample_bilinear
+from .encoder_decoder import EncoderDecoder
+from .encoders import make_encoder
+
+# Channels that DeepLabV3+ reduces the features at stride 4 to: so few that they do not outweigh
+# the others. Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018, 4.1.
+LOW_LEVEL_CHANNELS = 48
+
+
+class DeepLabV3Decoder(nn.Module):
+    """ASPP, then 3x3 convolution, batch norm and ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        rates: Sequence[int],
+        separable: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.aspp = ASPP(in_channels, out_channels, rates, separable, dropout)
+        self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """The features, finest first -> map [N, out_channels, h, w] of the size of the last."""
+        return self.relu(self.bn(self.conv(self.aspp(features[-1]))))
+
+
+class DeepLabV3PlusDecoder(nn.Module):
+    """ASPP, upsampled and fused with the features at stride 4."""
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        out_channels: int,
+        rates: Sequence[int],
+        separable: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.aspp = nn.Sequential(
+            ASPP(encoder_channels[-1], out_channels, rates, separable, dropout),
+            SeparableConv2d(out_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.block1 = nn.Sequential(
+            nn.Conv2d(encoder_channels[2], LOW_LEVEL_CHANNELS, 1, bias=False),
+            nn.BatchNorm2d(LOW_LEVEL_CHANNELS),
+            nn.ReLU(inplace=True),
+        )
+        self.block2 = nn.Sequential(
+            SeparableConv2d(LOW_LEVEL_CHANNELS + out_channels, out_channels),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
+        low = features[2]
+        size = (low.shape[2], low.shape[3])
+        high = upsample_bilinear(self.aspp(features[-1]), size, align_corners=True)
+        return self.block2(torch.cat([high, self.block1(low)], dim=1))
+
+
+class DeepLabV3(EncoderDecoder):
+    """A dilated encoder and atrous spatial pyramid pooling.
+
+    Arguments, names of tensors and values are those of segmentation_models_pytorch.
+
+    Args:
+        encoder_name: one of fastseg.models.ENCODERS.
+        encoder_depth: halvings of the encoder, 3 to 5.
+        encoder_weights: None, "imagenet" or a file; see fastseg.models.make_encoder.
+        encoder_output_stride: 8 or 16.
+        decoder_channels: of every branch and of their projection.
+        decoder_atrous_rates: dilations of the three branches, whatever the output stride.
+        decoder_aspp_separable: depthwise and pointwise convolutions in the branches.
+        decoder_aspp_dropout: probability, after the projection.
+        in_channels: of the input.
+        classes: their number, or names and colours.
+        activation: of `forward`'s result; see fastseg.nn.make_activation.
+        upsampling: from the coarse logits to the output; None for the size of the input.
+        aux_params: arguments of a fastseg.nn.ClassificationHead on the encoder's last features.
+
+    Raises:
+        ValueError: an argument out of range, or weights that cannot be had.
+
+    Source: Chen et al., Rethinking Atrous Convolution, 2017.
+    """
+
+    def __init__(
+        self,
+        encoder_name: str = "resnet34",
+        encoder_depth: int = 5,
+        encoder_weights: str | None = "imagenet",
+        encoder_output_stride: int = 8,
+        decoder_channels: int = 256,
+        decoder_atrous_rates: Sequence[int] = (12, 24, 36),
+        decoder_aspp_separable: bool = False,
+        decoder_aspp_dropout: float = 0.5,
+        in_channels: int = 3,
+        classes: ClassSet | int = 1,
+        activation: ActivationName = None,
+        upsampling: int | None = None,
+        aux_params: dict[str, Any] | None = None,
+    ) -> None:
+        _check_encoder(encoder_depth, encoder_output_stride)
+        encoder = make_encoder(
+            encoder_name, in_channels, encoder_depth, encoder_weights, encoder_output_stride
+        )
+        decoder = DeepLabV3Decoder(
+            encoder.out_channels[-1],
+            decoder_channels,
+            decoder_atrous_rates,
+            decoder_aspp_separable,
+            decoder_aspp_dropout,
+        )
+        super().__init__(
+            encoder,
+            decoder,
+            decoder_channels,
+            classes,
+            encoder.output_stride,
+            upsampling,
+            activation,
+            aux_params,
+        )
+
+
+class DeepLabV3Plus(EncoderDecoder):
+    """DeepLabV3 whose decoder also reads the features at stride 4.
+
+    Arguments, names of tensors and values are those of segmentation_models_pytorch.
+
+    Args:
+        encoder_name: one of fastseg.models.ENCODERS.
+        encoder_depth: halvings of the encoder, 3 to 5.
+        encoder_weights: None, "imagenet" or a file; see fastseg.models.make_encoder.
+        encoder_output_stride: 8 or 16.
+        decoder_channels: of every branch, of their projection and of the decoder.
+        decoder_atrous_rates: dilations of the three branches, whatever the output stride.
+        decoder_aspp_separable: depthwise and pointwise convolutions in the branches.
+        decoder_aspp_dropout: probability, after the projection.
+        in_channels: of the input.
+        classes: their number, or names and colours.
+        activation: of `forward`'s result; see fastseg.nn.make_activation.
+        upsampling: from the coarse logits to the output; 4 for the size of the input.
+        aux_params: arguments of a fastseg.nn.ClassificationHead on the encoder's last features.
+
+    Raises:
+        ValueError: an argument out of range, or weights that cannot be had.
+
+    Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018.
+    """
+
+    def __init__(
+        self,
+        encoder_name: str = "resnet34",
+        encoder_depth: int = 5,
+        encoder_weights: str | None = "imagenet",
+        encoder_output_stride: int = 16,
+        decoder_channels: int = 256,
+        decoder_atrous_rates: Sequence[int] = (12, 24, 36),
+        decoder_aspp_separable: bool = True,
+        decoder_aspp_dropout: float = 0.5,
+        in_channels: int = 3,
+        classes: ClassSet | int = 1,
+        activation: ActivationName = None,
+        upsampling: int = 4,
+        aux_params: dict[str, Any] | None = None,
+    ) -> None:
+        _check_encoder(encoder_depth, encoder_output_stride)
+        encoder = make_encoder(
+            encoder_name, in_channels, encoder_depth, encoder_weights, encoder_output_stride
+        )
+        decoder = DeepLabV3PlusDecoder(
+            encoder.out_channels,
+            decoder_channels,
+            decoder_atrous_rates,
+            decoder_aspp_separable,
+            decoder_aspp_dropout,
+        )
+        super().__init__(
+            encoder, decoder, decoder_channels, classes, 4, upsampling, activation, aux_params
+        )
+
+
+def _check_encoder(depth: int, output_stride: int) -> None:
+    if not 3 <= depth <= 5:
+        raise ValueError(f"encoder_depth is {depth}, allowed are 3 to 5")
+    if output_stride not in (8, 16):
+        raise ValueError(f"encoder_output_stride is {output_stride}, allowed are 8 and 16")

@@ -1,0 +1,123 @@
+"""Models of an encoder, a decoder and a segmentation head, with smp's names and arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..classes import ClassSet, numbered_classes
+from ..nn.heads import ActivationName, ClassificationHead, SegmentationHead, make_activation
+from .base import SegmentationModel
+from .encoders import Encoder
+
+
+class EncoderDecoder(SegmentationModel):
+    """What PSPNet, DeepLabV3 and DeepLabV3Plus share.
+
+    Subclasses build an encoder and a decoder, which turns the encoder's features into one map.
+
+    Any size of input is accepted. The logits fit the pixels where each side is a multiple of the
+    encoder's output stride, as smp demands, or such a multiple plus 1, where with align_corners
+    they lie on every stride-th pixel; other inputs are padded at the bottom and right by repeating
+    the border, and the output is cropped.
+
+    Attributes:
+        logits_stride: pixels between two coarse logits.
+        upsampling: factor from the coarse logits to the output: the output has the size of the
+            input where it equals logits_stride.
+    """
+
+    align_corners = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: nn.Module,
+        decoder_channels: int,
+        classes: ClassSet | int,
+        logits_stride: int,
+        upsampling: int | None,
+        activation: ActivationName,
+        aux_params: dict[str, Any] | None,
+        head_kernel_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.classes = numbered_classes(classes) if isinstance(classes, int) else classes
+        self.encoder = encoder
+        self.decoder = decoder
+        self.segmentation_head = SegmentationHead(
+            decoder_channels, len(self.classes), head_kernel_size
+        )
+        self.activation = make_activation(activation)
+        self.classification_head = (
+            ClassificationHead(encoder.out_channels[-1], **aux_params) if aux_params else None
+        )
+        self.size_step = encoder.output_stride
+        self.logits_stride = logits_stride
+        self.upsampling = logits_stride if upsampling is None else max(1, upsampling)
+        self._encoder_frozen = False
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest size, not below (height, width), at which the logits fit the pixels."""
+        step = self.size_step
+        padded = [
+            side if side % step in (0, 1 % step) else -(-side // step) * step
+            for side in (height, width)
+        ]
+        return padded[0], padded[1]
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of `forward`'s logits for an input of this size."""
+        if self.upsampling == self.logits_stride:
+            return height, width
+        sides = []
+        for side in (height, width):
+            odd = int(side % self.size_step == 1 % self.size_step)
+            sides.append(-(-(side - odd) * self.upsampling // self.logits_stride) + odd)
+        return sides[0], sides[1]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Full-resolution logits, after the activation.
+
+        Args:
+            x: input map [N, in_channels, H, W].
+
+        Returns:
+            Map [N, classes, H, W] (H and W times upsampling / logits_stride); with aux_params a
+            pair of it and the labels of the whole image [N, aux_params["classes"]].
+        """
+        features = self.encoder(self.pad(x))
+        masks = self._upsampled(self._head(features), x)
+        masks = self.activation(masks)
+        if self.classification_head is None:
+            return masks
+        return masks, self.classification_head(features[-1])
+
+    def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, classes, h, w] of x [N, in_channels, H, W], one per logits_stride pixels."""
+        return self._head(self.encoder(self.pad(x)))
+
+    def _head(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.segmentation_head(self.decoder(features))
+
+    def freeze_encoder(self) -> None:
+        """Stops training the encoder: no gradients, and its batch norms stay in eval mode."""
+        self._set_encoder_frozen(True)
+
+    def unfreeze_encoder(self) -> None:
+        """Undoes `freeze_encoder`."""
+        self._set_encoder_frozen(False)
+
+    def _set_encoder_frozen(self, frozen: bool) -> None:
+        self.encoder.requires_grad_(not frozen)
+        self._encoder_frozen = frozen
+        self.encoder.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> EncoderDecoder:
+        """Sets the mode of every module; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self._encoder_frozen:
+            self.encoder.eval()
+        return self

@@ -1,0 +1,57 @@
+"""Encoders: the networks that models take their features from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .base import Encoder
+from .mobilenet_v2 import MobileNetV2Encoder
+from .pretrained import load_weights
+from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+
+__all__ = ["ENCODERS", "Encoder", "MobileNetV2Encoder", "ResNetEncoder", "make_encoder"]
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "resnet18": partial(ResNetEncoder, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(ResNetEncoder, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(ResNetEncoder, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(ResNetEncoder, Bottleneck, (3, 4, 23, 3)),
+    "resnet152": partial(ResNetEncoder, Bottleneck, (3, 8, 36, 3)),
+    "mobilenet_v2": MobileNetV2Encoder,
+}
+
+
+def make_encoder(
+    name: str,
+    in_channels: int = 3,
+    depth: int = 5,
+    weights: str | None = None,
+    output_stride: int = 32,
+    **options: Any,
+) -> Encoder:
+    """An encoder by its name.
+
+    Args:
+        name: key of `ENCODERS`.
+        in_channels: of the image. With weights of 3 channels and another number here, those of the
+            first convolution are repeated (summed for 1) and scaled to keep the activations' size.
+        depth: number of halvings, 1 to 5.
+        weights: None for random ones, "imagenet" for those of the Hugging Face hub's
+            smp-hub/<name>.imagenet, or the path of a file of torch.save or safetensors with
+            torchvision's names.
+        output_stride: 8, 16 or 32: later halvings become dilation.
+        options: further arguments of this encoder.
+
+    Raises:
+        ValueError: no such encoder, arguments out of range, or weights that cannot be had.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}")
+    encoder = ENCODERS[name](
+        in_channels=in_channels, depth=depth, output_stride=output_stride, **options
+    )
+    if weights is not None:
+        load_weights(encoder, name, weights)
+    return encoder

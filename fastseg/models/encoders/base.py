@@ -1,0 +1,95 @@
+"""What every encoder is: a module from an image to its features at several strides."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+class Encoder(nn.Module):
+    """Features of an image at the strides 1, 2, 4, ... 2^depth.
+
+    Args:
+        in_channels: of the image.
+        depth: number of halvings, 1 to 5; what would come after is not built.
+        output_stride: 8, 16 or 32: later halvings become dilation.
+
+    Attributes:
+        out_channels: of the features, the image itself first: depth + 1 numbers.
+        output_stride: of the last features.
+        prefixes: what names of tensors of the whole network begin with, stages in order.
+        classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
+    """
+
+    out_channels: list[int]
+    prefixes: tuple[str, ...]
+    classifier_prefix: str
+
+    def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
+        super().__init__()
+        if in_channels < 1:
+            raise ValueError(f"in_channels is {in_channels}, expected at least 1")
+        if not 1 <= depth <= 5:
+            raise ValueError(f"encoder depth is {depth}, allowed are 1 to 5")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"encoder output stride is {output_stride}, allowed are 8, 16 and 32")
+        self.in_channels = in_channels
+        self.depth = depth
+        self.output_stride = min(output_stride, 2**depth)
+        self.register_load_state_dict_pre_hook(_drop_unused)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x [N, in_channels, H, W] and its features, finest first: depth + 1 maps."""
+        raise NotImplementedError
+
+    def stride_and_dilation(self, halving: int) -> tuple[int, int]:
+        """Of the stage that makes halving number 1, 2, ... of the image."""
+        dilation = max(1, 2**halving // self.output_stride)
+        return (2 if dilation == 1 else 1), dilation
+
+    def unused_keys(self, names: Iterable[str]) -> list[str]:
+        """Those of a whole network's tensor names that this encoder has no module for.
+
+        They are stages after `depth` and the classifier.
+        """
+        have = tuple(self.state_dict())
+        unused = []
+        for name in names:
+            stage = next((p for p in self.prefixes if name.startswith(p)), None)
+            later = stage is not None and not any(key.startswith(stage) for key in have)
+            if later or name.startswith(self.classifier_prefix):
+                unused.append(name)
+        return unused
+
+    def initialise(self) -> None:
+        """Random weights as torchvision's networks have them before training.
+
+        With other than 3 input channels the first convolution has torch's, as in smp.
+        """
+        convolutions = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        for module in convolutions[0 if self.in_channels == 3 else 1 :]:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _drop_unused(encoder: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """Before loading: weights of a whole network fit the part of it that is built."""
+    assert isinstance(encoder, Encoder)
+    inner = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+    unused = [prefix + key for key in encoder.unused_keys(inner)]
+    for key in unused:
+        del state_dict[key]
+    warn_dropped(unused)
+
+
+def warn_dropped(keys: list[str]) -> None:
+    """Says which tensors of a checkpoint are not loaded, if any."""
+    if keys:
+        prefixes = sorted({".".join(key.split(".")[:2]) for key in keys})
+        warnings.warn(
+            f"{len(keys)} tensors are of parts of the encoder that this model does not use, and "
+            f"were dropped: {', '.join(f'{prefix}.*' for prefix in prefixes)}",
+            stacklevel=3,
+        )

@@ -1,0 +1,76 @@
+"""Weights that encoders start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..files import read_tensors, unwrap
+from .base import Encoder
+
+_INSTEAD = (
+    "pass encoder_weights=None for random weights or the path of a local file with the weights"
+)
+
+
+def load_weights(encoder: Encoder, name: str, weights: str) -> None:
+    """Loads "imagenet" weights from the hub, or the weights of a file.
+
+    Raises:
+        ValueError: the weights cannot be had, or do not fit.
+    """
+    path = _download(name) if weights == "imagenet" else Path(weights)
+    if not path.is_file():
+        raise ValueError(
+            f"encoder_weights is {weights!r}: neither 'imagenet' nor a file; {_INSTEAD}"
+        )
+    state_dict = unwrap(str(path), read_tensors(path))
+    first = next(key for key, value in encoder.state_dict().items() if value.dim() == 4)
+    state_dict = {
+        key: value
+        for key, value in state_dict.items()
+        if not key.startswith(encoder.classifier_prefix)
+    }
+    for key in encoder.unused_keys(state_dict):
+        del state_dict[key]
+    if first in state_dict:
+        state_dict[first] = adapt_channels(state_dict[first], encoder.in_channels)
+    try:
+        encoder.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit the encoder {name} ({error})") from error
+
+
+def adapt_channels(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """The first convolution's weight [C_out, C_in, h, w] for another number of input channels.
+
+    One channel gets the sum (a grey image gives what it gave as RGB); more repeat the given ones in
+    turn, scaled so that the activations keep their size.
+    """
+    given = weight.shape[1]
+    if in_channels == given:
+        return weight
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    index = torch.arange(in_channels, device=weight.device) % given
+    return weight[:, index] * (given / in_channels)
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ValueError(
+            "encoder_weights='imagenet' needs the package huggingface_hub "
+            f'(pip install "fastseg-kernels[hub]"); or {_INSTEAD}'
+        ) from error
+    repository = f"smp-hub/{name}.imagenet"
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # the hub's client raises errors of several packages
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"encoder_weights='imagenet': {repository} cannot be had from the Hugging Face hub "
+            f"({type(error).__name__}: {reason[0] if reason else ''}); {_INSTEAD}"
+        ) from error
