@@ -10,6 +10,7 @@ from .._version import __version__
 from . import bench
 from .info import info
 from .segment import segment
+from .train import train
 
 app = typer.Typer(
     help="Fast, small in memory and reproducible semantic segmentation.",
@@ -38,5 +39,6 @@ def _options(
 
 
 app.command()(segment)
+app.command()(train)
 app.command()(info)
 app.add_typer(bench.app, name="bench")

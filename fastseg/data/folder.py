@@ -41,6 +41,7 @@ class Split:
         pixels: number of pixels of each class over all pairs, int64 [C].
         pixels_around: number of pixels of the images that show a class, int64 [C].
         void: number of pixels that are ignored.
+        cached_bytes: memory of the decoded pairs.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Split:
         self._lookup = _lookup(labelling)
         counts = numpy.zeros(IGNORE + 1, dtype=numpy.int64)
         around = numpy.zeros(IGNORE + 1, dtype=numpy.int64)
-        left = cache_bytes
+        self.cached_bytes = 0
         problems: list[str] = []
         with ThreadPoolExecutor(max(1, threads)) as pool:
             for done, result in enumerate(_in_order(pool, self._read_or_say, pairs, 4 * threads)):
@@ -78,8 +79,10 @@ class Split:
                     counts += found
                     around += (found > 0) * label.size
                     self.sizes.append(label.shape)
-                    left -= image.nbytes + label.nbytes
-                    self._cache.append((image, label) if left >= 0 else None)
+                    size = image.nbytes + label.nbytes
+                    fits = self.cached_bytes + size <= cache_bytes
+                    self.cached_bytes += size * fits
+                    self._cache.append((image, label) if fits else None)
                 if progress is not None:
                     progress(done + 1, len(pairs))
         if problems:

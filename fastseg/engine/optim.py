@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -10,10 +11,12 @@ from torch import nn
 from ..data import Split
 from .config import TrainConfig
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of a configuration, with weight decay on the weights alone."""
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
@@ -36,14 +39,15 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
     return rate * min(1.0, (iteration + 1) / (config.warmup + 1))
 
 
-class Averaged:
+class Averaged(Generic[Model]):
     """Exponential moving average of a model's weights and batch norm statistics.
 
     The decay grows to its value over the first steps, so that the random start is forgotten soon.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: Model, decay: float) -> None:
+        self.model = copy.deepcopy(model)
+        self.model.requires_grad_(False)
         self.decay = decay
         self._pairs = _floating(self.model, model)
 

@@ -25,6 +25,9 @@ class TrainingStep(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        self.class_weights: torch.Tensor | None
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.model = model
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", class_weights, persistent=False)

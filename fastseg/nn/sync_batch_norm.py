@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(_BatchNorm):
     """nn.BatchNorm2d over the batches of all processes together.
 
     The same parameters, buffers and state_dict as nn.BatchNorm2d. torch.nn.SyncBatchNorm computes
@@ -33,6 +34,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         return output
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() != 4:
+            raise ValueError(f"input has shape {tuple(input.shape)}, expected [N, C, H, W]")
 
 
 class _SyncBatchNorm(torch.autograd.Function):
