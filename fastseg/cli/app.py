@@ -8,7 +8,9 @@ import typer
 
 from .._version import __version__
 from . import bench
+from .eval import eval_
 from .info import info
+from .models import models
 from .segment import segment
 from .train import train
 
@@ -40,5 +42,7 @@ def _options(
 
 app.command()(segment)
 app.command()(train)
+app.command("eval")(eval_)
+app.command()(models)
 app.command()(info)
 app.add_typer(bench.app, name="bench")

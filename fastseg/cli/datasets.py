@@ -1,58 +1,36 @@
-"""Finding and reading data sets, with a progress bar."""
+"""Reading data sets, with a progress bar."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..data import DatasetError, Labelling, Pair, Split, find_splits, labelling_of
+from ..data import Labelling, Pair, Split
 from ..engine.processes import Processes
-from .console import err, fail
-
-
-def splits_and_labelling(
-    root: Path, ignored: list[int] | None
-) -> tuple[dict[str, list[Pair]], Labelling]:
-    """The files of each split and what their labels mean; ends the command where it cannot."""
-    try:
-        splits = find_splits(root)
-        return splits, labelling_of(
-            root, (pair for pairs in splits.values() for pair in pairs), ignored
-        )
-    except DatasetError as error:
-        fail(error)
+from .console import err
 
 
 def read_split(
     name: str, pairs: list[Pair], labelling: Labelling, processes: Processes, cache_bytes: int
 ) -> Split:
-    """Reads and checks all files of a split; ends the command at the first that is wrong."""
+    """Reads and checks all files of a split. Raises DatasetError at files that are wrong."""
     bar = Progress(
         TextColumn(f"reading {name or 'the images'}"), BarColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), console=err, transient=True,
         disable=not (processes.first and err.is_terminal),
     )  # fmt: skip
-    try:
-        with bar:
-            task = bar.add_task("", total=len(pairs))
-            return Split(
-                name,
-                pairs,
-                labelling,
-                cache_bytes=cache_bytes,
-                threads=min(8, max(1, (os.cpu_count() or 1) // processes.count)),
-                progress=lambda done, total: bar.update(task, completed=done),
-            )
-    except DatasetError as error:
-        fail(error) if processes.first else exit_silently()
-
-
-def exit_silently() -> None:
-    """Ends a process beside the first one, which has said why."""
-    raise SystemExit(1)
+    with bar:
+        task = bar.add_task("", total=len(pairs))
+        return Split(
+            name,
+            pairs,
+            labelling,
+            cache_bytes=cache_bytes,
+            threads=min(8, max(1, (os.cpu_count() or 1) // local_count(processes))),
+            progress=lambda done, total: bar.update(task, completed=done),
+        )
 
 
 def cache_bytes(limit_gb: float | None, processes: Processes) -> int:
@@ -63,15 +41,19 @@ def cache_bytes(limit_gb: float | None, processes: Processes) -> int:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # not known on this system
         memory = 8 << 30
-    return memory // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
+    return memory // 4 // local_count(processes)
+
+
+def local_count(processes: Processes) -> int:
+    """The number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
 
 
 def describe(labelling: Labelling, splits: Iterable[Split]) -> str:
     """One line: how many images, which classes, what is ignored, and where that is known from."""
     counts = ", ".join(f"{len(split)} {split.name or 'images'}" for split in splits)
-    names = ", ".join(labelling.classes.names[:12]) + (
-        ", ..." if len(labelling.classes) > 12 else ""
-    )
+    names = ", ".join(labelling.classes.names[:12])
+    names += ", ..." if len(labelling.classes) > 12 else ""
     ignored = ", ".join(str(value) for value in sorted(labelling.ignored))
     return (
         f"{counts}; {len(labelling.classes)} classes ({names}), ignored labels {ignored}, "

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..data import find_splits, labelling_of
 from ..engine.architectures import ARCHITECTURES, Description, load_model, start_from
-from ..engine.checkpoint import CheckpointError
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
-from ..engine.processes import Processes, launched
-from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer, TrainingError
+from ..engine.processes import Processes
+from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
 from ..metrics import Scores
-from .console import err, fail, one_line, out, reason
-from .datasets import cache_bytes, describe, exit_silently, read_split, splits_and_labelling
+from .console import err, out, reason
+from .datasets import cache_bytes, describe, local_count, read_split
 from .devices import device_named
+from .joined import Failure, joined, say
 
 
 def train(
@@ -56,6 +55,10 @@ def train(
     ] = False,
     init: Annotated[
         Path | None, typer.Option(help="Weights to start from; those that fit are taken.")
+    ] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(help="'imagenet' (from the Hugging Face hub) or a file. Default: random."),
     ] = None,
     working_size: Annotated[
         int, typer.Option(min=1, help="Longer side, in pixels, of an image at scale 1.")
@@ -135,34 +138,32 @@ def train(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = device_named(device)
-    with _joined(chosen) as (processes, own_device):
+    with joined(device_named(device)) as (processes, own_device):
         if epochs is not None and iterations is not None:
-            _end(processes, "give --epochs or --iterations, not both")
+            raise Failure("give --epochs or --iterations, not both")
         last = out_dir / LAST
         resuming = resume and last.exists()
         if not resume and last.exists():
-            _end(processes, f"{last} exists: continue it with --resume, or choose another --out")
-        splits, labelling = splits_and_labelling(dataset, ignore)
+            raise Failure(f"{last} exists: continue it with --resume, or choose another --out")
+        splits = find_splits(dataset)
         if set(splits) == {""}:
-            train_split, val_split = "", "val"
+            train_split = ""
         if train_split not in splits:
-            _end(processes, f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
+            raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
+        used = [name for name in (train_split, val_split) if name in splits]
+        labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
         cache = cache_bytes(cache_gb, processes)
-        training = read_split(train_split, splits[train_split], labelling, processes, cache)
-        left = max(0, cache - training.cached_bytes)
-        validation = None
-        if val_split in splits:
-            validation = read_split(val_split, splits[val_split], labelling, processes, left)
-        if processes.first:
-            _say(describe(labelling, [s for s in (training, validation) if s is not None]))
-            if validation is None:
-                _say(f"no split {val_split!r}: nothing is validated, best.pt is not written")
+        data = {}
+        for name in used:
+            data[name] = read_split(name, splits[name], labelling, processes, cache)
+            cache -= data[name].cached_bytes
+        say(processes, describe(labelling, data.values()))
+        if val_split not in data:
+            say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
 
         try:
             config = TrainConfig(
-                iterations=iterations
-                or max(1, round((epochs or 100) * len(training) / batch_size)),
+                iterations=iterations or _steps(epochs or 100, len(data[train_split]), batch_size),
                 batch_size=batch_size,
                 crop=crop,
                 working_size=working_size,
@@ -179,20 +180,20 @@ def train(
                 clip=clip,
                 bf16=bf16,
                 seed=seed,
-                init=None if init is None else str(init),
+                init=str(init or encoder_weights or "") or None,
             )
             options = _model_options(model_options or [])
             description = Description(model, encoder, labelling.classes, working_size, options)
             torch.manual_seed(seed)
-            network = description.build()
+            network = description.build(None if resuming else encoder_weights)
             if init is not None and not resuming:
-                left_out = start_from(network, load_model(init))
-                if left_out and processes.first:
-                    _say(f"{init}: without {len(left_out)} tensors, {', '.join(left_out[:4])}, ...")
+                missing = start_from(network, load_model(init))
+                if missing:
+                    say(processes, f"{init}: without {len(missing)} tensors, {missing[0]}, ...")
         except OSError as error:
-            _end(processes, f"{init}: {reason(error)}")
+            raise Failure(f"{init}: {reason(error)}") from error
         except ValueError as error:
-            _end(processes, error)
+            raise Failure(error) from error
         run_options = RunOptions(
             out_dir,
             accumulate,
@@ -200,48 +201,30 @@ def train(
             validate_every,
             time_limit=None if time_limit is None else 60 * time_limit,
         )
-        with Display(config.iterations, processes.first) as display:
+        with Display(config.iterations, processes) as display:
+            trainer = Trainer(
+                network,
+                description,
+                data[train_split],
+                data.get(val_split),
+                config,
+                run_options,
+                display,
+                processes=processes,
+                device=own_device,
+            )
             try:
-                trainer = Trainer(
-                    network, description, training, validation, config, run_options, display,
-                    processes=processes, device=own_device,
-                )  # fmt: skip
                 if resuming:
                     trainer.resume(last)
                     display.start(trainer.iteration, trainer.history.best)
-                    if processes.first:
-                        _say(f"continuing after iteration {trainer.iteration}")
+                    say(processes, f"continuing after iteration {trainer.iteration}")
                 outcome = trainer.run()
-            except (CheckpointError, TrainingError) as error:
-                _end(processes, error)
             except OSError as error:
-                _end(processes, f"{out_dir}: {reason(error)}")
-            except torch.OutOfMemoryError as error:
-                _end(processes, f"{one_line(error)}; try a smaller --crop or a larger --accumulate")
+                raise Failure(f"{out_dir}: {reason(error)}") from error
     if processes.first:
-        _conclude(outcome, out_dir)
+        _conclude(processes, outcome, out_dir)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
-
-
-@contextlib.contextmanager
-def _joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    try:
-        with launched(device) as joined:
-            yield joined
-    except ValueError as error:
-        fail(error)
-
-
-def _end(processes: Processes, message: object) -> Any:
-    """Ends the command; of all processes only the first says why."""
-    if processes.first:
-        fail(message)
-    exit_silently()
-
-
-def _say(message: str) -> None:
-    err.print(one_line(message), soft_wrap=True, markup=False, highlight=False)
 
 
 def _steps(epochs: float, images: int, batch_size: int) -> int:
@@ -264,16 +247,17 @@ def _model_options(given: list[str]) -> dict[str, Any]:
 def _workers(given: int | None, device: torch.device, processes: Processes) -> int:
     if given is not None:
         return given
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
-    return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 1) // local))
+    cores = (os.cpu_count() or 1) // local_count(processes)
+    return 0 if device.type == "cpu" else min(8, max(1, cores))
 
 
-def _conclude(outcome: Outcome, out_dir: Path) -> None:
+def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
     best = "" if math.isnan(outcome.best) else f"; best validation mIoU {100 * outcome.best:.2f} %"
     if outcome.stopped:
-        _say(
+        say(
+            processes,
             f"ended {outcome.stopped} after iteration {outcome.iteration}{best}; the same command "
-            "with --resume continues"
+            "with --resume continues",
         )
     else:
         where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
@@ -283,12 +267,13 @@ def _conclude(outcome: Outcome, out_dir: Path) -> None:
 class Display:
     """The live progress bar on a terminal; elsewhere one line at each validation."""
 
-    def __init__(self, iterations: int, shown: bool) -> None:
+    def __init__(self, iterations: int, processes: Processes) -> None:
+        self._processes = processes
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  mIoU {task.fields[miou]}"),
             TimeRemainingColumn(), console=err, transient=True,
-            disable=not (shown and err.is_terminal),
+            disable=not (processes.first and err.is_terminal),
         )  # fmt: skip
         self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
         self._loss: float | None = None
@@ -316,7 +301,8 @@ class Display:
     def validated(self, iteration: int, result: Scores) -> None:
         self._bar.update(self._task, miou=f"{100 * result.miou:.1f} %", description="training")
         loss = "" if self._loss is None else f"loss {self._loss:.4f}  "
-        _say(
+        say(
+            self._processes,
             f"iteration {iteration}  {loss}mIoU {100 * result.miou:.2f}  mAcc "
-            f"{100 * result.macc:.2f}  aAcc {100 * result.aacc:.2f}"
+            f"{100 * result.macc:.2f}  aAcc {100 * result.aacc:.2f}",
         )

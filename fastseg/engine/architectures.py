@@ -38,8 +38,8 @@ class Description:
     working_size: int
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def build(self) -> SegmentationModel:
-        """The model with random weights.
+    def build(self, encoder_weights: str | None = None) -> SegmentationModel:
+        """The model with random weights, its encoder perhaps with those of a file.
 
         Raises:
             ValueError: no such architecture, or arguments that it does not take.
@@ -50,7 +50,12 @@ class Description:
             )
         make = getattr(models, ARCHITECTURES[self.architecture])
         try:
-            model = make(self.encoder, encoder_weights=None, classes=self.classes, **self.options)
+            model = make(
+                self.encoder,
+                encoder_weights=encoder_weights,
+                classes=self.classes,
+                **self.options,
+            )
         except (TypeError, KeyError) as error:
             raise ValueError(f"{self.architecture} with {self.encoder}: {error}") from error
         model.working_size = self.working_size

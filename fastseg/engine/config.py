@@ -55,7 +55,7 @@ class TrainConfig:
     init: str | None = None
 
     def __post_init__(self) -> None:
-        positive = {"iterations": self.iterations, "batch_size": self.batch_size}
+        positive: dict[str, float] = {"iterations": self.iterations, "batch_size": self.batch_size}
         positive |= {"working_size": self.working_size, "crop": min(self.crop), "lr": self.lr}
         for name, value in positive.items():
             if value <= 0:

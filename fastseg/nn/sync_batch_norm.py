@@ -74,13 +74,13 @@ class _SyncBatchNorm(torch.autograd.Function):
         normalised = (x - mean.view(1, -1, 1, 1)) * inverse.view(1, -1, 1, 1)
         sums = torch.stack([gradient.sum((0, 2, 3)), (gradient * normalised).sum((0, 2, 3))])
         # The parameters' own gradients stay local: data-parallel training averages them later.
-        grad_bias, grad_weight = sums.clone() if weight is not None else (None, None)
+        grad_weight, grad_bias = None, None
+        if weight is not None:
+            grad_bias, grad_weight = (part.to(weight.dtype) for part in sums.clone())
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight.to(dtype)
         mean_grad, mean_product = (sums / total).view(2, 1, -1, 1, 1)
         grad_x = (gradient - mean_grad - normalised * mean_product) * scale.view(1, -1, 1, 1)
-        if weight is not None:
-            grad_weight, grad_bias = grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
         return grad_x.to(x.dtype), grad_weight, grad_bias, None
 
 
