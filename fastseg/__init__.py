@@ -2,7 +2,7 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
-from .models import DeepLabV3, DeepLabV3Plus, load_checkpoint
+from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .ops import (
     dilated_conv2d,
     pyramid_pool,
@@ -17,6 +17,7 @@ __all__ = [
     "BackendUnavailable",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "PSPNet",
     "__version__",
     "dilated_conv2d",
     "load_checkpoint",

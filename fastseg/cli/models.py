@@ -9,9 +9,9 @@ import torch
 import typer
 from rich.table import Table
 
+from ..classes import numbered_classes
 from ..engine.architectures import ARCHITECTURES, Description
 from ..models.checkpoints import FAMILIES
-from ..classes import numbered_classes
 from .console import out
 
 

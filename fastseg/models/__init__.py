@@ -4,12 +4,14 @@ from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .encoders import ENCODERS, make_encoder
+from .pspnet import PSPNet
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
 
 __all__ = [
     "ENCODERS",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "PSPNet",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
     "load_checkpoint",

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..classes import ClassSet
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
+from .pretrained import Pretrained
 
 Image = numpy.ndarray | torch.Tensor
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(Pretrained):
     """A network from images to one logit per class and pixel.
 
     Subclasses define `coarse_logits`, and set what follows where their training differed.

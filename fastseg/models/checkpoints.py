@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .base import SegmentationModel
-from .files import StateDict, read_tensors, unwrap
+from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .files import StateDict, fill, read_tensors, unwrap
+from .pspnet import PSPNet
+from .smp_arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
 
 
@@ -21,21 +24,41 @@ class Family:
 
     Attributes:
         name: how messages and the CLI call it.
-        model: its class. `model()` must build the standard variant: the names of its tensors are
-            those that the checkpoint must have. `model.arguments(state_dict)` reads the
-            constructor's arguments off the shapes.
+        model: its class.
+        arguments: reads the constructor's arguments off a state dict; where it raises KeyError for
+            a missing tensor, `model()` is the variant that the checkpoint is compared with.
         signature: prefixes that, all present, tell this family from every other.
     """
 
     name: str
     model: Any
+    arguments: Callable[[StateDict], dict[str, Any]]
     signature: tuple[str, ...]
 
 
 FAMILIES = (
     Family(
+        "smp-deeplabv3plus",
+        DeepLabV3Plus,
+        deeplabv3plus_arguments,
+        ("encoder.", "decoder.aspp.0.", "decoder.block1.", "segmentation_head."),
+    ),
+    Family(
+        "smp-deeplabv3",
+        DeepLabV3,
+        deeplabv3_arguments,
+        ("encoder.", "decoder.aspp.convs.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-pspnet",
+        PSPNet,
+        pspnet_arguments,
+        ("encoder.", "decoder.psp.blocks.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
         "tf-deeplab-mobilenetv2",
         TFDeepLabMobileNetV2,
+        TFDeepLabMobileNetV2.arguments,
         ("stem.", "blocks.1.depthwise.", "image_pooling.", "aspp0.", "concat_projection."),
     ),
 )
@@ -48,6 +71,10 @@ def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Segme
         source: file of torch.save (read with weights_only=True) or of safetensors, or a state dict.
             One level of wrapping ("state_dict", "model", ...) and the prefixes of DDP and
             torch.compile are removed.
+
+    What is not in the weights (output stride, atrous rates, dropout, activation) has the default of
+    the model's constructor; `save_pretrained` and `from_pretrained` keep it. Tensors of encoder
+    stages that the model does not use are dropped with a warning.
 
     Returns:
         The model in eval mode, float32, on the CPU.
@@ -66,19 +93,22 @@ def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Segme
 def _build(origin: str, content: Any) -> SegmentationModel:
     state_dict = unwrap(origin, content)
     family = _recognise(origin, state_dict)
-    with torch.device("meta"):
-        standard = family.model().state_dict()
-    _check_names(origin, family, standard, state_dict)
+    try:
+        arguments = family.arguments(state_dict)
+    except KeyError:  # the standard variant then tells what is missing
+        arguments = {}
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise _unfit(origin, family, error) from error
     try:
         with torch.device("meta"):
-            model = family.model(**family.model.arguments(state_dict))
+            model = family.model(**arguments)
     except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"{origin}: the shapes of its tensors fit no {family.name} ({error})"
-        ) from error
-    _check_shapes(origin, family, model.state_dict(), state_dict)
-    model.to_empty(device="cpu").float().load_state_dict(state_dict)
-    return model.eval()
+        raise _unfit(origin, family, error) from error
+    return fill(origin, family.name, model, state_dict)
+
+
+def _unfit(origin: str, family: Family, error: Exception) -> ValueError:
+    return ValueError(f"{origin}: the shapes of its tensors fit no {family.name} ({error})")
 
 
 def _recognise(origin: str, state_dict: StateDict) -> Family:
@@ -90,23 +120,3 @@ def _recognise(origin: str, state_dict: StateDict) -> Family:
         f"{origin}: of no known family ({known}); it has {len(state_dict)} tensors, the first are "
         + ", ".join(list(state_dict)[:3])
     )
-
-
-def _check_names(origin: str, family: Family, expected: StateDict, state_dict: StateDict) -> None:
-    problems = []
-    if missing := [key for key in expected if key not in state_dict]:
-        problems.append(f"missing: {', '.join(missing)}")
-    if unused := [key for key in state_dict if key not in expected]:
-        problems.append(f"unused: {', '.join(unused)}")
-    if problems:
-        raise ValueError(f"{origin}: does not fit {family.name}; {'; '.join(problems)}")
-
-
-def _check_shapes(origin: str, family: Family, expected: StateDict, state_dict: StateDict) -> None:
-    wrong = [
-        f"{key} {tuple(state_dict[key].shape)} (expected {tuple(value.shape)})"
-        for key, value in expected.items()
-        if state_dict[key].shape != value.shape
-    ]
-    if wrong:
-        raise ValueError(f"{origin}: does not fit {family.name}; shapes: {', '.join(wrong)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,12 +62,15 @@ class EncoderDecoder(SegmentationModel):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
-        step = self.size_step
-        padded = [
-            side if side % step in (0, 1 % step) else -(-side // step) * step
+        sides = [
+            side if self._on_pixels(side) else -(-side // self.size_step) * self.size_step
             for side in (height, width)
         ]
-        return padded[0], padded[1]
+        return sides[0], sides[1]
+
+    def _on_pixels(self, side: int) -> bool:
+        """Whether logits lie on the first and the last pixel of a side of this length."""
+        return self.align_corners and side % self.size_step == 1
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of `forward`'s logits for an input of this size."""
@@ -74,7 +78,7 @@ class EncoderDecoder(SegmentationModel):
             return height, width
         sides = []
         for side in (height, width):
-            odd = int(side % self.size_step == 1 % self.size_step)
+            odd = int(self._on_pixels(side))
             sides.append(-(-(side - odd) * self.upsampling // self.logits_stride) + odd)
         return sides[0], sides[1]
 
@@ -101,6 +105,12 @@ class EncoderDecoder(SegmentationModel):
 
     def _head(self, features: list[torch.Tensor]) -> torch.Tensor:
         return self.segmentation_head(self.decoder(features))
+
+    def unused_keys(self, names: Iterable[str]) -> list[str]:
+        """Names of tensors of encoder stages that smp builds and this model never uses."""
+        prefix = "encoder."
+        inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return [prefix + name for name in self.encoder.unused_keys(inner)]
 
     def freeze_encoder(self) -> None:
         """Stops training the encoder: no gradients, and its batch norms stay in eval mode."""

@@ -1,14 +1,17 @@
-"""Reading files of weights."""
+"""Reading files of weights, and filling models with them."""
 
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import ZipFile
 
 import torch
+from torch import nn
 
 StateDict = dict[str, torch.Tensor]
 
@@ -90,3 +93,55 @@ def unwrap(origin: str, content: Any) -> StateDict:
             key = key.removeprefix(prefix)
         state_dict[key] = value
     return state_dict
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fill(origin: str, name: str, model: Model, state_dict: StateDict) -> Model:
+    """Gives a model on the meta device its weights, every one of them.
+
+    Tensors that the model's `unused_keys`, if it has that, says it never uses are dropped with a
+    warning.
+
+    Args:
+        origin, name: what messages call the checkpoint and the model.
+
+    Returns:
+        The model in eval mode, float32, on the CPU; it shares no memory with state_dict.
+
+    Raises:
+        ValueError: missing, unused or misshapen tensors; the message names all of them.
+    """
+    dropped: list[str] = getattr(model, "unused_keys", lambda _: [])(state_dict)
+    warn_dropped(dropped)
+    state_dict = {key: value for key, value in state_dict.items() if key not in set(dropped)}
+    expected = model.state_dict()
+    problems = []
+    if missing := [key for key in expected if key not in state_dict]:
+        problems.append(f"missing: {', '.join(missing)}")
+    if unused := [key for key in state_dict if key not in expected]:
+        problems.append(f"unused: {', '.join(unused)}")
+    misshapen = [
+        f"{key} {tuple(state_dict[key].shape)} (expected {tuple(value.shape)})"
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    if misshapen:
+        problems.append(f"shapes: {', '.join(misshapen)}")
+    if problems:
+        raise ValueError(f"{origin}: does not fit {name}; {'; '.join(problems)}")
+    model.to_empty(device="cpu").float().load_state_dict(state_dict)
+    return model.eval()
+
+
+def warn_dropped(keys: list[str]) -> None:
+    """Says which tensors of a checkpoint are not loaded, if any."""
+    if keys:
+        # encoder.layer4.0.conv1.weight -> encoder.layer4
+        stages = dict.fromkeys(re.sub(r"(?<=\d)\..*|\.\w+$", "", key) for key in keys)
+        warnings.warn(
+            f"{len(keys)} tensors belong to parts of the encoder that this model never uses, and "
+            f"are dropped: {', '.join(f'{stage}.*' for stage in stages)}",
+            stacklevel=3,
+        )

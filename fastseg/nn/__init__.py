@@ -3,6 +3,7 @@
 from .aspp import ASPP
 from .conv import DilatedConv2d
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead
+from .pyramid import PyramidPooling
 from .separable import SeparableConv2d
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "AuxiliaryHead",
     "ClassificationHead",
     "DilatedConv2d",
+    "PyramidPooling",
     "SegmentationHead",
     "SeparableConv2d",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..ops.pyramid_pool import pyramid_pool
+from .norm import check_batch
 from .separable import SeparableConv2d
 
 
@@ -25,15 +27,10 @@ class ImagePooling(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, out_channels, 1, 1]."""
-        norm = self[2]
-        if x.shape[0] == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
-            raise ValueError(
-                "x holds one image, but batch norm of the image pooling needs two or more in "
-                "training: use a larger batch, SyncBatchNorm over several processes, or "
-                "model.eval() (for fine-tuning on single images, .eval() of this module)"
-            )
+        _, convolution, norm, relu = self
+        check_batch(norm, x)
         pooled = pyramid_pool(x, (1,)).unsqueeze(-1)
-        return self[3](norm(self[1](pooled)))
+        return relu(norm(convolution(pooled)))
 
 
 class ASPP(nn.Module):
@@ -78,7 +75,7 @@ class ASPP(nn.Module):
             for branch in branches
         )
         self.convs.append(ImagePooling(in_channels, out_channels))
-        self.project = nn.Sequential(
+        self.project: Any = nn.Sequential(
             nn.Conv2d(5 * out_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+from ..files import warn_dropped
 
 
 class Encoder(nn.Module):
@@ -82,14 +83,3 @@ def _drop_unused(encoder: nn.Module, state_dict: dict, prefix: str, *_: object) 
     for key in unused:
         del state_dict[key]
     warn_dropped(unused)
-
-
-def warn_dropped(keys: list[str]) -> None:
-    """Says which tensors of a checkpoint are not loaded, if any."""
-    if keys:
-        prefixes = sorted({".".join(key.split(".")[:2]) for key in keys})
-        warnings.warn(
-            f"{len(keys)} tensors are of parts of the encoder that this model does not use, and "
-            f"were dropped: {', '.join(f'{prefix}.*' for prefix in prefixes)}",
-            stacklevel=3,
-        )

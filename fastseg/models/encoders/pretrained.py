@@ -9,6 +9,15 @@ import torch
 from ..files import read_tensors, unwrap
 from .base import Encoder
 
+# Commits of the repositories smp-hub/<name>.imagenet, the ones that smp 0.6 uses.
+_REVISIONS = {
+    "resnet18": "3f2325ff978283d47aa6a1d6878ca20565622683",
+    "resnet34": "7a57b34f723329ff020b3f8bc41771163c519d0c",
+    "resnet50": "00cb74e366966d59cd9a35af57e618af9f88efe9",
+    "resnet101": "cd7c15e8c51da86ae6a084515fdb962d0c94e7d1",
+    "resnet152": "951dd835e9d086628e447b484584c8983f9e1dd0",
+    "mobilenet_v2": "e67aa804e17f7b404b629127eabbd224c4e0690b",
+}
 _INSTEAD = (
     "pass encoder_weights=None for random weights or the path of a local file with the weights"
 )
@@ -67,7 +76,8 @@ def _download(name: str) -> Path:
         ) from error
     repository = f"smp-hub/{name}.imagenet"
     try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
+        file = hf_hub_download(repository, "model.safetensors", revision=_REVISIONS[name])
+        return Path(file)
     except Exception as error:  # the hub's client raises errors of several packages
         reason = str(error).strip().splitlines()
         raise ValueError(
