@@ -34,8 +34,12 @@ def models(
         sizes = (_millions(row["parameters"]) for row in rows if row["encoder"] == encoder)
         table.add_row(encoder, *sizes)
     out.print(table)
-    out.print("Parameters with 19 classes. --weights takes what fastseg train writes, folders of")
-    out.print(f"save_pretrained, and checkpoints of: {', '.join(families)}.", soft_wrap=True)
+    out.print(
+        "Parameters with 19 classes. --weights takes what fastseg train writes, folders of "
+        f"save_pretrained, and checkpoints of {', '.join(families)}.",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _row(architecture: str, encoder: str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def load_model(path: Path) -> SegmentationModel:
         ValueError: it holds no model that is known, or is damaged.
     """
     if path.is_dir():
-        return SegmentationModel.from_pretrained(path)  # type: ignore[attr-defined]
+        return SegmentationModel.from_pretrained(path)
     try:
         state = checkpoint.load(path)
     except checkpoint.CheckpointError:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,17 @@ class Processes:
         """Until all processes are here."""
         if self.count > 1:
             dist.barrier()
+
+
+def data_parallel(module: nn.Module) -> DistributedDataParallel:
+    """A module whose gradients are averaged over the processes.
+
+    Its batch norms keep their statistics equal by themselves: there is nothing to broadcast.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
 
 
 @contextlib.contextmanager

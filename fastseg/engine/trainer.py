@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +27,7 @@ from .architectures import Description
 from .config import TrainConfig
 from .evaluate import evaluate
 from .optim import Averaged, class_weights, learning_rate, make_optimizer
-from .processes import Processes
+from .processes import Processes, data_parallel
 from .step import TrainingStep, parts, weight_of
 
 LAST, BEST, MODEL = "last.pt", "best.pt", "model"
@@ -130,10 +132,7 @@ class Trainer:
         step = TrainingStep(self.model, weights, config.label_smoothing).to(self.device)
         self._step: nn.Module = step
         if self.processes.count > 1:
-            # The norms keep their statistics equal by themselves: nothing to broadcast.
-            self._step = DistributedDataParallel(
-                step, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self._step = data_parallel(step)
         self.optimizer = make_optimizer(self.model, config)
         augmentation = Augmentation(
             config.crop,
@@ -190,7 +189,9 @@ class Trainer:
         stopped = ""
         self.model.train()
         positions = (self._positions(i) for i in range(self.iteration, self.config.iterations))
-        with self._listening():
+        with self._listening(), warnings.catch_warnings():
+            # Of depthwise weights in channels_last, whose strides have two equal forms.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             for batch in self._batches.stream(positions):
                 total, stopped = self._agree(batch, began)
                 if stopped:
@@ -317,8 +318,8 @@ class Trainer:
         out = self.options.out
         state = {"weights": model.state_dict(), "averaged": None, "iteration": self.iteration}
         checkpoint.save(out / BEST, {"description": self.description.as_dict(), **state})
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(out / MODEL)  # type: ignore[operator]
+        if importlib.util.find_spec("safetensors") is not None:
+            model.save_pretrained(out / MODEL)
 
     def save(self) -> None:
         """Writes the checkpoint, the metrics and the curve, in the first process."""
