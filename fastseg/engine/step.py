@@ -64,7 +64,8 @@ class TrainingStep(nn.Module):
         pixels = images.view(count, height * width, 3).float()
         pixels = torch.baddbmm(colors[:, None, :, 3], pixels, colors[:, :, :3].transpose(1, 2))
         pixels = pixels.clamp_(0.0, 255.0).sub_(self.mean).div_(self.std)
-        return pixels.view(count, height, width, 3).permute(0, 3, 1, 2)
+        x = pixels.view(count, height, width, 3).permute(0, 3, 1, 2)
+        return x.to(next(self.model.parameters()).dtype)
 
 
 def weight_of(labels: torch.Tensor, class_weights: torch.Tensor | None) -> float:
