@@ -100,3 +100,24 @@ VOC = ClassSet(
     overlay_colors=tuple(_rgb(color) for _, color in _VOC),
     background=0,
 )
+
+# Name, the data set's colour, and the overlay's.
+_CAMVID = (
+    ("Sky", "#808080", "#6ec6ff"),
+    ("Building", "#800000", "#c96b4a"),
+    ("Pole", "#c0c080", "#fff07a"),
+    ("Road", "#804080", "#8f7bd6"),
+    ("Pavement", "#3c28de", "#f2a0d0"),
+    ("Tree", "#808000", "#4fbf4a"),
+    ("SignSymbol", "#c08080", "#ffd60a"),
+    ("Fence", "#404080", "#e0a060"),
+    ("Car", "#400080", "#2f6bff"),
+    ("Pedestrian", "#404000", "#ff3b5c"),
+    ("Bicyclist", "#0080c0", "#00d6c6"),
+)
+# The 11 classes of SegNet's version; what they leave out, Void, has the label 11 in its files.
+CAMVID = ClassSet(
+    names=tuple(name for name, _, _ in _CAMVID),
+    colors=tuple(_rgb(color) for _, color, _ in _CAMVID),
+    overlay_colors=tuple(_rgb(color) for _, _, color in _CAMVID),
+)

@@ -8,8 +8,11 @@ import typer
 
 from .._version import __version__
 from . import bench
+from .eval import eval_
 from .info import info
+from .models import models
 from .segment import segment
+from .train import train
 
 app = typer.Typer(
     help="Fast, small in memory and reproducible semantic segmentation.",
@@ -38,5 +41,8 @@ def _options(
 
 
 app.command()(segment)
+app.command()(train)
+app.command("eval")(eval_)
+app.command()(models)
 app.command()(info)
 app.add_typer(bench.app, name="bench")

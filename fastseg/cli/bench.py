@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .._files import written_whole
 from .console import err, fail, one_line, out, report
-from .files import written_whole
 
 if TYPE_CHECKING:
     from ..bench import Case, Settings

@@ -8,21 +8,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from .._messages import one_line, reason
+
+__all__ = ["err", "fail", "one_line", "out", "reason", "report"]
+
 out = Console()
 err = Console(stderr=True)
-
-
-def one_line(message: object) -> str:
-    """A message, of an exception perhaps, without its line breaks and control characters."""
-    words = " ".join(str(message).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, in one line; for system errors without number and path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(error) or type(error).__name__
 
 
 def report(message: object) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from .._files import written_whole
 from ..classes import ClassSet
-from .files import written_whole
 
 _BAND = (22, 24, 29)
 _TEXT = (236, 238, 242)

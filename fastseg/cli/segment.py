@@ -20,6 +20,7 @@ from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..models import SegmentationModel, load_checkpoint
 from .console import err, fail, out, reason, report
+from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
 from .overlay import shares, write_labels, write_overlay
 
@@ -72,7 +73,7 @@ def segment(
     class of every pixel, with the data set's palette), and prints how much of the images each
     class covers. An image that cannot be read does not stop the others; the exit code then is 1.
     """
-    model = _load(weights, _device(device))
+    model = _load(weights, device_named(device))
     sources, problems = find_images(images, without=out_dir)
     failures = [*problems]
     results = []
@@ -112,20 +113,6 @@ def _segment_one(
     write_labels(label_map, labels, model.classes)
     size = (labels.shape[0], labels.shape[1])
     return Result(source, size, overlay, label_map, seconds, shares(labels, model.classes))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        fail(f"--device is {name!r}, allowed are auto, cpu, cuda and cuda:N")
-    if device.type not in ("cpu", "cuda"):
-        fail(f"--device is {name!r}, allowed are auto, cpu, cuda and cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        fail(f"--device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def _load(weights: Path, device: torch.device) -> SegmentationModel:

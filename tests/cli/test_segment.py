@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from fastseg._files import written_whole
 from fastseg.classes import VOC, numbered_classes
 from fastseg.cli.app import app
-from fastseg.cli.files import written_whole
 from fastseg.cli.images import ImageError, find_images, read_image
 from fastseg.cli.overlay import write_labels, write_overlay
 from fastseg.models import load_checkpoint

@@ -1,0 +1,192 @@
+"""`fastseg eval`: the scores of a model on a folder of images and label maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .._files import written_whole
+from ..classes import numbered_classes
+from ..data import Labelling, find_splits, labelling_of
+from ..engine.architectures import load_model
+from ..engine.evaluate import evaluate
+from ..metrics import Scores, scores
+from ..models import SegmentationModel
+from .confusion import draw_confusion
+from .console import err, fail, out, reason
+from .datasets import describe, read_split
+from .devices import device_named
+from .joined import Failure, joined, say
+
+
+def eval_(
+    dataset: Annotated[
+        Path, typer.Argument(help="Folder with images/SPLIT and labels/SPLIT, as for training.")
+    ],
+    weights: Annotated[
+        Path,
+        typer.Option("--weights", "-w", help="best.pt of fastseg train, or any known checkpoint."),
+    ],
+    split: Annotated[str, typer.Option(help="Name of the split.")] = "val",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for eval.json and confusion.png.")
+    ] = None,
+    working_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longer side, in pixels, at which the network sees an image. "
+            "Default: what suits the model.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
+    ] = None,
+    ignore: Annotated[
+        list[int] | None,
+        typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON to stdout.")
+    ] = False,
+) -> None:
+    """Score a model on a folder of images and label maps: mIoU, mAcc, aAcc, and every class.
+
+    Counts are summed over the whole split at the size of the label maps; pixels without a class are
+    left out, and classes without pixels do not count in the means. With --out, writes all numbers
+    and a picture of the confusion matrix. On several processes: `torchrun ... -m fastseg eval`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with joined(device_named(device)) as (processes, own_device):
+        splits = find_splits(dataset)
+        split = "" if set(splits) == {""} else split
+        if split not in splits:
+            raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
+        model = _load(weights)
+        labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, weights, dataset)
+        data = read_split(split, splits[split], labelling, processes, cache_bytes=0)
+        if not as_json:
+            say(processes, describe(labelling, [data]))
+        bar = Progress(
+            TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=err, transient=True, disable=not (processes.first and err.is_terminal),
+        )  # fmt: skip
+        began = time.perf_counter()
+        with bar:
+            task = bar.add_task("", total=None)
+            matrix = evaluate(
+                model.to(own_device),
+                data,
+                working_size=working_size,
+                batch_size=batch_size,
+                void_row=True,
+                processes=processes,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                bf16=bf16,
+            )
+        seconds = time.perf_counter() - began
+    if not processes.first:
+        return
+
+    names = labelling.classes.names
+    count = len(names)
+    result = scores(matrix, count)
+    content = {
+        "model": type(model).__name__,
+        "weights": str(weights),
+        "dataset": str(dataset),
+        "split": split,
+        "images": len(data),
+        "working_size": working_size or model.working_size,
+        **result.as_json(names),
+        "mIoU_void_as_false_positive": scores(matrix, count, void="false-positive").miou,
+        "confusion": matrix[:count].tolist(),
+        "void": matrix[count].tolist(),
+        "seconds": round(seconds, 3),
+    }
+    if out_dir is not None:
+        try:
+            with written_whole(out_dir / "eval.json") as file:
+                file.write(json.dumps(content, indent=1).encode())
+            draw_confusion(out_dir / "confusion.png", matrix[:count], labelling.classes)
+        except OSError as error:
+            fail(f"{out_dir}: {reason(error)}")
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        _print(result, matrix[:count], labelling, seconds / len(data), out_dir)
+
+
+def _load(weights: Path) -> SegmentationModel:
+    try:
+        return load_model(weights)
+    except OSError as error:
+        raise Failure(f"{weights}: {reason(error)}") from error
+    except ValueError as error:
+        raise Failure(error) from error
+
+
+def _fitting(
+    labelling: Labelling, model: SegmentationModel, weights: Path, dataset: Path
+) -> Labelling:
+    """The labelling with the model's classes where the data set does not say them itself."""
+    own, count = labelling.classes, len(model.classes)
+    if own.names == numbered_classes(len(own)).names and len(own) <= count:
+        return dataclasses.replace(labelling, classes=model.classes, origin=str(weights))
+    if len(own) != count:
+        raise Failure(
+            f"{weights}: the model has {count} classes, {dataset} has {len(own)} "
+            f"(says {labelling.origin})"
+        )
+    return labelling
+
+
+def _print(
+    result: Scores,
+    matrix: torch.Tensor,
+    labelling: Labelling,
+    seconds: float,
+    out_dir: Path | None,
+) -> None:
+    table = Table(
+        title=f"mIoU {_percent(result.miou)}   mAcc {_percent(result.macc)}   "
+        f"aAcc {_percent(result.aacc)}",
+        title_style="bold",
+    )
+    table.add_column("class")
+    for heading in ("IoU", "Acc", "Dice", "share of pixels"):
+        table.add_column(heading, justify="right")
+    total = max(1, int(matrix.sum()))
+    shares = (matrix.sum(1).double() / total).tolist()
+    columns: tuple[Any, ...] = (
+        labelling.classes.names,
+        result.iou.tolist(),
+        result.accuracy.tolist(),
+        result.dice.tolist(),
+        shares,
+    )
+    for name, *values in zip(*columns, strict=True):
+        table.add_row(name, *(_percent(value) for value in values))
+    out.print(table)
+    where = "" if out_dir is None else f"; results in {out_dir}"
+    out.print(
+        f"{1000 * seconds:.0f} ms per image{where}", soft_wrap=True, markup=False, highlight=False
+    )
+
+
+def _percent(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.2f} %"

@@ -1,0 +1,53 @@
+"""`fastseg models`: what can be trained, and what can be loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+from ..classes import numbered_classes
+from ..engine.architectures import ARCHITECTURES, Description
+from ..models.checkpoints import FAMILIES
+from .console import out
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON to stdout.")] = False,
+) -> None:
+    """List the models, their encoders, and the checkpoints that load."""
+    from ..models.encoders import ENCODERS
+
+    rows = [_row(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
+    families = [family.name for family in FAMILIES]
+    if as_json:
+        print(json.dumps({"models": rows, "checkpoints": families}, indent=1))
+        return
+    table = Table(title="fastseg train --model MODEL --encoder ENCODER", title_style="bold")
+    table.add_column("encoder")
+    for name in ARCHITECTURES:
+        table.add_column(name, justify="right")
+    for encoder in ENCODERS:
+        sizes = (_millions(row["parameters"]) for row in rows if row["encoder"] == encoder)
+        table.add_row(encoder, *sizes)
+    out.print(table)
+    out.print(
+        "Parameters with 19 classes. --weights takes what fastseg train writes, folders of "
+        f"save_pretrained, and checkpoints of {', '.join(families)}.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _row(architecture: str, encoder: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = Description(architecture, encoder, numbered_classes(19), 512).build()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {"model": architecture, "encoder": encoder, "parameters": count}
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

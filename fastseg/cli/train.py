@@ -1,0 +1,308 @@
+"""`fastseg train`: a model from a folder of images and label maps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..data import find_splits, labelling_of
+from ..engine.architectures import ARCHITECTURES, Description, load_model, start_from
+from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
+from ..engine.processes import Processes
+from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
+from ..metrics import Scores
+from .console import err, out, reason
+from .datasets import cache_bytes, describe, local_count, read_split
+from .devices import device_named
+from .joined import Failure, joined, say
+
+
+def train(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with images/train, images/val, labels/train and labels/val (or only "
+            "images and labels), and perhaps classes.json."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help=f"One of {', '.join(ARCHITECTURES)}.")
+    ] = "deeplabv3plus",
+    encoder: Annotated[
+        str, typer.Option("--encoder", "-e", help="See `fastseg models`.")
+    ] = "mobilenet_v2",
+    model_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-option",
+            help="NAME=VALUE, an argument of the model's constructor, VALUE as JSON: "
+            "decoder_atrous_rates=[3,6,9]. May be given several times.",
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for checkpoints, metrics.json, curve.png.")
+    ] = Path("trained"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue from the checkpoint in --out, if any."),
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to start from; those that fit are taken.")
+    ] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(help="'imagenet' (from the Hugging Face hub) or a file. Default: random."),
+    ] = None,
+    working_size: Annotated[
+        int, typer.Option(min=1, help="Longer side, in pixels, of an image at scale 1.")
+    ] = 512,
+    crop: Annotated[
+        tuple[int, int], typer.Option(help="Height and width of what the network sees.")
+    ] = (352, 480),
+    scale_range: Annotated[
+        tuple[float, float], typer.Option(help="Smallest and largest random scale.")
+    ] = (0.5, 2.0),
+    color: Annotated[
+        float, typer.Option(help="Strength of the random colour changes; 0 is none.")
+    ] = 1.0,
+    epochs: Annotated[
+        float | None, typer.Option(help="Length of the run. Default: 100, or --iterations.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Length of the run in optimizer steps.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Images per optimizer step, over all processes and parts.")
+    ] = 8,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts in which each process computes its share of a batch.")
+    ] = 1,
+    lr: Annotated[float, typer.Option(help="Learning rate after the warmup.")] = 1e-3,
+    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adamw",
+    weight_decay: Annotated[float, typer.Option(help="Not of biases and norms.")] = 0.01,
+    power: Annotated[
+        float, typer.Option(help="Of the poly schedule: lr * (1 - i / iterations) ** power.")
+    ] = 0.9,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warmup.")] = 100,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0: no limit.")] = 0.0,
+    ema: Annotated[
+        float, typer.Option(help="Decay of the averaged weights, which are kept; 0: none.")
+    ] = 0.998,
+    class_weights: Annotated[
+        str, typer.Option(help=f"In the loss: one of {', '.join(CLASS_WEIGHTS)}.")
+    ] = "none",
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of each label spread over all classes.")
+    ] = 0.0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads that prepare images. Default: 0 on CPUs, else up to 8."),
+    ] = None,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
+    ] = None,
+    ignore: Annotated[
+        list[int] | None,
+        typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
+    val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Optimizer steps between validations.")
+    ] = 500,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Minutes after which a checkpoint ends the run.")
+    ] = None,
+) -> None:
+    """Train a segmentation model on a folder of images and label maps.
+
+    Writes best.pt (the weights of the best validation), last.pt (all that --resume needs),
+    metrics.json and curve.png. A signal (SIGTERM, Ctrl-C) or the time limit ends the run after a
+    checkpoint. On several GPUs or processes: `torchrun --nproc-per-node N -m fastseg train ...`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with joined(device_named(device)) as (processes, own_device):
+        if epochs is not None and iterations is not None:
+            raise Failure("give --epochs or --iterations, not both")
+        last = out_dir / LAST
+        resuming = resume and last.exists()
+        if not resume and last.exists():
+            raise Failure(f"{last} exists: continue it with --resume, or choose another --out")
+        splits = find_splits(dataset)
+        if set(splits) == {""}:
+            train_split = ""
+        if train_split not in splits:
+            raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
+        used = [name for name in (train_split, val_split) if name in splits]
+        labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
+        cache = cache_bytes(cache_gb, processes)
+        data = {}
+        for name in used:
+            data[name] = read_split(name, splits[name], labelling, processes, cache)
+            cache -= data[name].cached_bytes
+        say(processes, describe(labelling, data.values()))
+        if val_split not in data:
+            say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
+
+        try:
+            config = TrainConfig(
+                iterations=iterations or _steps(epochs or 100, len(data[train_split]), batch_size),
+                batch_size=batch_size,
+                crop=crop,
+                working_size=working_size,
+                scale=scale_range,
+                color=color,
+                optimizer=optimizer,
+                lr=lr,
+                weight_decay=weight_decay,
+                power=power,
+                warmup=warmup,
+                ema=ema,
+                class_weights=class_weights,
+                label_smoothing=label_smoothing,
+                clip=clip,
+                bf16=bf16,
+                seed=seed,
+                init=str(init or encoder_weights or "") or None,
+            )
+            options = _model_options(model_options or [])
+            description = Description(model, encoder, labelling.classes, working_size, options)
+            torch.manual_seed(seed)
+            network = description.build(None if resuming else encoder_weights)
+            if init is not None and not resuming:
+                missing = start_from(network, load_model(init))
+                if missing:
+                    say(processes, f"{init}: without {len(missing)} tensors, {missing[0]}, ...")
+        except OSError as error:
+            raise Failure(f"{init}: {reason(error)}") from error
+        except ValueError as error:
+            raise Failure(error) from error
+        run_options = RunOptions(
+            out_dir,
+            accumulate,
+            _workers(workers, own_device, processes),
+            validate_every,
+            time_limit=None if time_limit is None else 60 * time_limit,
+        )
+        with Display(config.iterations, processes) as display:
+            trainer = Trainer(
+                network,
+                description,
+                data[train_split],
+                data.get(val_split),
+                config,
+                run_options,
+                display,
+                processes=processes,
+                device=own_device,
+            )
+            try:
+                if resuming:
+                    trainer.resume(last)
+                    display.start(trainer.iteration, trainer.history.best)
+                    say(processes, f"continuing after iteration {trainer.iteration}")
+                outcome = trainer.run()
+            except OSError as error:
+                raise Failure(f"{out_dir}: {reason(error)}") from error
+    if processes.first:
+        _conclude(processes, outcome, out_dir)
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+def _steps(epochs: float, images: int, batch_size: int) -> int:
+    return max(1, round(epochs * images / max(1, batch_size)))
+
+
+def _model_options(given: list[str]) -> dict[str, Any]:
+    options = {}
+    for option in given:
+        name, separator, value = option.partition("=")
+        if not separator or not name.isidentifier():
+            raise ValueError(f"--model-option is {option!r}, expected NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _workers(given: int | None, device: torch.device, processes: Processes) -> int:
+    if given is not None:
+        return given
+    cores = (os.cpu_count() or 1) // local_count(processes)
+    return 0 if device.type == "cpu" else min(8, max(1, cores))
+
+
+def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
+    best = "" if math.isnan(outcome.best) else f"; best validation mIoU {100 * outcome.best:.2f} %"
+    if outcome.stopped:
+        say(
+            processes,
+            f"ended {outcome.stopped} after iteration {outcome.iteration}{best}; the same command "
+            "with --resume continues",
+        )
+    else:
+        where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
+        out.print(f"done{best}{where}", soft_wrap=True, markup=False, highlight=False)
+
+
+class Display:
+    """The live progress bar on a terminal; elsewhere one line at each validation."""
+
+    def __init__(self, iterations: int, processes: Processes) -> None:
+        self._processes = processes
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[miou]}"),
+            TimeRemainingColumn(), console=err, transient=True,
+            disable=not (processes.first and err.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
+        self._loss: float | None = None
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, iteration: int, best: float) -> None:
+        miou = "-" if math.isnan(best) else f"{100 * best:.1f} %"
+        self._bar.update(self._task, completed=iteration, miou=miou)
+
+    def step(self, iteration: int, loss: float, lr: float) -> None:
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        self._bar.update(
+            self._task, completed=iteration, loss=f"{self._loss:.3f}", description="training"
+        )
+
+    def validating(self, done: int, total: int) -> None:
+        self._bar.update(self._task, description=f"validating {done}/{total}")
+
+    def validated(self, iteration: int, result: Scores) -> None:
+        self._bar.update(self._task, miou=f"{100 * result.miou:.1f} %", description="training")
+        loss = "" if self._loss is None else f"loss {self._loss:.4f}  "
+        say(
+            self._processes,
+            f"iteration {iteration}  {loss}mIoU {100 * result.miou:.2f}  mAcc "
+            f"{100 * result.macc:.2f}  aAcc {100 * result.aacc:.2f}",
+        )

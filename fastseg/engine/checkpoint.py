@@ -1,0 +1,42 @@
+"""The state of a training run in a file, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._files import written_whole
+from .._messages import reason
+
+FORMAT = "fastseg training 1"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message names the file and says why."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state of tensors, numbers, strings, lists and dicts."""
+    with written_whole(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state that `save` wrote, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    except Exception as error:  # damaged files raise nearly every type
+        raise CheckpointError(
+            f"{path}: truncated, damaged, or not a checkpoint of fastseg train"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of fastseg train")
+    return state

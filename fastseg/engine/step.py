@@ -1,0 +1,82 @@
+"""From uint8 views to the loss, as one module: what data-parallel training wraps."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..data import IGNORE, Batch
+from ..models import SegmentationModel
+
+
+class TrainingStep(nn.Module):
+    """Colour changes, normalisation, network and loss.
+
+    Args:
+        model: that is trained.
+        class_weights: of the classes in the loss [C], or None.
+        label_smoothing: as in F.cross_entropy.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        class_weights: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.class_weights: torch.Tensor | None
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.model = model
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("mean", 255.0 * torch.tensor(model.mean), persistent=False)
+        self.register_buffer("std", 255.0 * torch.tensor(model.std), persistent=False)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        colors: torch.Tensor,
+        share: torch.Tensor | float = 1.0,
+    ) -> torch.Tensor:
+        """The mean loss of the pixels of a batch, times `share`.
+
+        Args:
+            images: views uint8 [N, h, w, 3]. labels: uint8 [N, h, w], 255 where ignored.
+            colors: colour changes [N, 3, 4], see Augmentation.
+            share: of this batch in the loss that is to be differentiated.
+        """
+        x = self.inputs(images, colors)
+        loss = self.model.loss(
+            x,
+            labels,
+            weight=self.class_weights,
+            ignore_index=IGNORE,
+            label_smoothing=self.label_smoothing,
+        )
+        return loss * share
+
+    def inputs(self, images: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+        """The network's input [N, 3, h, w], channels_last, from views and colour changes."""
+        count, height, width, _ = images.shape
+        pixels = images.view(count, height * width, 3).float()
+        pixels = torch.baddbmm(colors[:, None, :, 3], pixels, colors[:, :, :3].transpose(1, 2))
+        pixels = pixels.clamp_(0.0, 255.0).sub_(self.mean).div_(self.std)
+        x = pixels.view(count, height, width, 3).permute(0, 3, 1, 2)
+        return x.to(next(self.model.parameters()).dtype)
+
+
+def weight_of(labels: torch.Tensor, class_weights: torch.Tensor | None) -> float:
+    """The sum of the weights of the pixels that count: what the mean loss is divided by."""
+    counts = torch.bincount(labels.reshape(-1), minlength=IGNORE + 1)[:IGNORE].double()
+    if class_weights is None:
+        return float(counts.sum())
+    return float((counts[: class_weights.numel()] * class_weights.double()).sum())
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` equal parts."""
+    split = (t.chunk(count) for t in (batch.images, batch.labels, batch.colors))
+    return [Batch(*tensors) for tensors in zip(*split, strict=True)]
