@@ -20,6 +20,7 @@ from ..engine.architectures import load_model
 from ..engine.evaluate import evaluate
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
+from ..models.default import NAME as DEFAULT_NAME
 from .confusion import draw_confusion
 from .console import err, fail, out, reason
 from .datasets import describe, read_split
@@ -32,9 +33,14 @@ def eval_(
         Path, typer.Argument(help="Folder with images/SPLIT and labels/SPLIT, as for training.")
     ],
     weights: Annotated[
-        Path,
-        typer.Option("--weights", "-w", help="best.pt of fastseg train, or any known checkpoint."),
-    ],
+        Path | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="best.pt of fastseg train, a folder of save_pretrained, or any known checkpoint. "
+            "Default: the street-scene model that ships with the package.",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "val",
     out_dir: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for eval.json and confusion.png.")
@@ -76,8 +82,9 @@ def eval_(
         split = "" if set(splits) == {""} else split
         if split not in splits:
             raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
+        origin = DEFAULT_NAME if weights is None else str(weights)
         model = _load(weights)
-        labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, weights, dataset)
+        labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, origin, dataset)
         data = read_split(split, splits[split], labelling, processes, cache_bytes=0)
         if not as_json:
             say(processes, describe(labelling, [data]))
@@ -107,7 +114,7 @@ def eval_(
     result = scores(matrix, count)
     content = {
         "model": type(model).__name__,
-        "weights": str(weights),
+        "weights": origin,
         "dataset": str(dataset),
         "split": split,
         "images": len(data),
@@ -131,7 +138,7 @@ def eval_(
         _print(result, matrix[:count], labelling, seconds / len(data), out_dir)
 
 
-def _load(weights: Path) -> SegmentationModel:
+def _load(weights: Path | None) -> SegmentationModel:
     try:
         return load_model(weights)
     except OSError as error:
@@ -141,12 +148,12 @@ def _load(weights: Path) -> SegmentationModel:
 
 
 def _fitting(
-    labelling: Labelling, model: SegmentationModel, weights: Path, dataset: Path
+    labelling: Labelling, model: SegmentationModel, weights: str, dataset: Path
 ) -> Labelling:
     """The labelling with the model's classes where the data set does not say them itself."""
     own, count = labelling.classes, len(model.classes)
     if own.names == numbered_classes(len(own)).names and len(own) <= count:
-        return dataclasses.replace(labelling, classes=model.classes, origin=str(weights))
+        return dataclasses.replace(labelling, classes=model.classes, origin=weights)
     if len(own) != count:
         raise Failure(
             f"{weights}: the model has {count} classes, {dataset} has {len(own)} "

@@ -18,7 +18,9 @@ from rich.text import Text
 
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
-from ..models import SegmentationModel, load_checkpoint
+from ..engine.architectures import load_model
+from ..models import SegmentationModel
+from ..models.default import NAME as DEFAULT_NAME
 from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
@@ -43,8 +45,14 @@ def segment(
         typer.Argument(help="Images, and folders that are searched with their subfolders."),
     ],
     weights: Annotated[
-        Path, typer.Option("--weights", "-w", help="Checkpoint: torch.save or safetensors.")
-    ],
+        Path | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            help="best.pt of fastseg train, a folder of save_pretrained, or any known checkpoint. "
+            "Default: the street-scene model that ships with the package.",
+        ),
+    ] = None,
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")
     ] = Path("segmented"),
@@ -115,9 +123,9 @@ def _segment_one(
     return Result(source, size, overlay, label_map, seconds, shares(labels, model.classes))
 
 
-def _load(weights: Path, device: torch.device) -> SegmentationModel:
+def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
     try:
-        return load_checkpoint(weights).to(device)
+        return load_model(weights).to(device)
     except OSError as error:
         fail(f"{weights}: {reason(error)}")
     except ValueError as error:
@@ -190,7 +198,7 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
 
 
 def _as_json(
-    model: SegmentationModel, weights: Path, results: list[Result], failures: list[str]
+    model: SegmentationModel, weights: Path | None, results: list[Result], failures: list[str]
 ) -> dict[str, Any]:
     classes = model.classes
 
@@ -216,7 +224,7 @@ def _as_json(
 
     return {
         "model": type(model).__name__,
-        "weights": str(weights),
+        "weights": DEFAULT_NAME if weights is None else str(weights),
         "images": [entry(result) for result in results],
         "errors": failures,
     }

@@ -11,7 +11,7 @@ import torch
 
 from .. import models
 from ..classes import ClassSet, Color
-from ..models import SegmentationModel, load_checkpoint
+from ..models import SegmentationModel, default_model, load_checkpoint
 from . import checkpoint
 
 # Name on the command line -> name of the class.
@@ -80,13 +80,17 @@ class Description:
         return Description(**{**stored, "classes": classes})
 
 
-def load_model(path: Path) -> SegmentationModel:
+def load_model(path: Path | None) -> SegmentationModel:
     """The model of any weights file: of fastseg train, a folder of save_pretrained, or a known one.
+
+    Without a path, the model that ships with the package.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it holds no model that is known, or is damaged.
     """
+    if path is None:
+        return default_model()
     if path.is_dir():
         return SegmentationModel.from_pretrained(path)
     try:

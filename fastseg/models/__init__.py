@@ -3,6 +3,7 @@
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .default import default_model
 from .encoders import ENCODERS, make_encoder
 from .pspnet import PSPNet
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
@@ -14,6 +15,7 @@ __all__ = [
     "PSPNet",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "default_model",
     "load_checkpoint",
     "make_encoder",
 ]
