@@ -18,7 +18,8 @@ from rich.text import Text
 
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
-from ..models import SegmentationModel, load_checkpoint
+from ..engine.architectures import load_model
+from ..models import SegmentationModel
 from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
@@ -117,7 +118,7 @@ def _segment_one(
 
 def _load(weights: Path, device: torch.device) -> SegmentationModel:
     try:
-        return load_checkpoint(weights).to(device)
+        return load_model(weights).to(device)
     except OSError as error:
         fail(f"{weights}: {reason(error)}")
     except ValueError as error:
