@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.table import Table
+from torch.overrides import TorchFunctionMode
 
 from ..classes import numbered_classes
 from ..engine.architectures import ARCHITECTURES, Description
@@ -43,10 +44,33 @@ def models(
 
 
 def _row(architecture: str, encoder: str) -> dict[str, Any]:
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         model = Description(architecture, encoder, numbered_classes(19), 512).build()
     count = sum(parameter.numel() for parameter in model.parameters())
     return {"model": architecture, "encoder": encoder, "parameters": count}
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out what fills tensors: on meta tensors it does nothing, slowly."""
+
+    _FILLING = frozenset(
+        (
+            "constant_",
+            "fill_",
+            "kaiming_normal_",
+            "kaiming_uniform_",
+            "normal_",
+            "uniform_",
+            "zero_",
+        )
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if args and getattr(func, "__name__", "") in self._FILLING:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _millions(count: int) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from .._files import written_whole
 from .._messages import reason
+from ..models.files import read_tensors
 
 FORMAT = "fastseg training 1"
 
@@ -30,13 +31,11 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it is damaged, or something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error
-    except Exception as error:  # damaged files raise nearly every type
-        raise CheckpointError(
-            f"{path}: truncated, damaged, or not a checkpoint of fastseg train"
-        ) from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of fastseg train")
     return state

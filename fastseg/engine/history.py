@@ -100,8 +100,8 @@ def _draw(path: Path, history: History, config: TrainConfig) -> None:
         right.yaxis.set_major_formatter(PercentFormatter(1.0))
         where, best = max(points, key=lambda point: point[1])
         right.annotate(
-            f"{100 * best:.1f} %", (where, best), (0, 8), textcoords="offset points",
-            color=blue, ha="center",
+            f"{100 * best:.1f} %", (where, best), (0, 8), textcoords="offset points", color=blue,
+            ha="right" if where > 0.9 * config.iterations else "center",
         )  # fmt: skip
     axes.spines["top"].set_visible(False)
     with written_whole(path) as file:

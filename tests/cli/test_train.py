@@ -1,0 +1,235 @@
+"""`fastseg train`, `fastseg eval` and `fastseg models`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from tiny_data import make_dataset
+from typer.testing import CliRunner, Result
+
+from fastseg import DeepLabV3Plus
+from fastseg.cli.app import app
+from fastseg.engine.architectures import load_model
+from fastseg.models import SegmentationModel
+
+SMALL = (
+    "--working-size", 64, "--crop", 48, 48, "--batch-size", 2, "--warmup", 1, "--ema", 0.5,
+    "--iterations", 4, "--validate-every", 2,
+)  # fmt: skip
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "160"})
+
+
+def assert_one_error(result: Result, *words: str, others: int = 0) -> None:
+    """The last line of stderr is the only error; `others` are the lines before."""
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 + others, lines
+    for word in ("error: ", *words):
+        assert word in lines[-1]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), {"train": 4, "val": 2})
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    result = run("train", dataset, "--out", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "done; best validation mIoU" in result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert lines[0].startswith("4 train, 2 val; 3 classes (ground, box, sky), ignored labels 255")
+    assert [line.split()[1] for line in lines[1:]] == ["2", "4"]
+    return out
+
+
+def test_train_writes_everything(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"best.pt", "last.pt", "metrics.json", "curve.png"} <= names
+    model = load_model(trained / "best.pt")
+    assert isinstance(model, DeepLabV3Plus)
+    assert model.classes.names == ("ground", "box", "sky")
+    assert model.working_size == 64
+    assert not model.training
+
+
+def test_the_folder_is_a_pretrained_model(trained: Path) -> None:
+    pytest.importorskip("safetensors")
+    model, expected = (
+        SegmentationModel.from_pretrained(trained / "model"),
+        load_model(trained / "best.pt"),
+    )
+    assert (model.classes, model.working_size) == (expected.classes, expected.working_size)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+
+
+def test_an_existing_run_is_not_overwritten(dataset: Path, trained: Path) -> None:
+    assert_one_error(run("train", dataset, "--out", trained, *SMALL), "last.pt exists", "--resume")
+    result = run("train", dataset, "--out", trained, *SMALL, "--resume", "--lr", 0.5)
+    assert_one_error(result, "is of another run: lr is 0.5, was 0.001", others=1)
+    finished = run("train", dataset, "--out", trained, *SMALL, "--resume")
+    assert finished.exit_code == 0, finished.output
+
+
+def test_starting_from_weights(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    """The head of a model with other classes is left as it is, and that is said."""
+    other = make_dataset(tmp_path / "set", {"train": 2})
+    names = {"classes": ["a", "b", "c", "d"]}
+    (other / "classes.json").write_text(json.dumps(names))
+    out = tmp_path / "out"
+    options = (
+        *SMALL,
+        "--init",
+        trained / "best.pt",
+        "--lr",
+        1e-9,
+        "--model-option",
+        "activation=null",
+    )
+    result = run("train", other, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    assert "nothing is validated" in result.stderr
+    assert "without 2 tensors, segmentation_head" in result.stderr
+    assert not (out / "best.pt").exists()
+    model, source = load_model(out / "last.pt"), load_model(trained / "best.pt")
+    assert len(model.classes) == 4
+    for key in ("encoder.features.0.0.weight", "decoder.block2.0.1.weight"):
+        torch.testing.assert_close(model.state_dict()[key], source.state_dict()[key])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_to_the_bit(dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastseg", "train", dataset, *SMALL, "--iterations", 30]
+
+    def start(out: Path, *more: object) -> subprocess.Popen[str]:
+        arguments = [str(a) for a in (*command, "--out", out, *more)]
+        return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+
+    cut = start(tmp_path / "cut")
+    assert cut.stderr is not None
+    while not cut.stderr.readline().startswith("iteration 4"):
+        assert cut.poll() is None
+    cut.send_signal(signal.SIGTERM)
+    _, message = cut.communicate(timeout=60)
+    assert cut.returncode == 128 + signal.SIGTERM
+    assert "by SIGTERM after iteration" in message
+    state = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)
+    assert 4 <= state["iteration"] < 30
+    whole = start(tmp_path / "whole")
+    resumed = start(tmp_path / "cut", "--resume")
+    assert resumed.communicate(timeout=60)[1].count("continuing after iteration") == 1
+    assert whole.communicate(timeout=60) and whole.returncode == resumed.returncode == 0
+    a, b = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("whole", "cut"))
+    for part in ("weights", "averaged"):
+        assert all(torch.equal(a[part][key], b[part][key]) for key in a[part])
+    assert a["history"]["losses"] == b["history"]["losses"]
+    assert len(a["history"]["losses"]) == 30
+
+
+def test_train_errors(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    def attempt(*options: object, data: Path = dataset) -> Result:
+        return run("train", data, "--out", tmp_path / "out", *SMALL, *options)
+
+    assert_one_error(attempt(data=tmp_path / "none"), "none: no such folder")
+    assert_one_error(attempt(data=dataset / "images"), "labels/")
+    assert_one_error(attempt("--train-split", "x"), "no split 'x', but train, val")
+    assert_one_error(attempt("--epochs", 3), "--epochs or --iterations")
+    assert_one_error(attempt("--model", "unet"), "unet", "deeplabv3plus", others=1)
+    assert_one_error(attempt("--encoder", "vgg"), "vgg", "mobilenet_v2", others=1)
+    assert_one_error(attempt("--model-option", "x"), "NAME=VALUE", others=1)
+    assert_one_error(attempt("--model-option", "colour=1"), "colour", others=1)
+    assert_one_error(attempt("--class-weights", "x"), "class_weights", others=1)
+    assert_one_error(attempt("--init", tmp_path / "none.pt"), "none.pt: No such file", others=1)
+    assert_one_error(attempt("--accumulate", 3), "batch of 2", others=1)
+    assert_one_error(attempt("--device", "tpu"), "--device is 'tpu'")
+    assert_one_error(attempt("--batch-size", 1), "x holds one image", others=1)
+    assert not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_broken_files_stop_before_training(dataset: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    image = data / "images" / "train" / "2.png"
+    image.write_bytes(image.read_bytes()[:300])
+    Image.fromarray(numpy.full((48, 64), 9, "uint8")).save(data / "labels" / "train" / "3.png")
+    result = run("train", data, "--out", tmp_path / "out", *SMALL)
+    assert_one_error(result, "images/train/2.png", "and 1 more")
+    image.unlink()
+    (data / "labels" / "train" / "2.png").unlink()
+    result = run("train", data, "--out", tmp_path / "out", *SMALL)
+    assert_one_error(result, "labels/train/3.png", "label 9", "0 to 2", "classes.json")
+
+
+def test_eval(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    result = run("eval", dataset, "--weights", trained / "best.pt", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    for word in ("mIoU", "mAcc", "aAcc", "ground", "box", "sky", "Dice", "ms per image"):
+        assert word in result.stdout
+    data = json.loads((tmp_path / "eval.json").read_text())
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert data["mIoU"] == pytest.approx(metrics["best_mIoU"])
+    assert sum(map(sum, data["confusion"])) + sum(data["void"]) == 2 * 48 * 64
+    assert data["mIoU_void_as_false_positive"] <= data["mIoU"]
+    folder = run("eval", dataset, "-w", trained / "model", "--json", "--split", "val")
+    assert folder.exit_code == 0, folder.output
+    assert json.loads(folder.stdout)["confusion"] == data["confusion"]
+
+
+def test_eval_takes_the_model_s_classes_where_the_data_set_names_none(
+    trained: Path, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path, {"val": 1}, names=False)
+    result = run("eval", data, "-w", trained / "best.pt")
+    assert result.exit_code == 0, result.output
+    assert "sky" in result.stdout
+
+
+def test_eval_errors(dataset: Path, trained: Path, weights: Path, tmp_path: Path) -> None:
+    def attempt(path: Path, *options: object) -> Result:
+        return run("eval", dataset, "-w", path, *options)
+
+    assert_one_error(attempt(weights), "small.pth", "21 classes", "has 3", "classes.json")
+    assert_one_error(attempt(tmp_path / "none.pt"), "none.pt: No such file")
+    assert_one_error(attempt(trained / "best.pt", "--split", "test"), "'test', but train, val")
+    cut = tmp_path / "cut.pt"
+    for name in ("best.pt", "last.pt"):
+        data = (trained / name).read_bytes()
+        cut.write_bytes(data[: len(data) // 2])
+        assert_one_error(attempt(cut), "cut.pt: truncated, damaged")
+    assert_one_error(attempt(tmp_path), str(tmp_path))
+    (tmp_path / "file").write_text("")
+    assert_one_error(attempt(trained / "best.pt", "--out", tmp_path / "file"), "file", others=1)
+
+
+def test_models() -> None:
+    result = run("models")
+    assert result.exit_code == 0, result.output
+    for word in ("deeplabv3plus", "pspnet", "mobilenet_v2", "resnet101", "tf-deeplab"):
+        assert word in result.stdout
+    rows = json.loads(run("models", "--json").stdout)["models"]
+    sizes = {(row["model"], row["encoder"]): row["parameters"] for row in rows}
+    assert round(sizes["deeplabv3plus", "resnet34"] / 1e6, 2) == 22.44  # smp's, with 19 classes
+
+
+def test_help_names_the_commands() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for word in ("train", "eval", "models"):
+        assert word in result.stdout
