@@ -30,7 +30,7 @@ def test_is_a_small_deeplab_of_street_scenes(model):
     assert next(model.parameters()).dtype is torch.float32
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 10e6
     with safe_open(FOLDER / "model.safetensors", "pt") as tensors:
-        dtypes = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
+        dtypes = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
     assert dtypes == {"F16", "I64"}  # I64: the batch norms' counters
 
 
