@@ -22,7 +22,7 @@ from ..metrics import Scores, scores
 from ..models import SegmentationModel
 from .confusion import draw_confusion
 from .console import err, fail, out, reason
-from .datasets import describe, read_split
+from .datasets import cache_bytes, describe, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
 
@@ -78,7 +78,7 @@ def eval_(
             raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
         model = _load(weights)
         labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, weights, dataset)
-        data = read_split(split, splits[split], labelling, processes, cache_bytes=0)
+        data = read_split(split, splits[split], labelling, processes, cache_bytes(None, processes))
         if not as_json:
             say(processes, describe(labelling, [data]))
         bar = Progress(
