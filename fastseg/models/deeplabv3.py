@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import ASPP, SeparableConv2d
+from ..nn import ASPP, Chain, SeparableConv2d
+from ..nn.chain import run_chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
 from .encoder_decoder import EncoderDecoder
@@ -39,7 +40,7 @@ class DeepLabV3Decoder(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size of the last."""
-        return self.relu(self.bn(self.conv(self.aspp(features[-1]))))
+        return run_chain(self.aspp(features[-1]), self.conv, self.bn, self.relu)
 
 
 class DeepLabV3PlusDecoder(nn.Module):
@@ -60,12 +61,12 @@ class DeepLabV3PlusDecoder(nn.Module):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
-        self.block1 = nn.Sequential(
+        self.block1 = Chain(
             nn.Conv2d(encoder_channels[2], LOW_LEVEL_CHANNELS, 1, bias=False),
             nn.BatchNorm2d(LOW_LEVEL_CHANNELS),
             nn.ReLU(inplace=True),
         )
-        self.block2 = nn.Sequential(
+        self.block2 = Chain(
             SeparableConv2d(LOW_LEVEL_CHANNELS + out_channels, out_channels),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),

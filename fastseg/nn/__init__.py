@@ -1,6 +1,7 @@
 """Thin modules that hold the parameters of the ops."""
 
 from .aspp import ASPP
+from .chain import Chain
 from .conv import DilatedConv2d
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead
 from .pyramid import PyramidPooling
@@ -9,6 +10,7 @@ from .separable import SeparableConv2d
 __all__ = [
     "ASPP",
     "AuxiliaryHead",
+    "Chain",
     "ClassificationHead",
     "DilatedConv2d",
     "PyramidPooling",

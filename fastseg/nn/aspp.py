@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops.pyramid_pool import pyramid_pool
+from .chain import Chain
 from .norm import check_batch
 from .separable import SeparableConv2d
 
@@ -71,7 +72,7 @@ class ASPP(nn.Module):
                 )
             )
         self.convs = nn.ModuleList(
-            nn.Sequential(branch, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+            Chain(branch, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
             for branch in branches
         )
         self.convs.append(ImagePooling(in_channels, out_channels))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..ops.dilated_conv2d import dilated_conv2d
@@ -17,8 +20,26 @@ class DilatedConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> map [N, out_channels, H', W'] in x's memory format."""
-        if self.padding_mode != "zeros":
-            raise ValueError(f"padding_mode is {self.padding_mode!r}, allowed is 'zeros'")
-        return dilated_conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        return convolve(self, x, self.weight, self.bias)
+
+
+def convolve(
+    convolution: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The convolution of a module, with another weight and bias.
+
+    Raises:
+        ValueError: padding_mode other than "zeros".
+    """
+    if convolution.padding_mode != "zeros":
+        raise ValueError(f"padding_mode is {convolution.padding_mode!r}, allowed is 'zeros'")
+    function: Any = dilated_conv2d if isinstance(convolution, DilatedConv2d) else F.conv2d
+    return function(
+        x,
+        weight,
+        bias,
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
+    )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .chain import Chain
+
 ActivationName = str | Callable[[], nn.Module] | None
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -50,7 +52,7 @@ class SegmentationHead(nn.Sequential):
         super().__init__(nn.Conv2d(in_channels, classes, kernel_size, padding=kernel_size // 2))
 
 
-class AuxiliaryHead(nn.Sequential):
+class AuxiliaryHead(Chain):
     """3x3 convolution, batch norm, ReLU, dropout of channels, 1x1 convolution to the classes.
 
     Map [N, in_channels, H, W] -> logits [N, classes, H, W]: the second, weaker loss of training.

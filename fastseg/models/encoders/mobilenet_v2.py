@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...nn import DilatedConv2d
+from ...nn import Chain, DilatedConv2d
 from .base import Encoder
 
 # Expansion, channels, blocks, stride of the first block.
@@ -48,7 +48,7 @@ class InvertedResidual(nn.Module):
         )
         layers.append(_conv_bn_relu6(depthwise))
         layers += [nn.Conv2d(expanded, channels, 1, bias=False), nn.BatchNorm2d(channels)]
-        self.conv = nn.Sequential(*layers)
+        self.conv = Chain(*layers)
         self.residual = stride == 1 and in_channels == channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,6 +97,4 @@ class MobileNetV2Encoder(Encoder):
 
 
 def _conv_bn_relu6(convolution: nn.Conv2d) -> nn.Sequential:
-    return nn.Sequential(
-        convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6(inplace=True)
-    )
+    return Chain(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6(inplace=True))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ...nn import Chain
+from ...nn.chain import run_chain
 from .base import Encoder
 
 
@@ -28,8 +30,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, width, ceil(H / stride), ceil(W / stride)]."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = run_chain(x, self.conv1, self.bn1, self.relu, self.conv2, self.bn2)
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
 
@@ -55,9 +56,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, 4 * width, ceil(H / stride), ceil(W / stride)]."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
+        first = (self.conv1, self.bn1, self.relu)
+        y = run_chain(x, *first, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
 
@@ -119,7 +119,7 @@ class ResNetEncoder(Encoder):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x and the features after each stage, finest first: depth + 1 maps."""
-        features = [x, self.relu(self.bn1(self.conv1(x)))]
+        features = [x, run_chain(x, self.conv1, self.bn1, self.relu)]
         for index in range(1, self.depth):
             y = self.maxpool(features[-1]) if index == 1 else features[-1]
             features.append(self.get_submodule(f"layer{index}")(y))
@@ -135,9 +135,7 @@ def _conv3x3(in_channels: int, channels: int, stride: int, dilation: int) -> nn.
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == channels:
         return None
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-    )
+    return Chain(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 def _stem(in_channels: int, stem_channels: Sequence[int] | None) -> nn.Module:

@@ -1,0 +1,196 @@
+"""Convolutions, norms and activations one after the other, in less time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
+from .conv import DilatedConv2d, convolve
+
+
+class Chain(nn.Sequential):
+    """nn.Sequential run by `run_chain`: the same parameters and values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [N, C, H, W] -> map."""
+        return run_chain(x, *self)
+
+
+def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
+    """The modules one after the other, those of nn.Sequential inside included.
+
+    Where no gradients are recorded, a batch norm in eval mode is folded into the convolution before
+    it, which saves a pass over the map. In training, a batch norm, ReLU or ReLU6, and convolution
+    that follow each other keep for the backward only what the norm reads: what the convolution
+    reads is computed again, an elementwise operation, which nearly halves the memory of the chain.
+    A module that has hooks is always called itself.
+    """
+    layers = list(_flat(modules))
+    position = 0
+    while position < len(layers):
+        group = layers[position : position + 3]
+        if _can_fold(group):
+            x = _folded(group[0], group[1], x)
+            position += 2
+        elif _can_recompute(group, x):
+            x = _norm_act_conv(group[0], group[1], group[2], x)
+            position += 3
+        else:
+            x = layers[position](x)
+            position += 1
+    return x
+
+
+def _flat(modules: Iterable[nn.Module]) -> Iterable[Any]:
+    for module in modules:
+        if isinstance(module, nn.Sequential) and _has_no_hooks(module):
+            yield from _flat(module)
+        else:
+            yield module
+
+
+def _has_no_hooks(*modules: nn.Module) -> bool:
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def _is_plain_batch_norm(norm: Any) -> bool:
+    """Batch norm of one process, with everything that it can have."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None
+
+
+def _can_fold(group: list[Any]) -> bool:
+    return (
+        len(group) > 1
+        and not torch.is_grad_enabled()
+        and type(group[0]) in (nn.Conv2d, DilatedConv2d)
+        and _is_plain_batch_norm(group[1])
+        and not group[1].training
+        and _has_no_hooks(group[0], group[1])
+    )
+
+
+def _folded(convolution: nn.Conv2d, norm: Any, x: torch.Tensor) -> torch.Tensor:
+    """norm(convolution(x)) of a batch norm in eval mode: a factor and a summand per channel."""
+    weight = convolution.weight
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
+    mean = norm.running_mean.to(exact)
+    if convolution.bias is not None:
+        mean = mean - convolution.bias.to(exact)
+    bias = norm.bias.to(exact) - mean * scale
+    weight = (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+    return convolve(convolution, x, weight, bias.to(weight.dtype))
+
+
+def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
+    return (
+        len(group) == 3
+        and torch.is_grad_enabled()
+        and _is_plain_batch_norm(group[0])
+        and group[0].training
+        and group[0].momentum is not None
+        and type(group[1]) in (nn.ReLU, nn.ReLU6)
+        and type(group[2]) in (nn.Conv2d, DilatedConv2d)
+        and group[2].bias is None
+        and group[2].padding_mode == "zeros"
+        and not isinstance(group[2].padding, str)
+        and _has_no_hooks(*group)
+        # torch.compile decides itself what to compute again.
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        # Otherwise batch norm raises; the module says so.
+        and x.shape[0] * x.shape[2] * x.shape[3] > 1
+    )
+
+
+def _norm_act_conv(norm: Any, act: nn.Module, convolution: nn.Conv2d, x: torch.Tensor) -> Any:
+    norm.num_batches_tracked.add_(1)
+    return _NormActConv.apply(x, norm.weight, norm.bias, convolution.weight, norm, act, convolution)
+
+
+class _NormActConv(torch.autograd.Function):
+    """convolution(act(batch_norm(x))), which keeps x and the statistics for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x, gamma, beta, weight, norm, act, convolution):
+        y, mean, inverse_std, reserve, ctx.kind = torch.ops.aten._batch_norm_impl_index(
+            x,
+            gamma,
+            beta,
+            norm.running_mean,
+            norm.running_var,
+            True,
+            norm.momentum,
+            norm.eps,
+            torch.backends.cudnn.enabled,
+        )
+        ctx.save_for_backward(x, gamma, beta, weight, mean, inverse_std, reserve)
+        ctx.eps = norm.eps
+        ctx.limit = 6.0 if isinstance(act, nn.ReLU6) else float("inf")
+        ctx.convolution = convolution
+        out = convolve(convolution, y.clamp_(0.0, ctx.limit), weight, None)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: torch.Tensor):
+        x, gamma, beta, weight, mean, inverse_std, reserve = ctx.saved_tensors
+        needs_x, needs_gamma, needs_beta, needs_weight = ctx.needs_input_grad[:4]
+        scale = gamma * inverse_std
+        shift = beta - mean * scale
+        shape = (1, -1, 1, 1)
+        y = torch.addcmul(shift.view(shape), x, scale.view(shape))
+        y = y.clamp_(0.0, ctx.limit).to(grad_out.dtype)
+        below = needs_x or needs_gamma or needs_beta
+        grad, grad_weight = _convolution_backward(
+            ctx.convolution, grad_out, y, weight.to(grad_out.dtype), [below, needs_weight]
+        )
+        grads: tuple[Any, ...] = (None, None, None)
+        if below:
+            grad = torch.ops.aten.hardtanh_backward(grad, y, 0.0, ctx.limit).to(x.dtype)
+            del y
+            grads = torch.ops.aten._batch_norm_impl_index_backward(
+                ctx.kind,
+                x,
+                grad,
+                gamma,
+                None,
+                None,
+                mean,
+                inverse_std,
+                True,
+                ctx.eps,
+                [needs_x, needs_gamma, needs_beta],
+                reserve,
+            )
+        if needs_weight:
+            grad_weight = grad_weight.to(weight.dtype)
+        return *grads, grad_weight if needs_weight else None, None, None, None
+
+
+def _convolution_backward(
+    convolution: nn.Conv2d,
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    mask: list[bool],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients to x and to the weight, as far as mask asks for them."""
+    geometry = [list(convolution.stride), list(convolution.padding), list(convolution.dilation)]
+    if isinstance(convolution, DilatedConv2d):
+        return dilated_conv2d_backward_op(
+            grad_out, x, weight, *geometry, convolution.groups, [*mask, False]
+        )[:2]
+    return torch.ops.aten.convolution_backward(
+        grad_out, x, weight, None, *geometry, False, [0, 0], convolution.groups, [*mask, False]
+    )[:2]
