@@ -23,7 +23,7 @@ from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from .confusion import draw_confusion
 from .console import err, fail, out, reason
-from .datasets import describe, read_split
+from .datasets import cache_bytes, describe, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
 
@@ -85,7 +85,7 @@ def eval_(
         origin = DEFAULT_NAME if weights is None else str(weights)
         model = _load(weights)
         labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, origin, dataset)
-        data = read_split(split, splits[split], labelling, processes, cache_bytes=0)
+        data = read_split(split, splits[split], labelling, processes, cache_bytes(None, processes))
         if not as_json:
             say(processes, describe(labelling, [data]))
         bar = Progress(

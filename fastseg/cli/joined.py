@@ -31,9 +31,8 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
                 if processes.first:
                     report(error)
                 raise typer.Exit(1) from error
-            except torch.OutOfMemoryError as error:
-                if processes.first:
-                    report(f"{one_line(error)}; try smaller images or batches")
+            except torch.OutOfMemoryError as error:  # perhaps in this process alone
+                report(f"{one_line(error)}; try smaller images or batches")
                 raise typer.Exit(1) from error
     except ValueError as error:
         fail(error)

@@ -1,0 +1,1 @@
+"""Training and evaluation, on one process or many. Needs Pillow for the images."""

@@ -48,7 +48,9 @@ class TrainingStep(nn.Module):
             colors: colour changes [N, 3, 4], see Augmentation.
             share: of this batch in the loss that is to be differentiated.
         """
-        x = self.inputs(images, colors)
+        # In bfloat16 the colour change would round the pixels to 8 bits.
+        with torch.autocast(images.device.type, enabled=False):
+            x = self.inputs(images, colors)
         loss = self.model.loss(
             x,
             labels,

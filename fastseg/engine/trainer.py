@@ -347,6 +347,7 @@ class Trainer:
         def heard(number: int, _: Any) -> None:
             self._wanted_signal = number
 
+        # Not at once when it comes twice: Ctrl-C reaches a process from the terminal and torchrun.
         before = {s: signal.signal(s, heard) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield

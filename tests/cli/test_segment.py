@@ -112,7 +112,7 @@ def test_wrong_use_gives_one_line(photo_file: Path, weights: Path, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     assert_one_error(run(tmp_path / "empty", "-w", weights, *out), "empty", "no images")
     assert_one_error(run(photo_file, "-w", tmp_path / "no.pth", *out), "no.pth", "No such file")
-    assert_one_error(run(photo_file, "-w", tmp_path, *out), str(tmp_path), "directory")
+    assert_one_error(run(photo_file, "-w", tmp_path, *out), str(tmp_path), "config.json")
     assert_one_error(run(photo_file, "-w", photo_file, *out), "photo.png", "not a checkpoint")
     truncated = tmp_path / "truncated.pth"
     truncated.write_bytes(weights.read_bytes()[:5000])

@@ -141,6 +141,16 @@ def test_inputs_are_those_of_preprocess() -> None:
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_autocast_does_not_round_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TinyModel()
+    seen = []
+    monkeypatch.setattr(model, "loss", lambda x, *_, **__: seen.append(x) or x.mean())
+    images = torch.randint(0, 256, (2, 16, 20, 3), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        TrainingStep(model)(images, torch.zeros(2, 16, 20), torch.eye(3, 4).repeat(2, 1, 1))
+    torch.testing.assert_close(seen[0], model.preprocess(images))
+
+
 def test_diverging_is_said(dataset: Path, tmp_path: Path) -> None:
     trainer = make_trainer(dataset, tmp_path)
     with torch.no_grad():
