@@ -3,7 +3,9 @@
 from .aspp import ASPP
 from .chain import Chain
 from .conv import DilatedConv2d
-from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead
+from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
+from .loss import UpsampleCrossEntropy
+from .norm import make_norm
 from .pyramid import PyramidPooling
 from .separable import SeparableConv2d
 
@@ -16,4 +18,7 @@ __all__ = [
     "PyramidPooling",
     "SegmentationHead",
     "SeparableConv2d",
+    "UpsampleCrossEntropy",
+    "make_activation",
+    "make_norm",
 ]

@@ -1,0 +1,159 @@
+"""Small variants of every model, as parameters for the tests that every model passes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastseg.models import (
+    DeepLabV3,
+    DeepLabV3Plus,
+    PSPNet,
+    SegmentationModel,
+    TFDeepLabMobileNetV2,
+)
+
+TF_WIDTHS = (8, 12, 12, 8, 8, 8, 16, 16, 16, 16, 12, 12, 12, 20, 20, 20, 24)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCase:
+    """One variant.
+
+    Attributes:
+        make: builds it, with random weights and without dropout.
+        sizes: inputs that fit as they are, then one that is padded.
+        in_channels: of the input.
+        in_weights: whether a state dict tells all of the arguments.
+    """
+
+    name: str
+    make: Callable[[], SegmentationModel]
+    sizes: tuple[tuple[int, int], ...] = ((48, 64), (49, 65), (50, 70))
+    in_channels: int = 3
+    in_weights: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    def model(self, training: bool = False) -> SegmentationModel:
+        torch.manual_seed(0)
+        model = self.make()
+        # Batch norms as after some training: not the identity in eval mode.
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.normal_(module.bias, 0.0, 0.2)
+                torch.nn.init.normal_(module.running_mean, 0.0, 0.2)
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        return model.train(training)
+
+    def images(self, index: int = 0, batch: int = 2) -> torch.Tensor:
+        return torch.randn(batch, self.in_channels, *self.sizes[index])
+
+    def target(self, model: SegmentationModel, x: torch.Tensor) -> torch.Tensor:
+        """Labels for x, some of them 255 for "ignore"."""
+        size = model.output_size(x.shape[2], x.shape[3])
+        target = torch.randint(0, max(2, len(model.classes)), (x.shape[0], *size))
+        target[:, 3:9, 5:20] = 255
+        return target
+
+
+def _deeplabv3() -> SegmentationModel:
+    return DeepLabV3(
+        "resnet18",
+        encoder_weights=None,
+        encoder_output_stride=16,
+        decoder_channels=16,
+        decoder_atrous_rates=(1, 2, 3),
+        decoder_aspp_dropout=0.0,
+        classes=4,
+    )
+
+
+def _deeplabv3_separable() -> SegmentationModel:
+    return DeepLabV3(
+        "mobilenet_v2",
+        encoder_weights=None,
+        encoder_output_stride=8,
+        decoder_channels=8,
+        decoder_aspp_separable=True,
+        decoder_aspp_dropout=0.0,
+        in_channels=4,
+        classes=3,
+    )
+
+
+def _deeplabv3plus() -> SegmentationModel:
+    return DeepLabV3Plus(
+        "mobilenet_v2",
+        encoder_weights=None,
+        decoder_channels=24,
+        decoder_aspp_dropout=0.0,
+        classes=5,
+    )
+
+
+def _deeplabv3plus_one_class() -> SegmentationModel:
+    return DeepLabV3Plus(
+        "resnet18",
+        encoder_weights=None,
+        decoder_channels=16,
+        decoder_aspp_dropout=0.0,
+    )
+
+
+def _pspnet() -> SegmentationModel:
+    return PSPNet("resnet18", encoder_weights=None, psp_out_channels=32, psp_dropout=0.0, classes=6)
+
+
+def _pspnet_cut_later() -> SegmentationModel:
+    """Half the resolution at the end, norms of other kinds, align_corners=False."""
+    return PSPNet(
+        "mobilenet_v2",
+        encoder_weights=None,
+        encoder_depth=4,
+        psp_out_channels=16,
+        decoder_use_norm={"type": "instancenorm", "affine": True},
+        psp_dropout=0.0,
+        classes=3,
+        upsampling=8,
+        align_corners=False,
+    )
+
+
+def _pspnet_dilated() -> SegmentationModel:
+    model = PSPNet.dilated(
+        "resnet18",
+        psp_out_channels=32,
+        psp_dropout=0.0,
+        classes=7,
+        encoder_options={"stem_channels": (8, 8, 16)},
+        auxiliary_channels=16,
+    )
+    assert isinstance(model.auxiliary_head, torch.nn.Sequential)
+    model.auxiliary_head[3].p = 0.0
+    return model
+
+
+def _tf_deeplab() -> SegmentationModel:
+    return TFDeepLabMobileNetV2(5, stem=8, widths=TF_WIDTHS, expansion=3, head=10)
+
+
+CASES = (
+    ModelCase("deeplabv3", _deeplabv3, in_weights=False),
+    ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
+    ModelCase("deeplabv3plus", _deeplabv3plus),
+    ModelCase("deeplabv3plus-one-class", _deeplabv3plus_one_class),
+    ModelCase("pspnet", _pspnet),
+    ModelCase(
+        "pspnet-cut-later", _pspnet_cut_later, ((96, 128), (112, 96), (100, 125)), in_weights=False
+    ),
+    ModelCase("pspnet-dilated", _pspnet_dilated),
+    ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70))),
+)
+
+each_model = pytest.mark.parametrize("case", CASES, ids=str)
