@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..classes import numbered_classes
 from ..engine.architectures import ARCHITECTURES, Description
 from ..models.checkpoints import FAMILIES
+from ..models.default import NAME as DEFAULT_NAME
 from .console import out
 
 
@@ -25,7 +26,9 @@ def models(
     rows = [_row(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
     families = [family.name for family in FAMILIES]
     if as_json:
-        print(json.dumps({"models": rows, "checkpoints": families}, indent=1))
+        print(
+            json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)
+        )
         return
     table = Table(title="fastseg train --model MODEL --encoder ENCODER", title_style="bold")
     table.add_column("encoder")
@@ -36,7 +39,8 @@ def models(
         table.add_row(encoder, *sizes)
     out.print(table)
     out.print(
-        "Parameters with 19 classes. --weights takes what fastseg train writes, folders of "
+        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use it "
+        "where no --weights are given. --weights takes what fastseg train writes, folders of "
         f"save_pretrained, and checkpoints of {', '.join(families)}.",
         soft_wrap=True,
         highlight=False,

@@ -97,7 +97,7 @@ def _at_working_size(
 ) -> torch.Tensor:
     """Images uint8 [N, h, w, 3], resized on the CPU as `segment` does."""
     pixels = torch.from_numpy(numpy.stack(images))
-    size = model._resized(pixels.shape[1], pixels.shape[2], working_size)
+    size = model.input_size(pixels.shape[1], pixels.shape[2], working_size)
     if size == (pixels.shape[1], pixels.shape[2]):
         return pixels
     planes = F.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)

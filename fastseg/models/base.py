@@ -196,7 +196,7 @@ class SegmentationModel(Pretrained):
         if pixels.shape[0] != 1:
             raise ValueError(f"image has shape {tuple(pixels.shape)}, expected [H, W, 3]")
         height, width = pixels.shape[1:3]
-        size = self._resized(height, width, working_size)
+        size = self.input_size(height, width, working_size)
         if size != (height, width):
             # As bytes, on the CPU: the device never holds the photograph at full size.
             planes = pixels.cpu().permute(0, 3, 1, 2)
@@ -224,8 +224,14 @@ class SegmentationModel(Pretrained):
         x = x / (255.0 * std) - mean / std
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _resized(self, height: int, width: int, working_size: int | None) -> tuple[int, int]:
-        """The size without rest nearest to the one whose longer side is `working_size`."""
+    def input_size(
+        self, height: int, width: int, working_size: int | None = None
+    ) -> tuple[int, int]:
+        """Height and width at which `segment` shows a photograph of this size to the network.
+
+        Of the sizes at which the logits fit the pixels, the nearest to the one whose longer side is
+        `working_size` (by default the model's own).
+        """
         longer = self.working_size if working_size is None else working_size
         if longer < 1:
             raise ValueError(f"working_size is {longer}, expected at least 1")
