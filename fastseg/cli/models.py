@@ -39,8 +39,8 @@ def models(
         table.add_row(encoder, *sizes)
     out.print(table)
     out.print(
-        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use it "
-        "where no --weights are given. --weights takes what fastseg train writes, folders of "
+        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use "
+        "it where no --weights are given. --weights takes what fastseg train writes, folders of "
         f"save_pretrained, and checkpoints of {', '.join(families)}.",
         soft_wrap=True,
         highlight=False,
