@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
-from .conv import DilatedConv2d, convolve
+from .conv import DilatedConv2d, convolve, convolve_and_clamp
 
 
 class Chain(nn.Sequential):
@@ -24,9 +24,10 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     """The modules one after the other, those of nn.Sequential inside included.
 
     Where no gradients are recorded, a batch norm in eval mode is folded into the convolution before
-    it, which saves a pass over the map. In training, a batch norm, ReLU or ReLU6, and convolution
-    that follow each other keep for the backward only what the norm reads: what the convolution
-    reads is computed again, an elementwise operation, which nearly halves the memory of the chain.
+    it, and a ReLU or ReLU6 after them joins them, which saves two passes over the map. In training,
+    a batch norm, ReLU or ReLU6, and convolution that follow each other keep for the backward only
+    what the norm reads: what the convolution reads is computed again, an elementwise operation,
+    which nearly halves the memory of the chain.
     A module that has hooks is always called itself.
     """
     layers = list(_flat(modules))
@@ -34,8 +35,9 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     while position < len(layers):
         group = layers[position : position + 3]
         if _can_fold(group):
-            x = _folded(group[0], group[1], x)
-            position += 2
+            act = group[2] if len(group) > 2 and _is_clamp(group[2]) else None
+            x = _folded(group[0], group[1], act, x)
+            position += 2 if act is None else 3
         elif _can_recompute(group, x):
             x = _norm_act_conv(group[0], group[1], group[2], x)
             position += 3
@@ -79,8 +81,18 @@ def _can_fold(group: list[Any]) -> bool:
     )
 
 
-def _folded(convolution: nn.Conv2d, norm: Any, x: torch.Tensor) -> torch.Tensor:
-    """norm(convolution(x)) of a batch norm in eval mode: a factor and a summand per channel."""
+def _is_clamp(module: nn.Module) -> bool:
+    return type(module) in (nn.ReLU, nn.ReLU6) and _has_no_hooks(module)
+
+
+def _upper_limit(act: nn.Module) -> float:
+    return 6.0 if isinstance(act, nn.ReLU6) else float("inf")
+
+
+def _folded(
+    convolution: nn.Conv2d, norm: Any, act: nn.Module | None, x: torch.Tensor
+) -> torch.Tensor:
+    """act(norm(convolution(x))) of a norm in eval mode: a factor and a summand per channel."""
     weight = convolution.weight
     exact = torch.promote_types(weight.dtype, torch.float32)
     scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
@@ -89,7 +101,10 @@ def _folded(convolution: nn.Conv2d, norm: Any, x: torch.Tensor) -> torch.Tensor:
         mean = mean - convolution.bias.to(exact)
     bias = norm.bias.to(exact) - mean * scale
     weight = (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
-    return convolve(convolution, x, weight, bias.to(weight.dtype))
+    bias = bias.to(weight.dtype)
+    if act is None:
+        return convolve(convolution, x, weight, bias)
+    return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
 
 
 def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
@@ -136,7 +151,7 @@ class _NormActConv(torch.autograd.Function):
         )
         ctx.save_for_backward(x, gamma, beta, weight, mean, inverse_std, reserve)
         ctx.eps = norm.eps
-        ctx.limit = 6.0 if isinstance(act, nn.ReLU6) else float("inf")
+        ctx.limit = _upper_limit(act)
         ctx.convolution = convolution
         out = convolve(convolution, y.clamp_(0.0, ctx.limit), weight, None)
         return out

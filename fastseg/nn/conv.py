@@ -43,3 +43,49 @@ def convolve(
         convolution.dilation,
         convolution.groups,
     )
+
+
+def convolve_and_clamp(
+    convolution: nn.Conv2d,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    limit: float,
+) -> torch.Tensor:
+    """`convolve`, then ReLU with an upper limit (infinity: none); not differentiable.
+
+    On a CPU the activation is part of oneDNN's convolution: a pass over the map less. It turns NaN
+    to 0, as what torch.compile makes of a frozen network does.
+    """
+    if not _onednn_clamps(convolution, x):
+        return convolve(convolution, x, weight, bias).clamp_(0.0, limit)
+    kind, numbers = ("relu", []) if limit == float("inf") else ("hardtanh", [0.0, limit])
+    return torch.ops.mkldnn._convolution_pointwise(
+        x,
+        weight,
+        bias,
+        list(convolution.padding),
+        list(convolution.stride),
+        list(convolution.dilation),
+        convolution.groups,
+        kind,
+        numbers,
+        "",
+    )
+
+
+def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
+    return bool(
+        type(convolution) is nn.Conv2d
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
+        and x.numel() > 0
+        and not isinstance(convolution.padding, str)
+        and convolution.padding_mode == "zeros"
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and not torch.is_autocast_enabled("cpu")
+        # torch.compile does this by itself.
+        and not torch.compiler.is_compiling()
+    )

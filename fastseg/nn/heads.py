@@ -78,7 +78,7 @@ class ClassificationHead(nn.Sequential):
     Args:
         classes: number of labels.
         pooling: "avg" or "max".
-        dropout: probability, before the linear layer.
+        dropout: probability, before the linear layer; None for none.
         activation: as in `make_activation`.
 
     Raises:
@@ -90,7 +90,7 @@ class ClassificationHead(nn.Sequential):
         in_channels: int,
         classes: int,
         pooling: str = "avg",
-        dropout: float = 0.2,
+        dropout: float | None = 0.2,
         activation: ActivationName = None,
     ) -> None:
         if pooling not in ("avg", "max"):
@@ -98,7 +98,7 @@ class ClassificationHead(nn.Sequential):
         super().__init__(
             nn.AdaptiveAvgPool2d(1) if pooling == "avg" else nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
-            nn.Dropout(dropout),
+            nn.Dropout(dropout or 0.0),
             nn.Linear(in_channels, classes),
             make_activation(activation),
         )

@@ -8,12 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layout import map_format
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """nn.InstanceNorm2d that keeps channels_last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [N, C, H, W] -> map [N, C, H, W] in x's memory format."""
+        return super().forward(x).contiguous(memory_format=map_format(x))
+
+
 NormName = bool | str | Mapping[str, Any]
 
 _NORMS: dict[str, Callable[..., nn.Module]] = {
     "batchnorm": nn.BatchNorm2d,
     "identity": nn.Identity,
-    "instancenorm": nn.InstanceNorm2d,
+    "instancenorm": InstanceNorm2d,
 }
 
 

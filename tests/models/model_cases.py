@@ -111,13 +111,13 @@ def _pspnet() -> SegmentationModel:
 
 
 def _pspnet_cut_later() -> SegmentationModel:
-    """Half the resolution at the end, norms of other kinds, align_corners=False."""
+    """Half the resolution at the end, no norms, align_corners=False."""
     return PSPNet(
         "mobilenet_v2",
         encoder_weights=None,
         encoder_depth=4,
         psp_out_channels=16,
-        decoder_use_norm={"type": "instancenorm", "affine": True},
+        decoder_use_norm=False,
         psp_dropout=0.0,
         classes=3,
         upsampling=8,
@@ -150,7 +150,11 @@ CASES = (
     ModelCase("deeplabv3plus-one-class", _deeplabv3plus_one_class),
     ModelCase("pspnet", _pspnet),
     ModelCase(
-        "pspnet-cut-later", _pspnet_cut_later, ((96, 128), (112, 96), (100, 125)), in_weights=False
+        "pspnet-cut-later",
+        "mobilenet_v2",
+        _pspnet_cut_later,
+        ((96, 128), (112, 96), (100, 125)),
+        in_weights=False,
     ),
     ModelCase("pspnet-dilated", _pspnet_dilated),
     ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70))),

@@ -48,8 +48,9 @@ class MapFormats(TorchDispatchMode):
         name = function._schema.name.split("::")[1]
         maps = result if isinstance(result, tuple) else (result,)
         if name in ON_MAPS and isinstance(maps[0], torch.Tensor) and maps[0].dim() == 4:
-            channels, height, width = maps[0].shape[1:]
-            if channels > 1 and height * width > 36:  # not the cells of a pyramid
+            batch, channels, height, width = maps[0].shape
+            # Not the cells of a pyramid, nor the weights that spread them over the map.
+            if batch == 2 and channels > 1 and height * width > 36:
                 self.count += 1
                 if not maps[0].is_contiguous(memory_format=torch.channels_last):
                     self.lost.append(f"{name} {tuple(maps[0].shape)}")
@@ -177,7 +178,7 @@ def test_channels_last_is_kept_at_every_stage(case: ModelCase, mode: str) -> Non
         else:
             out = model(x)
             assert out.shape[1] == 1 or out.is_contiguous(memory_format=torch.channels_last)
-    assert formats.count > 20
+    assert formats.count >= 15
     assert formats.lost == []
 
 
@@ -248,8 +249,6 @@ def test_saved_and_made_again(case: ModelCase, tmp_path: Path) -> None:
 @each_model
 def test_the_state_dict_tells_the_model(case: ModelCase) -> None:
     model, x = case.model(), case.images()
-    if case.name == "pspnet-cut-later":
-        pytest.skip("norms without statistics are not in the weights")
     loaded = fastseg.load_checkpoint(model.state_dict())
     assert type(loaded) is type(model)
     assert list(loaded.state_dict()) == list(model.state_dict())

@@ -1,0 +1,154 @@
+"""save_pretrained, from_pretrained and checkpoints of the encoder-decoder models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastseg
+from fastseg.classes import VOC
+from fastseg.models import DeepLabV3Plus, PSPNet, SegmentationModel
+
+pytest.importorskip("safetensors")
+
+
+def small(**arguments: object) -> DeepLabV3Plus:
+    options = {"encoder_weights": None, "decoder_channels": 8, **arguments}
+    return DeepLabV3Plus("mobilenet_v2", **options)
+
+
+@pytest.fixture(scope="module")
+def model() -> DeepLabV3Plus:
+    return small(classes=VOC, encoder_output_stride=8, decoder_atrous_rates=(2, 4, 6)).eval()
+
+
+def test_what_the_weights_do_not_tell(model: DeepLabV3Plus, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "new" / "folder")
+    loaded = fastseg.DeepLabV3Plus.from_pretrained(tmp_path / "new" / "folder")
+    assert loaded.classes == VOC
+    assert loaded.size_step == 8
+    config = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    assert config["_model_class"] == "DeepLabV3Plus"
+    assert config["classes"] == 21
+    assert config["decoder_atrous_rates"] == [2, 4, 6]
+    assert config["encoder_weights"] is None
+
+
+def test_half_precision_weights_become_float32(model: DeepLabV3Plus, tmp_path: Path) -> None:
+    small().half().save_pretrained(tmp_path)
+    loaded = SegmentationModel.from_pretrained(tmp_path)
+    assert all(p.dtype is torch.float32 for p in loaded.parameters())
+    assert (tmp_path / "model.safetensors").stat().st_size < 7e6
+
+
+def test_files_are_written_whole_or_not_at_all(
+    model: DeepLabV3Plus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors.torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        small(classes=3).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_arguments_that_no_file_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"activation is .*config\.json"):
+        small(activation=torch.nn.Sigmoid).save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"_model_class": "Unet"}, r"_model_class is 'Unet', allowed are .*DeepLabV3Plus"),
+        ({"_model_class": None}, "_model_class is None"),
+        ({"decoder_channels": 16}, r"does not fit DeepLabV3Plus; shapes: decoder.*expected \(16"),
+        ({"encoder_name": "vgg"}, r"config\.json: fits no DeepLabV3Plus .*'vgg'"),
+        ({"colour": 1}, r"config\.json: fits no DeepLabV3Plus .*colour"),
+    ],
+)
+def test_configs_that_do_not_fit(
+    model: DeepLabV3Plus, tmp_path: Path, change: dict[str, object], match: str
+) -> None:
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=match):
+        SegmentationModel.from_pretrained(tmp_path)
+
+
+def test_folders_that_are_incomplete(model: DeepLabV3Plus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json: is not there"):
+        SegmentationModel.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="_model_class is 'DeepLabV3Plus', allowed are PSPNet"):
+        PSPNet.from_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:999])
+    with pytest.raises(ValueError, match=r"model\.safetensors: truncated or damaged"):
+        SegmentationModel.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors: is not there"):
+        SegmentationModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: truncated or damaged"):
+        SegmentationModel.from_pretrained(tmp_path)
+
+
+def test_hub(model: DeepLabV3Plus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    model.save_pretrained(tmp_path)
+    asked = []
+
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision))
+        if repository != "someone/model":
+            raise OSError("404\nnot found")
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    loaded = SegmentationModel.from_pretrained("someone/model", revision="v1")
+    assert loaded.config() == model.config()
+    assert asked == [("someone/model", "v1")]
+    with pytest.raises(ValueError, match=r"^no/such: is no folder, and .*OSError: 404\)"):
+        SegmentationModel.from_pretrained("no/such")
+
+
+def test_checkpoints_name_what_is_wrong(model: DeepLabV3Plus) -> None:
+    state_dict = model.state_dict()
+    del state_dict["segmentation_head.0.bias"], state_dict["encoder.features.3.conv.2.weight"]
+    state_dict["decoder.extra"] = torch.ones(1)
+    with pytest.raises(ValueError) as error:
+        fastseg.load_checkpoint(state_dict)
+    message = str(error.value)
+    assert "missing: encoder.features.3.conv.2.weight, segmentation_head.0.bias" in message
+    assert "unused: decoder.extra" in message
+    state_dict = {k: v for k, v in model.state_dict().items() if "features.0.0" not in k}
+    with pytest.raises(ValueError, match="its encoder is none of resnet18"):
+        fastseg.load_checkpoint(state_dict)
+    state_dict = {**model.state_dict(), "decoder.aspp.0.convs.0.0.weight": torch.ones(8, 7, 1, 1)}
+    with pytest.raises(ValueError, match="reads 7 channels, mobilenet_v2 has"):
+        fastseg.load_checkpoint(state_dict)
+
+
+def test_arguments_out_of_range() -> None:
+    for arguments, match in (
+        ({"encoder_depth": 2}, "encoder_depth is 2, allowed are 3 to 5"),
+        ({"encoder_output_stride": 32}, "encoder_output_stride is 32, allowed are 8 and 16"),
+        ({"activation": "swish"}, "activation is 'swish'"),
+        ({"aux_params": {"classes": 2, "pooling": "min"}}, "pooling is 'min'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            small(**arguments)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        small(colour="red")
