@@ -94,6 +94,13 @@ def run(
     yield check_and_time
 
 
+@pytest.fixture
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Prints a line after all tests, when output is no longer captured."""
+    return pytestconfig.stash.setdefault(_LINES, []).append
+
+
+_LINES = pytest.StashKey[list[str]]()
 _ROWS = pytest.StashKey[list[dict[str, Any]]]()
 _CEILINGS = pytest.StashKey[Ceilings]()
 
@@ -102,7 +109,8 @@ def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]
 ) -> None:
     """Machine, ceilings and settings, so that `fastseg bench report` reads the file."""
-    output_json["machine_info"][results.FORMAT] = _about(config)
+    if _CEILINGS in config.stash:  # set by the first benchmark of an op
+        output_json["machine_info"][results.FORMAT] = _about(config)
 
 
 def _about(config: pytest.Config) -> dict[str, Any]:
@@ -115,6 +123,8 @@ def _about(config: pytest.Config) -> dict[str, Any]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table with the peers, which pytest-benchmark's own table does not know."""
+    for line in config.stash.get(_LINES, []):
+        terminalreporter.write_line(line)
     rows = config.stash.get(_ROWS, [])
     if not rows:
         return

@@ -49,7 +49,9 @@ def load(path: Path) -> dict[str, Any]:
         return data
     try:
         about = data["machine_info"][FORMAT]
-        rows = [entry["extra_info"][FORMAT] for entry in data["benchmarks"]]
+        infos = [entry["extra_info"] for entry in data["benchmarks"]]
+        # Whole models, benchmarked in the same run, have rows of another kind.
+        rows = [info[FORMAT] for info in infos if FORMAT in info or "fastseg-models" not in info]
     except (KeyError, TypeError):
         raise ValueError(
             f"{path} holds no results: expected a file written by 'fastseg bench run' or by "

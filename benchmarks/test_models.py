@@ -1,0 +1,246 @@
+"""Whole models against smp's, or plain PyTorch's, with the same weights in one process.
+
+Each case is checked before it is timed. `predict`: an image to its label map, against forward and
+argmax. `train`: forward, loss and backward, against cross-entropy of full-resolution logits. All
+variants run in both memory formats; ratios compare the best with the best. smp takes only multiples
+of the output stride, so that its cases are at 512 pixels where papers have 513.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastseg
+from fastseg.bench.memory import peak_extra_bytes
+from fastseg.bench.timing import Variant, time_interleaved
+from fastseg.models import PSPNet, SegmentationModel
+from fastseg.testing import relative_error
+
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+CLASSES = 21
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCase:
+    """One model and size; `peer` makes the model it is compared with."""
+
+    name: str
+    model: Callable[[], SegmentationModel]
+    peer: Callable[[SegmentationModel], nn.Module]
+    size: int
+    batches: dict[str, int]
+    quick: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PlainPSPNet(nn.Module):
+    """The parameters of our PSPNet run with PyTorch's modules and functions only."""
+
+    def __init__(self, model: PSPNet) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        for module in self.model.modules():  # a module with hooks is called itself, not fused
+            module.register_forward_hook(lambda *_: None)
+
+    def logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.model.encoder(x)
+        decoder, last = self.model.decoder, features[-1]
+        branches = [
+            F.interpolate(block.pool(last), last.shape[2:], mode="bilinear", align_corners=True)
+            for block in decoder.psp.blocks
+        ]
+        y = decoder.dropout(decoder.conv(torch.cat([last, *branches], dim=1)))
+        return self.model.segmentation_head(y), self.model.auxiliary_head(features[-2])
+
+    def forward(self, x: torch.Tensor) -> Any:
+        main, auxiliary = (
+            F.interpolate(y, x.shape[2:], mode="bilinear", align_corners=True)
+            for y in self.logits(x)
+        )
+        return (main, auxiliary) if self.training else main
+
+
+def _smp(name: str, encoder: str) -> Callable[[SegmentationModel], nn.Module]:
+    def make(model: SegmentationModel) -> nn.Module:
+        if importlib.util.find_spec("segmentation_models_pytorch") is None:
+            pytest.skip("segmentation_models_pytorch is not installed")
+        for op in ("nms", "qnms"):  # for a torchvision without its library
+            if not hasattr(torch.ops.torchvision, op):
+                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                torch.library.define(f"torchvision::{op}", schema)
+        import segmentation_models_pytorch as smp
+
+        peer = getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES)
+        peer.load_state_dict(model.state_dict())
+        return peer
+
+    return make
+
+
+def _plus(encoder: str) -> Callable[[], SegmentationModel]:
+    return lambda: fastseg.DeepLabV3Plus(encoder, encoder_weights=None, classes=CLASSES)
+
+
+def _dilated(encoder: str) -> Callable[[], SegmentationModel]:
+    return lambda: PSPNet.dilated(encoder, classes=CLASSES)
+
+
+CPU = (
+    ModelCase(
+        "DeepLabV3Plus-MobileNetV2 512",
+        _plus("mobilenet_v2"),
+        _smp("DeepLabV3Plus", "mobilenet_v2"),
+        512,
+        {"predict": 1, "train": 2},
+        quick=True,
+    ),
+    ModelCase(
+        "DeepLabV3Plus-R50 512",
+        _plus("resnet50"),
+        _smp("DeepLabV3Plus", "resnet50"),
+        512,
+        {"predict": 1, "train": 2},
+    ),
+    ModelCase(
+        "PSPNet-R50 dilated 473",
+        _dilated("resnet50"),
+        PlainPSPNet,
+        473,
+        {"predict": 1, "train": 2},
+    ),
+)
+GPU = (
+    dataclasses.replace(CPU[0], batches={"predict": 1, "train": 16}),
+    ModelCase(
+        "DeepLabV3Plus-R101 512",
+        _plus("resnet101"),
+        _smp("DeepLabV3Plus", "resnet101"),
+        512,
+        {"predict": 1, "train": 16},
+    ),
+    ModelCase(
+        "PSPNet-R101 dilated 713",
+        _dilated("resnet101"),
+        PlainPSPNet,
+        713,
+        {"predict": 1, "train": 8},
+    ),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    on_gpu = torch.cuda.is_available() and not metafunc.config.getoption("--cpu")
+    cases = GPU if on_gpu else CPU
+    if metafunc.config.getoption("--quick"):
+        cases = tuple(case for case in cases if case.quick)
+    metafunc.parametrize("model_case", cases, ids=str)
+    metafunc.parametrize("device", ["cuda" if on_gpu else "cpu"])
+
+
+@pytest.mark.parametrize("what", ["predict", "train"])
+def test_models(
+    model_case: ModelCase,
+    what: str,
+    device: str,
+    benchmark: Any,
+    say: Callable[[str], None],
+    pytestconfig: pytest.Config,
+) -> None:
+    torch.manual_seed(0)
+    ours = model_case.model()
+    for module in ours.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    peer = model_case.peer(ours)
+    for module in peer.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    shape = (model_case.batches[what], 3, model_case.size, model_case.size)
+    x = torch.randn(shape, device=device)
+    target = torch.randint(0, CLASSES, (shape[0], *shape[2:]), device=device)
+    variants = []
+    for name, layout in FORMATS.items():
+        images = x.contiguous(memory_format=layout)
+        for label, model in (("fastseg", ours), ("peer", peer)):
+            model = copy.deepcopy(model).to(device, memory_format=layout).train(what == "train")
+            step = _step(label, what, model, images, target)
+            variants.append(Variant(f"{label} {name}", step))
+    _check(variants, what)
+    quick = pytestconfig.getoption("--quick")
+    timings = time_interleaved(
+        variants, device=device, budget_s=2.0 if quick else 20.0, min_rounds=3
+    )
+    rows = {
+        v.label: {**timings[v.label].summary(), "peak_bytes": peak_extra_bytes(v, device)}
+        for v in variants
+    }
+    best = {
+        label: min((rows[f"{label} {name}"] for name in FORMATS), key=lambda row: row["median_s"])
+        for label in ("fastseg", "peer")
+    }
+    summary: dict[str, Any] = {"variants": rows}
+    summary["speedup"] = best["peer"]["median_s"] / best["fastseg"]["median_s"]
+    if best["peer"]["peak_bytes"]:
+        summary["memory"] = best["fastseg"]["peak_bytes"] / best["peer"]["peak_bytes"]
+    say(_line(f"{model_case} {what}", rows, summary))
+    benchmark.group = "models"
+    benchmark.extra_info["fastseg-models"] = summary
+    fastest = min((v for v in variants if v.label.startswith("fastseg")), key=_median(timings))
+    benchmark.pedantic(fastest.run, args=(None,), rounds=3, warmup_rounds=0)
+
+
+def _line(name: str, rows: dict[str, Any], summary: dict[str, Any]) -> str:
+    """The figures with the peer, which pytest-benchmark's own table does not know."""
+    parts = [f"{label} {row['median_s'] * 1e3:.0f} ms" for label, row in rows.items()]
+    memory = f", {summary['memory']:.2f}x the memory" if "memory" in summary else ""
+    return f"{name}: {', '.join(parts)}: {summary['speedup']:.2f}x{memory}"
+
+
+def _median(timings: dict[str, Any]) -> Callable[[Variant], float]:
+    return lambda variant: timings[variant.label].median
+
+
+def _step(
+    label: str, what: str, model: Any, x: torch.Tensor, target: torch.Tensor
+) -> Callable[[Any], torch.Tensor]:
+    """One call, which returns labels or the loss."""
+
+    def predict(_: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model.predict(x) if label == "fastseg" else model(x).argmax(1)
+
+    def train(_: Any) -> torch.Tensor:
+        model.zero_grad()
+        if label == "fastseg":
+            loss = model.loss(x, target)
+        else:
+            outputs = model(x)
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)
+            losses = [F.cross_entropy(part, target, ignore_index=255) for part in parts]
+            loss = losses[0] + sum(0.4 * other for other in losses[1:])
+        loss.backward()
+        return loss.detach()
+
+    return predict if what == "predict" else train
+
+
+def _check(variants: list[Variant], what: str) -> None:
+    """All variants have the same labels, ties to rounding left out, or the same loss."""
+    results = {v.label: v.run(None) for v in variants}
+    truth = results["peer NCHW"]
+    for label, result in results.items():
+        if what == "predict":
+            assert float((result == truth).double().mean()) > 0.999, label
+        else:
+            assert relative_error(result, truth) < 1e-4, label
