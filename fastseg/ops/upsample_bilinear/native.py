@@ -23,7 +23,7 @@ def forward(
     scale_w: float | None,
 ) -> torch.Tensor:
     """Map [N, C, *size]."""
-    out = empty_map(x, x.shape[1], size)
+    out = _native.with_huge_pages(empty_map(x, x.shape[1], size))
     forward_out(x, size, align_corners, scale_h, scale_w, out)
     return out
 
@@ -50,7 +50,7 @@ def backward(
 ) -> torch.Tensor:
     """Gradient [N, C, *input_size]."""
     grad_out = grad_out.contiguous(memory_format=map_format(grad_out))
-    grad_x = empty_map(grad_out, grad_out.shape[1], input_size)
+    grad_x = _native.with_huge_pages(empty_map(grad_out, grad_out.shape[1], input_size))
     _launch("backward", grad_out, grad_x, grad_x, grad_out, align_corners, scale_h, scale_w)
     return grad_x
 
