@@ -151,7 +151,6 @@ CASES = (
     ModelCase("pspnet", _pspnet),
     ModelCase(
         "pspnet-cut-later",
-        "mobilenet_v2",
         _pspnet_cut_later,
         ((96, 128), (112, 96), (100, 125)),
         in_weights=False,

@@ -193,6 +193,8 @@ def test_half_precision_parameters(case: ModelCase, dtype: torch.dtype) -> None:
         assert model.predict(x.to(dtype)).shape == half.shape[:1] + half.shape[2:]
     assert half.dtype is dtype
     assert (half.float() - truth).norm() / truth.norm() < (0.1 if dtype is torch.bfloat16 else 0.02)
+    if dtype is torch.float16:  # emulated by the CPU, slowly
+        return
     model.train()
     model.loss(x.to(dtype), case.target(model, x)).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -7,7 +7,7 @@ import torch
 from model_cases import CASES, ModelCase
 
 # Tracing takes seconds per model, most of it for MobileNets' many layers.
-QUICK = ("deeplabv3plus-one-class", "pspnet")
+QUICK = ("pspnet",)
 each_traced = pytest.mark.parametrize(
     "case",
     [
