@@ -142,8 +142,12 @@ def sdist(tmp_path_factory: pytest.TempPathFactory):
     return path
 
 
+SHIPPED_WEIGHTS = ["fastseg/models/default/model.safetensors"]
+
+
 def _assert_no_foreign_files(names: list[str]) -> None:
     assert names
+    assert [n for n in names if n.endswith((".safetensors", ".pth", ".pt"))] == SHIPPED_WEIGHTS
     for name in names:
         assert "shared" not in name.split("/"), name
         assert ".." not in name and not name.startswith("/"), name
@@ -159,7 +163,7 @@ def test_sdist_holds_all_that_a_build_needs(sdist):
     needed = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "cmake/cpu_levels.cmake"}
     needed |= {str(p.relative_to(ROOT)) for p in sources}
     assert needed <= set(names)
-    assert not [n for n in names if n.endswith((".so", ".o", ".npz", ".safetensors"))]
+    assert not [n for n in names if n.endswith((".so", ".o", ".npz"))]
     assert size < 20e6
 
 
@@ -176,11 +180,13 @@ def test_wheel_of_the_sdist_installs_and_runs(sdist, tmp_path, monkeypatch):
         archive.extractall(tmp_path / "site")
     _assert_no_foreign_files(names)
     assert all(n.startswith(("fastseg/", "fastseg_kernels-")) for n in names), names
-    assert not [n for n in names if n.endswith((".cu", ".cpp", ".npz", ".safetensors"))]
+    assert not [n for n in names if n.endswith((".cu", ".cpp", ".npz"))]
     code = (
         "import torch, fastseg; print(fastseg.__file__);"
-        "print(tuple(fastseg.upsample_bilinear(torch.ones(1, 2, 3, 3), 6).shape))"
+        "print(tuple(fastseg.upsample_bilinear(torch.ones(1, 2, 3, 3), 6).shape));"
+        "from fastseg.models import default_model; print(type(default_model()).__name__)"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     lines = run([sys.executable, "-c", code], cwd=tmp_path).splitlines()
     assert lines[0].startswith(str(tmp_path)) and lines[1] == "(1, 2, 6, 6)"
+    assert lines[2] == "DeepLabV3Plus"
