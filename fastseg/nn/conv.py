@@ -75,6 +75,8 @@ def convolve_and_clamp(
 
 
 def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling():  # which does this by itself
+        return False
     return bool(
         type(convolution) is nn.Conv2d
         and x.device.type == "cpu"
@@ -86,6 +88,4 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and not torch.is_autocast_enabled("cpu")
-        # torch.compile does this by itself.
-        and not torch.compiler.is_compiling()
     )
