@@ -6,6 +6,7 @@ from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
 from .upsample_confusion_matrix import upsample_confusion_matrix
 from .upsample_cross_entropy import upsample_cross_entropy
+from .upsample_taps import upsample_taps
 
 __all__ = [
     "dilated_conv2d",
@@ -14,4 +15,5 @@ __all__ = [
     "upsample_bilinear",
     "upsample_confusion_matrix",
     "upsample_cross_entropy",
+    "upsample_taps",
 ]
