@@ -1,0 +1,32 @@
+"""When multiplying at low resolution pays."""
+
+from __future__ import annotations
+
+import torch
+
+# What things cost in multiply-adds of a matrix product, each by number of values, measured on a
+# CPU with two cores: resizing a map and concatenating it; reading, shifting and adding the taps of
+# a 1x1 and of a 3x3 kernel; writing and reading a projected value.
+_RESIZE = 30
+_GATHER = {1: 30, 3: 60}
+_TAP = 20
+# Where there is no gather kernel the taps of a 3x3 kernel go through one matrix per axis.
+_TINY_PIXELS = 64
+
+
+def pays(part: torch.Tensor, weight: torch.Tensor, size: list[int]) -> bool:
+    """Whether `part` is better multiplied with `weight` before it is resized to `size`.
+
+    Before: few pixels are multiplied, but each tap of each output channel is resized. After: the
+    part's channels are resized once, and every pixel of the result is multiplied.
+    """
+    out_channels, channels, kernel = weight.shape[:3]
+    pixels, large = part.shape[2] * part.shape[3], size[0] * size[1]
+    if pixels >= large:
+        return False
+    if part.device.type not in ("cpu", "meta") and kernel > 1:
+        return pixels <= _TINY_PIXELS
+    taps = kernel**2 * out_channels
+    before = pixels * taps * (channels + _TAP) + large * out_channels * _GATHER[kernel]
+    after = large * channels * (taps + _RESIZE)
+    return before < after
