@@ -108,6 +108,16 @@ private:
   bool begun_ = false;
 };
 
+// How many of `rows` rows a task does: all, if the threads have `columns` tasks enough. A task
+// works out lines above and below its rows too, and allocates.
+inline std::int64_t rows_per_task(std::int64_t rows, std::int64_t columns, int threads) {
+  const std::int64_t wanted = 4 * static_cast<std::int64_t>(threads);
+  const std::int64_t chunks =
+      std::clamp<std::int64_t>((wanted + columns - 1) / std::max<std::int64_t>(columns, 1), 1,
+                               std::max<std::int64_t>(rows / 8, 1));
+  return (rows + chunks - 1) / chunks;
+}
+
 // ---- axes ---------------------------------------------------------------------------------------
 
 template <class T>
@@ -198,8 +208,7 @@ void forward_typed(const Source* sources, int count, const Storage* added, Stora
       s.batch * s.out_h * s.out_w * C * static_cast<std::int64_t>(sizeof(Storage)) > kStreamBytes;
   const std::int64_t segment = std::clamp<std::int64_t>(kForwardValues / C, 1, s.out_w);
   const std::int64_t segments = (s.out_w + segment - 1) / segment;
-  // A chunk works out lines for the output rows above and below it too.
-  const std::int64_t chunk = std::max<std::int64_t>(16, s.out_h / 4);
+  const std::int64_t chunk = rows_per_task(s.out_h, s.batch * segments, threads);
   const std::int64_t chunks = (s.out_h + chunk - 1) / chunk;
   parallel_for(s.batch * segments * chunks, threads, [&](std::int64_t task) {
     const std::int64_t n = task / (segments * chunks);
@@ -255,7 +264,7 @@ void backward_typed(const Storage* grad_out, Storage* grad_taps, std::int64_t h,
   const Axis<T> rows(h, s.out_h, s), columns(w, s.out_w, s);
   const std::int64_t segment = std::clamp<std::int64_t>(kBackwardValues / C * w / s.out_w, 1, w);
   const std::int64_t segments = (w + segment - 1) / segment;
-  const std::int64_t chunk = std::max<std::int64_t>(4, h / 4);
+  const std::int64_t chunk = rows_per_task(h, s.batch * segments, threads);
   const std::int64_t chunks = (h + chunk - 1) / chunk;
   parallel_for(s.batch * segments * chunks, threads, [&](std::int64_t task) {
     const std::int64_t n = task / (segments * chunks);

@@ -15,7 +15,7 @@ from ..._checks import (
     size_pair,
 )
 from ...layout import map_format
-from .lowres import Resize, add_resized, convolve_large, project
+from .lowres import Resize, add_resized, convolve_large, largest, project
 from .plan import pays
 
 __all__ = ["upsample_conv2d"]
@@ -57,12 +57,12 @@ def upsample_conv2d(
         TypeError: dtypes; a size that is not whole; parts that are no sequence of tensors.
     """
     parts = _check_parts(parts)
-    largest = _largest(parts)
-    target = list(largest.shape[2:]) if size is None else size_pair(size)
+    main = parts[largest(parts)]
+    target = list(main.shape[2:]) if size is None else size_pair(size)
     check_size(target)
     _check_weight(parts, weight, bias)
     resize = Resize(target, mode, align_corners)
-    layout = map_format(largest)
+    layout = map_format(main)
     parts, weight, bias = _in_autocast_dtype(parts, weight, bias)
     out = _convolve(parts, weight, bias, resize)
     return out.contiguous(memory_format=layout)
@@ -97,14 +97,6 @@ def _convolve(
 
 def _cat(maps: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(maps, 1) if len(maps) > 1 else maps[0]
-
-
-def _largest(parts: list[torch.Tensor]) -> torch.Tensor:
-    largest = parts[0]
-    for part in parts[1:]:
-        if part.shape[2] * part.shape[3] > largest.shape[2] * largest.shape[3]:
-            largest = part
-    return largest
 
 
 def _check_parts(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:

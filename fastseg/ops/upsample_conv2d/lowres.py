@@ -12,6 +12,7 @@ from ..upsample_bilinear import upsample_bilinear
 from ..upsample_taps import MODES, upsample_taps
 
 _SOURCES = ("x", "x2", "x3", "x4")
+_FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +39,22 @@ class Resize:
         return upsample_bilinear(x, (height, width), align_corners=self.align_corners)
 
 
+def largest(maps: list[torch.Tensor]) -> int:
+    """Index of the map with most pixels, of equals the first."""
+    found = 0
+    for i, x in enumerate(maps):
+        if x.shape[2] * x.shape[3] > maps[found].shape[2] * maps[found].shape[3]:
+            found = i
+    return found
+
+
 def convolve_large(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """F.conv2d with padding that keeps the size; a 1x1 kernel as a matrix product."""
     if weight.shape[2] == 1 and bias is None:
         return project(x, weight)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+    return F.conv2d(x, _dense(weight), bias, padding=weight.shape[2] // 2)
 
 
 def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -56,23 +65,32 @@ def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         weight: [C_out, C, k, k].
     """
     n, channels, height, width = x.shape
-    matrix = weight.permute(1, 2, 3, 0).reshape(channels, -1)
+    # [C_out, k * k, C], then tap after tap: two copies, of which each moves whole cache lines.
+    by_channel = weight.permute(0, 2, 3, 1).contiguous()
+    matrix = by_channel.permute(1, 2, 0, 3).reshape(-1, channels)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    taps = _multiply(rows, matrix).view(n, height, width, matrix.shape[1])
+    taps = _multiply(rows, matrix.T).view(n, height, width, matrix.shape[0])
     return taps.permute(0, 3, 1, 2)
 
 
 def _multiply(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x @ y, in huge pages where that can be said.
-
-    Taps are the largest tensors here: in small pages, mapping them takes as long as the product.
-    """
+    """x @ y, in huge pages: taps are large, and mapping them takes as long as the product."""
     if torch.compiler.is_compiling():
         return x @ y
-    out = torch.empty(x.shape[0], y.shape[1], dtype=x.dtype, device=x.device)
-    if type(out) is not torch.Tensor:  # a fake one, without memory
-        return x @ y
-    return with_huge_pages(out).addmm_(x, y, beta=0)
+    return _empty((x.shape[0], y.shape[1]), x).addmm_(x, y, beta=0)
+
+
+def _dense(weight: torch.Tensor) -> torch.Tensor:
+    """A dense copy of a slice [C_out, C_i, k, k], which a convolution would make in small pages."""
+    is_dense = any(weight.is_contiguous(memory_format=f) for f in _FORMATS)
+    if is_dense or torch.compiler.is_compiling():
+        return weight
+    return _empty(weight.shape, weight).copy_(weight)
+
+
+def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    x = torch.empty(shape, dtype=like.dtype, device=like.device)
+    return with_huge_pages(x) if type(x) is torch.Tensor else x  # a fake one has no memory
 
 
 def add_resized(
@@ -83,6 +101,9 @@ def add_resized(
         for tap in taps:
             added = resize(tap) if added is None else added + resize(tap)
     else:
+        # The first gives the memory format, which a map of one pixel does not have.
+        first = largest(taps)
+        taps = [taps[first], *taps[:first], *taps[first + 1 :]]
         for i in range(0, len(taps), len(_SOURCES)):
             sources = dict(zip(_SOURCES, taps[i : i + len(_SOURCES)], strict=False))
             height, width = resize.size

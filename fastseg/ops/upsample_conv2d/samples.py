@@ -33,7 +33,9 @@ def _peer(
     mode: str = "bilinear",
     align_corners: bool = False,
 ) -> torch.Tensor:
-    size = size or tuple(max((p.shape[2:] for p in parts), key=lambda s: s[0] * s[1]))
+    if size is None:
+        height, width = max((p.shape[2:] for p in parts), key=lambda s: s[0] * s[1])
+        size = (height, width)
     corners = align_corners if mode == "bilinear" else None
     resized = [
         p if p.shape[2:] == size else F.interpolate(p, size=size, mode=mode, align_corners=corners)

@@ -41,7 +41,8 @@ def upsample_taps(
         align_corners: as in F.interpolate; only for "bilinear".
 
     Returns:
-        Map [N, C, *size], in the dtype and memory format of x; quickest in channels_last.
+        Map [N, C, *size], in the dtype of x and the memory format of added, or of x
+        without one; quickest in channels_last.
 
     Raises:
         ValueError: unfit shapes, devices, size, kernel or mode; align_corners with "nearest".

@@ -58,9 +58,14 @@ def _check(
         check_shape("added", added, shape, "that of the result")
 
 
+def _format(x: torch.Tensor, *args: Any) -> torch.memory_format:
+    added = args[3]  # a source of one pixel, as pyramids have, has no format to go by
+    return map_format(x if added is None else added)
+
+
 def _fake(x: torch.Tensor, *args: Any) -> torch.Tensor:
-    size, kernel = args[4:6]
-    return empty_map(x, x.shape[1] // kernel**2, size)
+    added, size, kernel = args[3:6]
+    return empty_map(x if added is None else added, x.shape[1] // kernel**2, size)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -128,7 +133,7 @@ upsample_taps_op = define(
                 check=_check,
                 fake=_fake,
                 autograd=Autograd(_setup, _backward),
-                layout=map_format,
+                layout=_format,
             ),
             "_backward": Function(
                 schema="(Tensor grad_out, SymInt[] input_size, bool channels_last, "
