@@ -264,3 +264,17 @@ def test_the_reference_backend_does_the_same():
         result, grads = _run(SAMPLES.function, values)
     torch.testing.assert_close(result, expected)
     torch.testing.assert_close(grads, expected_grads)
+
+
+@each_filled_sample
+def test_devices_without_a_gather_kernel(sample, monkeypatch):
+    """Taps of 1x1 kernels are resized, others go through matrices, if the part is tiny."""
+    monkeypatch.setattr(plan, "has_gather_kernel", lambda x: False)
+    values = inputs(sample, torch.float64)
+    with RecordedCalls() as mode:
+        result, grads = _run(SAMPLES.function, values)
+    if values["weight"].shape[2] == 1:
+        assert not any("upsample_taps" in f._opname for f, _ in mode.calls)
+    expected, expected_grads = _run(SAMPLES.peer, values)
+    assert relative_error(result, expected) <= 1e-13
+    assert all(relative_error(g, expected_grads[n]) <= 1e-13 for n, g in grads.items())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..._native import with_huge_pages
 from ..upsample_bilinear import upsample_bilinear
 from ..upsample_taps import MODES, upsample_taps
+from . import plan
 
 _SOURCES = ("x", "x2", "x3", "x4")
 _FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -97,7 +98,7 @@ def add_resized(
     added: torch.Tensor | None, taps: list[torch.Tensor], kernel: int, resize: Resize
 ) -> torch.Tensor:
     """The maps of taps resized, shifted and summed, and `added` if there is one."""
-    if kernel == 1 and taps[0].device.type == "cuda":  # the resize has a CUDA kernel, the sum none
+    if kernel == 1 and not plan.has_gather_kernel(taps[0]):  # nothing to shift: resize and add
         for tap in taps:
             added = resize(tap) if added is None else added + resize(tap)
     else:

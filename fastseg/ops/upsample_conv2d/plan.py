@@ -14,6 +14,11 @@ _TAP = 20
 _TINY_PIXELS = 64
 
 
+def has_gather_kernel(x: torch.Tensor) -> bool:
+    """Whether upsample_taps is more than its definition on the device of x."""
+    return x.device.type in ("cpu", "meta")
+
+
 def pays(part: torch.Tensor, weight: torch.Tensor, size: list[int]) -> bool:
     """Whether `part` is better multiplied with `weight` before it is resized to `size`.
 
@@ -24,7 +29,7 @@ def pays(part: torch.Tensor, weight: torch.Tensor, size: list[int]) -> bool:
     pixels, large = part.shape[2] * part.shape[3], size[0] * size[1]
     if pixels >= large:
         return False
-    if part.device.type not in ("cpu", "meta") and kernel > 1:
+    if kernel > 1 and not has_gather_kernel(part):
         return pixels <= _TINY_PIXELS
     taps = kernel**2 * out_channels
     before = pixels * taps * (channels + _TAP) + large * out_channels * _GATHER[kernel]
