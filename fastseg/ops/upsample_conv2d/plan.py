@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-# What things cost in multiply-adds of a matrix product, each by number of values, measured on a
-# CPU with two cores: resizing a map and concatenating it; reading, shifting and adding the taps of
-# a 1x1 and of a 3x3 kernel; writing and reading a projected value.
+# What things cost in multiply-adds of a matrix product, each by number of values: resizing a map and
+# concatenating it; reading, shifting and adding the taps of a 1x1 and of a 3x3 kernel; writing and
+# reading a projected value. Fitted to 72 shapes of 8 to 256 channels in float32 on two cores with
+# AVX2: where the ratio of both sides is between 0.7 and 1.4, so is that of the measured times.
 _RESIZE = 30
-_GATHER = {1: 30, 3: 60}
-_TAP = 20
+_GATHER = {1: 20, 3: 60}
+_TAP = 40
 # Where there is no gather kernel the taps of a 3x3 kernel go through one matrix per axis.
 _TINY_PIXELS = 64
 
