@@ -78,9 +78,8 @@ def _convolve(
     large, large_weights, low, low_weights = [], [], [], []
     weights = weight.split([p.shape[1] for p in parts], dim=1)
     for part, part_weight in zip(parts, weights, strict=True):
-        part = part.contiguous(memory_format=torch.channels_last)
         if pays(part, part_weight, size):
-            low.append(part)
+            low.append(part.contiguous(memory_format=torch.channels_last))
             low_weights.append(part_weight)
         else:
             large.append(resize(part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-# What things cost in multiply-adds of a matrix product, each by number of values: resizing a map and
+# What things cost in multiply-adds of a matrix product, by number of values: resizing a map and
 # concatenating it; reading, shifting and adding the taps of a 1x1 and of a 3x3 kernel; writing and
 # reading a projected value. Fitted to 72 shapes of 8 to 256 channels in float32 on two cores with
 # AVX2: where the ratio of both sides is between 0.7 and 1.4, so is that of the measured times.
