@@ -9,6 +9,7 @@ from .ops import (
     upsample_argmax,
     upsample_bilinear,
     upsample_confusion_matrix,
+    upsample_conv2d,
     upsample_cross_entropy,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",
+    "upsample_conv2d",
     "upsample_cross_entropy",
     "use_backend",
 ]

@@ -5,7 +5,9 @@ from .pyramid_pool import pyramid_pool
 from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
 from .upsample_confusion_matrix import upsample_confusion_matrix
+from .upsample_conv2d import upsample_conv2d
 from .upsample_cross_entropy import upsample_cross_entropy
+from .upsample_taps import upsample_taps
 
 __all__ = [
     "dilated_conv2d",
@@ -13,5 +15,7 @@ __all__ = [
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",
+    "upsample_conv2d",
     "upsample_cross_entropy",
+    "upsample_taps",
 ]

@@ -156,6 +156,27 @@ def dilated_conv2d(draw: Any) -> dict[str, Any]:
     return values
 
 
+@st.composite
+def upsample_taps(draw: Any) -> dict[str, Any]:
+    kernel = draw(_usually(st.sampled_from([1, 3]), st.sampled_from([0, 2, 5, -1, 1.0])))
+    taps = int(kernel) ** 2
+    n, channels = draw(st.integers(0, 3)), draw(st.integers(1, 9))
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+    size = draw(_sizes(24))
+    values: dict[str, Any] = {"size": size, "kernel": kernel}
+    side = st.integers(1, 14)
+    for name in ("x", *draw(st.sets(st.sampled_from(["x2", "x3", "x4"])))):
+        shape = (n, taps * channels, draw(side), draw(side))
+        shape = draw(_usually(st.just(shape), st.just(shape[:3])))
+        values[name] = draw(tensors(*shape, dtype=draw(_usually(st.just(dtype), FLOATS))))
+    if draw(st.booleans()) and isinstance(size, tuple) and len(size) == 2 and min(size) >= 0:
+        pair = [int(s) for s in size]
+        values["added"] = draw(tensors(n, channels, *pair, dtype=dtype))
+    values["mode"] = draw(_usually(st.sampled_from(["bilinear", "nearest"]), st.just("area")))
+    values["align_corners"] = values["mode"] != "nearest" and draw(st.booleans())
+    return values
+
+
 STRATEGIES = {
     "upsample_bilinear": upsample_bilinear(),
     "upsample_argmax": upsample_argmax(),
@@ -163,6 +184,7 @@ STRATEGIES = {
     "upsample_confusion_matrix": _logits_and_target(),
     "pyramid_pool": pyramid_pool(),
     "dilated_conv2d": dilated_conv2d(),
+    "upsample_taps": upsample_taps(),
 }
 
 

@@ -1,0 +1,162 @@
+"""Convolution of resized and concatenated maps, multiplied at the maps' own resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..._checks import (
+    FLOAT_DTYPES,
+    check_map,
+    check_same_device,
+    check_shape,
+    check_size,
+    size_pair,
+)
+from ...layout import map_format
+from .lowres import Resize, add_resized, convolve_large, largest, project
+from .plan import pays
+
+__all__ = ["upsample_conv2d"]
+
+
+def upsample_conv2d(
+    parts: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    size: int | tuple[int, int] | None = None,
+    mode: str = "bilinear",
+    align_corners: bool = False,
+) -> torch.Tensor:
+    """Convolves maps of several resolutions as if resized to one size and concatenated.
+
+    The same function as F.conv2d(torch.cat([F.interpolate(p, size, mode=mode, ...) for p in parts],
+    1), weight, bias, padding=k // 2), and linear in the same tensors, but where that is cheaper a
+    part is multiplied with every tap of the kernel at its own resolution, and the products are
+    resized and summed: an x4 map costs a sixteenth. Zero padding is exact at the borders. Parts of
+    the final size go through an ordinary convolution. Gradients are deterministic. Under autocast
+    it runs in the lower precision, as F.conv2d.
+
+    Args:
+        parts: maps [N, C_i, h_i, w_i] of one dtype and device; N may be 0.
+        weight: [C_out, sum of C_i, k, k] with k = 1 or 3.
+        bias: [C_out].
+        size: height and width to resize the parts to, and of the result; by default those of the
+            part with most pixels.
+        mode: "bilinear" or "nearest", as in F.interpolate.
+        align_corners: as in F.interpolate; only for "bilinear".
+
+    Returns:
+        Map [N, C_out, *size], in the memory format of the part with most pixels. It is computed in
+        channels_last: other maps are copied.
+
+    Raises:
+        ValueError: no parts; shapes, devices, size or mode that do not fit; align_corners with
+            "nearest".
+        TypeError: dtypes; a size that is not whole; parts that are no sequence of tensors.
+    """
+    parts = _check_parts(parts)
+    main = parts[largest(parts)]
+    target = list(main.shape[2:]) if size is None else size_pair(size)
+    check_size(target)
+    _check_weight(parts, weight, bias)
+    resize = Resize(target, mode, align_corners)
+    layout = map_format(main)
+    parts, weight, bias = _in_autocast_dtype(parts, weight, bias)
+    out = _convolve(parts, weight, bias, resize)
+    return out.contiguous(memory_format=layout)
+
+
+def _convolve(
+    parts: list[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    resize: Resize,
+) -> torch.Tensor:
+    size = resize.size
+    large, large_weights, low, low_weights = [], [], [], []
+    weights = weight.split([p.shape[1] for p in parts], dim=1)
+    for part, part_weight in zip(parts, weights, strict=True):
+        if pays(part, part_weight, size):
+            low.append(part.contiguous(memory_format=torch.channels_last))
+            low_weights.append(part_weight)
+        else:
+            large.append(resize(part))
+            large_weights.append(part_weight)
+    out = None
+    if large:
+        out = convolve_large(_cat(large), weight if not low else _cat(large_weights), bias)
+    taps = [project(p, w) for p, w in zip(low, low_weights, strict=True)]
+    if taps:
+        out = add_resized(out, taps, weight.shape[2], resize)
+    assert out is not None
+    return out if large or bias is None else out.add_(bias[:, None, None])
+
+
+def _cat(maps: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(maps, 1) if len(maps) > 1 else maps[0]
+
+
+def _check_parts(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    if isinstance(parts, torch.Tensor) or not isinstance(parts, (tuple, list)):
+        raise TypeError(f"parts is a {type(parts).__name__}, expected a sequence of maps")
+    if len(parts) == 0:
+        raise ValueError("parts is empty, expected at least one map")
+    first = parts[0]
+    for i, part in enumerate(parts):
+        name = f"parts[{i}]"
+        if not isinstance(part, torch.Tensor):
+            raise TypeError(f"{name} is a {type(part).__name__}, expected a map [N, C, H, W]")
+        check_map(name, part)
+        check_same_device(name, part, "parts[0]", first)
+        if part.dtype != first.dtype and not _autocast(part):
+            raise TypeError(f"{name} has dtype {part.dtype}, expected {first.dtype} as parts[0]")
+        if part.shape[0] != first.shape[0]:
+            raise ValueError(
+                f"{name} has batch size {part.shape[0]}, expected {first.shape[0]} as parts[0]"
+            )
+    return list(parts)
+
+
+def _check_weight(
+    parts: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    channels = sum(p.shape[1] for p in parts)
+    if weight.dim() != 4 or weight.shape[0] == 0 or weight.shape[2:] not in ((1, 1), (3, 3)):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, expected [C_out, {channels}, k, k] "
+            "with k = 1 or 3"
+        )
+    why = f"the parts have {channels} channels in all"
+    check_shape("weight", weight, (weight.shape[0], channels, *weight.shape[2:]), why)
+    if bias is not None:
+        check_shape("bias", bias, (weight.shape[0],), "the first dimension of weight")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        check_same_device(name, tensor, "parts[0]", parts[0])
+        castable = _autocast(tensor) and tensor.dtype in FLOAT_DTYPES
+        if tensor.dtype != parts[0].dtype and not castable:
+            raise TypeError(
+                f"{name} has dtype {tensor.dtype}, expected {parts[0].dtype} as parts[0]"
+            )
+
+
+def _in_autocast_dtype(
+    parts: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
+    """As autocast casts for a convolution: all but float64, which is left alone."""
+    if not _autocast(weight) or weight.dtype is torch.float64:
+        return parts, weight, bias
+    dtype = torch.get_autocast_dtype(weight.device.type)
+    return (
+        [p.to(dtype) for p in parts],
+        weight.to(dtype),
+        None if bias is None else bias.to(dtype),
+    )
+
+
+def _autocast(x: torch.Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -1,0 +1,95 @@
+"""upsample_taps through the native core: C++ on the CPU, in channels_last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+
+
+def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
+    """Why this backend cannot run on x (or grad_out), or None."""
+    return _native.unsupported_reason(x, cuda=False)
+
+
+def forward(
+    x: torch.Tensor,
+    x2: torch.Tensor | None,
+    x3: torch.Tensor | None,
+    x4: torch.Tensor | None,
+    added: torch.Tensor | None,
+    size: list[int],
+    kernel: int,
+    nearest: bool,
+    align_corners: bool,
+) -> torch.Tensor:
+    """Map [N, C, *size]."""
+    sources = [_channels_last(s) for s in (x, x2, x3, x4) if s is not None]
+    if added is not None:
+        added = _channels_last(added)
+    out = _empty(x, x.shape[1] // kernel**2, size)
+    if out.numel() == 0:
+        return out
+    _core().cpu_forward(
+        _native.dtype_code(x),
+        [(s.data_ptr(), s.shape[2], s.shape[3]) for s in sources],
+        0 if added is None else added.data_ptr(),
+        out.data_ptr(),
+        _shape(out, kernel, nearest, align_corners),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def backward(
+    grad_out: torch.Tensor,
+    input_size: list[int],
+    channels_last: bool,
+    kernel: int,
+    nearest: bool,
+    align_corners: bool,
+) -> torch.Tensor:
+    """Gradient [N, kernel * kernel * C, *input_size]."""
+    grad_out = _channels_last(grad_out)
+    grad_x = _empty(grad_out, kernel**2 * grad_out.shape[1], input_size)
+    if grad_x.numel() == 0:
+        return grad_x
+    _core().cpu_backward(
+        _native.dtype_code(grad_out),
+        grad_out.data_ptr(),
+        grad_x.data_ptr(),
+        *input_size,
+        _shape(grad_out, kernel, nearest, align_corners),
+        torch.get_num_threads(),
+    )
+    return grad_x
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(x: torch.Tensor, channels: int, size: list[int]) -> torch.Tensor:
+    shape = (x.shape[0], channels, *size)
+    layout = torch.channels_last
+    return _native.with_huge_pages(torch.empty(shape, dtype=x.dtype, memory_format=layout))
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.upsample_taps
+
+
+def _shape(large: torch.Tensor, kernel: int, nearest: bool, align_corners: bool) -> Any:
+    """`large` is the result, or its gradient."""
+    return _core().Shape(
+        batch=large.shape[0],
+        channels=large.shape[1],
+        out_h=large.shape[2],
+        out_w=large.shape[3],
+        kernel=kernel,
+        nearest=nearest,
+        align_corners=align_corners,
+    )
