@@ -18,6 +18,7 @@ from fastseg.models import PSPNet, SegmentationModel
 # Operations on maps (not on weights); the first tensor they return is a map.
 ON_MAPS = (
     "convolution",
+    "_convolution_pointwise",
     "_batch_norm_impl_index",
     "native_batch_norm",
     "relu_",

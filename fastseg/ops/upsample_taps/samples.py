@@ -83,15 +83,20 @@ def _typed_error(why: str, match: str, **dtypes: torch.dtype) -> ErrorSample:
 
 
 def _workload(
-    name: str, channels: int, size: tuple[int, int], kernel: int, *sources: tuple[int, int]
+    name: str,
+    channels: int,
+    size: tuple[int, int],
+    kernel: int,
+    *sources: tuple[int, int],
+    n: int = 1,
 ) -> Workload:
-    """Batch 1, added to a map."""
-    taps, pixels = kernel**2 * channels, channels * size[0] * size[1]
+    """Added to a map."""
+    taps, pixels = n * kernel**2 * channels, n * channels * size[0] * size[1]
 
     def inputs(make: Maker, memory_format: torch.memory_format) -> dict[str, Any]:
-        maps = [make.map(1, taps, *s).contiguous(memory_format=memory_format) for s in sources]
+        maps = [make.map(n, taps // n, *s).contiguous(memory_format=memory_format) for s in sources]
         values: dict[str, Any] = dict(zip(("x", "x2", "x3", "x4"), maps, strict=False))
-        values["added"] = make.map(1, channels, *size).contiguous(memory_format=memory_format)
+        values["added"] = make.map(n, channels, *size).contiguous(memory_format=memory_format)
         return {**values, "size": size, "kernel": kernel}
 
     moved = 2 * pixels + sum(taps * h * w for h, w in sources)
@@ -175,5 +180,11 @@ SAMPLES = OpSamples(
         _workload("W12 C512 64 32 16->128 3x3", 512, (128, 128), 3, (64, 64), (32, 32), (16, 16)),
         _workload("W7 C768 64 32 16->128 1x1", 768, (128, 128), 1, (64, 64), (32, 32), (16, 16)),
         _workload("DLv3+ C256 33->129 3x3", 256, (129, 129), 3, (33, 33)),
+    ),
+    gpu_workloads=(
+        _workload(
+            "N8 W12 C512 64 32 16->128 3x3", 512, (128, 128), 3, (64, 64), (32, 32), (16, 16), n=8
+        ),
+        _workload("N8 DLv3+ C256 33->129 3x3", 256, (129, 129), 3, (33, 33), n=8),
     ),
 )
