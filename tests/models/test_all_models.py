@@ -179,7 +179,7 @@ def test_channels_last_is_kept_at_every_stage(case: ModelCase, mode: str) -> Non
         else:
             out = model(x)
             assert out.shape[1] == 1 or out.is_contiguous(memory_format=torch.channels_last)
-    assert formats.count >= 15
+    assert formats.count >= 12  # the smallest: ResNet-18 in predict, activations in convolutions
     assert formats.lost == []
 
 
