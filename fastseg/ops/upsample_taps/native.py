@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ... import _native
+from ...layout import map_format
 
 
 def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
@@ -27,9 +28,10 @@ def forward(
 ) -> torch.Tensor:
     """Map [N, C, *size]."""
     sources = [_channels_last(s) for s in (x, x2, x3, x4) if s is not None]
+    layout = map_format(x if added is None else added)
     if added is not None:
         added = _channels_last(added)
-    out = _empty(x, x.shape[1] // kernel**2, size)
+    out = _empty(x, x.shape[1] // kernel**2, size, layout)
     if out.numel() == 0:
         return out
     _core().cpu_forward(
@@ -53,7 +55,8 @@ def backward(
 ) -> torch.Tensor:
     """Gradient [N, kernel * kernel * C, *input_size]."""
     grad_out = _channels_last(grad_out)
-    grad_x = _empty(grad_out, kernel**2 * grad_out.shape[1], input_size)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    grad_x = _empty(grad_out, kernel**2 * grad_out.shape[1], input_size, layout)
     if grad_x.numel() == 0:
         return grad_x
     _core().cpu_backward(
@@ -71,9 +74,17 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(x: torch.Tensor, channels: int, size: list[int]) -> torch.Tensor:
+def _empty(
+    x: torch.Tensor, channels: int, size: list[int], layout: torch.memory_format
+) -> torch.Tensor:
+    """A result that the kernel writes in channels_last.
+
+    With one channel or one pixel both formats are the same memory: it then has the strides of
+    `layout`, that of the op's result.
+    """
     shape = (x.shape[0], channels, *size)
-    layout = torch.channels_last
+    if channels > 1 and size[0] * size[1] > 1:
+        layout = torch.channels_last
     return _native.with_huge_pages(torch.empty(shape, dtype=x.dtype, memory_format=layout))
 
 
