@@ -187,7 +187,15 @@ SAMPLES = OpSamples(
     ),
     differentiable=(*NAMES, "weight", "bias"),
     double_backward=True,
-    cpu_workloads=(
+    cpu_workloads=(  # the first is the one of `bench quick`: the smallest
+        _workload(
+            "DeepLabV3+ decoder 48+256->256 3x3 33->129",
+            256,
+            3,
+            (48, 129, 129),
+            (256, 33, 33),
+            align_corners=True,
+        ),
         _workload(
             "W7 SegFormer D768 folded, 64..512->768 1x1 @128",
             768,
@@ -212,14 +220,6 @@ SAMPLES = OpSamples(
             (512, 64, 64),
             (512, 32, 32),
             (512, 16, 16),
-        ),
-        _workload(
-            "DeepLabV3+ decoder 48+256->256 3x3 33->129",
-            256,
-            3,
-            (48, 129, 129),
-            (256, 33, 33),
-            align_corners=True,
         ),
     ),
     gpu_workloads=(
