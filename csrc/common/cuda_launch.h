@@ -13,7 +13,7 @@
 #include <type_traits>
 
 #ifdef FASTSEG_CUDA_ON_CPU
-#include "testing/cuda_on_cpu.h"
+#include "testing/cuda_names.h"
 #else
 #include <cuda_runtime.h>
 #endif

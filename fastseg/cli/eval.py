@@ -26,48 +26,25 @@ from .console import err, fail, out, reason
 from .datasets import cache_bytes, describe, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
+from .options import AsJson, Bf16, Device, Ignore, Threads, Weights, WorkingSize
 
 
 def eval_(
     dataset: Annotated[
         Path, typer.Argument(help="Folder with images/SPLIT and labels/SPLIT, as for training.")
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            help="best.pt of fastseg train, a folder of save_pretrained, or any known checkpoint. "
-            "Default: the street-scene model that ships with the package.",
-        ),
-    ] = None,
+    weights: Weights = None,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "val",
     out_dir: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for eval.json and confusion.png.")
     ] = None,
-    working_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Longer side, in pixels, at which the network sees an image. "
-            "Default: what suits the model.",
-        ),
-    ] = None,
+    working_size: WorkingSize = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
-    ] = None,
-    ignore: Annotated[
-        list[int] | None,
-        typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON to stdout.")
-    ] = False,
+    bf16: Bf16 = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    ignore: Ignore = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on a folder of images and label maps: mIoU, mAcc, aAcc, and every class.
 

@@ -24,6 +24,7 @@ from ..models.default import NAME as DEFAULT_NAME
 from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
+from .options import AsJson, Device, Weights, WorkingSize
 from .overlay import shares, write_labels, write_overlay
 
 
@@ -44,36 +45,17 @@ def segment(
         list[Path],
         typer.Argument(help="Images, and folders that are searched with their subfolders."),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            help="best.pt of fastseg train, a folder of save_pretrained, or any known checkpoint. "
-            "Default: the street-scene model that ships with the package.",
-        ),
-    ] = None,
+    weights: Weights = None,
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")
     ] = Path("segmented"),
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
-    ] = "auto",
+    device: Device = "auto",
     backend: Annotated[
         str | None,
         typer.Option(help="Force native, triton, torch or reference; see `fastseg info`."),
     ] = None,
-    working_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Longer side, in pixels, at which the network sees an image. "
-            "Default: what suits the model.",
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON to stdout.")
-    ] = False,
+    working_size: WorkingSize = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment images: for each a picture of its classes and a label map of the same size.
 

@@ -22,6 +22,7 @@ from .console import err, out, reason
 from .datasets import cache_bytes, describe, local_count, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
+from .options import Bf16, Device, Ignore, Threads
 
 
 def train(
@@ -101,14 +102,10 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(help="Share of each label spread over all classes.")
     ] = 0.0,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
+    bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Threads that prepare images. Default: 0 on CPUs, else up to 8."),
@@ -117,10 +114,7 @@ def train(
         float | None,
         typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
     ] = None,
-    ignore: Annotated[
-        list[int] | None,
-        typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
-    ] = None,
+    ignore: Ignore = None,
     train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",
     validate_every: Annotated[
