@@ -78,7 +78,7 @@ def _error(why: str, error: type[Exception], match: str, **changed: Any) -> Erro
 
 
 def _workload(
-    name: str, out: int, kernel: int, *parts: Map, align_corners: bool = False, n: int = 1
+    name: str, out: int, kernel: int, *parts: Map, align_corners: bool = False, n: int
 ) -> Workload:
     channels = sum(part[0] for part in parts)
     height, width = parts[0][1:]  # the part of the final size comes first
@@ -99,6 +99,54 @@ def _workload(
 
     flops = 2 * n * out * kernel**2 * sum(c * h * w for c, h, w in parts)
     return Workload(name, inputs, moved, lambda _: flops)
+
+
+def _workloads(n: int, pyramid: int) -> tuple[Workload, ...]:
+    """The heads that the op was made for. The first is that of `bench quick`: the smallest.
+
+    Args:
+        n: batch size.
+        pyramid: side of the map that pyramid pooling is beside.
+    """
+    return (
+        _workload(
+            f"N{n} DeepLabV3+ decoder 48+256->256 3x3 33->129",
+            256,
+            3,
+            (48, 129, 129),
+            (256, 33, 33),
+            align_corners=True,
+            n=n,
+        ),
+        _workload(
+            f"N{n} W7 SegFormer D768 folded, 64..512->768 1x1 @128",
+            768,
+            1,
+            (64, 128, 128),
+            (128, 64, 64),
+            (320, 32, 32),
+            (512, 16, 16),
+            n=n,
+        ),
+        _workload(
+            f"N{n} W6c PSP bottleneck 4096->512 3x3 @{pyramid}",
+            512,
+            3,
+            (2048, pyramid, pyramid),
+            *[(512, b, b) for b in (1, 2, 3, 6)],
+            n=n,
+        ),
+        _workload(
+            f"N{n} W12 UPerNet fpn_bottleneck 4x512->512 3x3 @128",
+            512,
+            3,
+            (512, 128, 128),
+            (512, 64, 64),
+            (512, 32, 32),
+            (512, 16, 16),
+            n=n,
+        ),
+    )
 
 
 SAMPLES = OpSamples(
@@ -187,78 +235,6 @@ SAMPLES = OpSamples(
     ),
     differentiable=(*NAMES, "weight", "bias"),
     double_backward=True,
-    cpu_workloads=(  # the first is the one of `bench quick`: the smallest
-        _workload(
-            "DeepLabV3+ decoder 48+256->256 3x3 33->129",
-            256,
-            3,
-            (48, 129, 129),
-            (256, 33, 33),
-            align_corners=True,
-        ),
-        _workload(
-            "W7 SegFormer D768 folded, 64..512->768 1x1 @128",
-            768,
-            1,
-            (64, 128, 128),
-            (128, 64, 64),
-            (320, 32, 32),
-            (512, 16, 16),
-        ),
-        _workload(
-            "W6c PSP bottleneck 4096->512 3x3 @60",
-            512,
-            3,
-            (2048, 60, 60),
-            *[(512, b, b) for b in (1, 2, 3, 6)],
-        ),
-        _workload(
-            "W12 UPerNet fpn_bottleneck 4x512->512 3x3 @128",
-            512,
-            3,
-            (512, 128, 128),
-            (512, 64, 64),
-            (512, 32, 32),
-            (512, 16, 16),
-        ),
-    ),
-    gpu_workloads=(
-        _workload(
-            "N8 W7 SegFormer D768 folded, 64..512->768 1x1 @128",
-            768,
-            1,
-            (64, 128, 128),
-            (128, 64, 64),
-            (320, 32, 32),
-            (512, 16, 16),
-            n=8,
-        ),
-        _workload(
-            "N8 W6c PSP bottleneck 4096->512 3x3 @90",
-            512,
-            3,
-            (2048, 90, 90),
-            *[(512, b, b) for b in (1, 2, 3, 6)],
-            n=8,
-        ),
-        _workload(
-            "N8 W12 UPerNet fpn_bottleneck 4x512->512 3x3 @128",
-            512,
-            3,
-            (512, 128, 128),
-            (512, 64, 64),
-            (512, 32, 32),
-            (512, 16, 16),
-            n=8,
-        ),
-        _workload(
-            "N8 DeepLabV3+ decoder 48+256->256 3x3 33->129",
-            256,
-            3,
-            (48, 129, 129),
-            (256, 33, 33),
-            align_corners=True,
-            n=8,
-        ),
-    ),
+    cpu_workloads=_workloads(n=1, pyramid=60),
+    gpu_workloads=_workloads(n=8, pyramid=90),
 )
