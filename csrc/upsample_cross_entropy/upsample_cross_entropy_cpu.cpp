@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "common/bands.h"
+#include "common/label_lanes.h"
 #include "common/logit_rows.h"
 #include "common/parallel.h"
 #include "common/rows.h"
@@ -44,22 +45,6 @@ template <class T> struct RowGroup {
   bool owned;
   T w_lo[kRows], w_hi[kRows];
 };
-
-// Targets as lanes, -1 where they do not count. Returns whether one is neither a class nor
-// `ignore`. Masks and no conditions: compilers make vectors of it.
-template <class Target, class Label>
-bool narrow_labels(const Target* __restrict target, Label* __restrict labels, std::int64_t count,
-                   std::int64_t classes, std::int64_t ignore) {
-  std::int64_t bad = 0;
-  for (std::int64_t x = 0; x < count; ++x) {
-    const std::int64_t t = static_cast<std::int64_t>(target[x]);
-    const std::int64_t valid = -static_cast<std::int64_t>((t >= 0) & (t < classes));
-    const std::int64_t other = -static_cast<std::int64_t>(t != ignore);
-    labels[x] = static_cast<Label>((t & valid & other) | ~(valid & other));
-    bad |= other & ~valid;
-  }
-  return bad != 0;
-}
 
 template <class Storage> class Task {
   using T = compute_t<Storage>;
@@ -235,8 +220,7 @@ private:
     if constexpr (Smoothing)
       loss = loss * (T(1) - smoothing_) + (log_sum * weight_sum_ - weighted * T(kLn2)) * per_class_;
     if constexpr (Grad) {
-      // d loss / d logit_c = own * (p_c - [c == target]) + per_class * (weight_sum * p_c -
-      // weight_c)
+      // d / d logit_c = own * (p_c - [c == target]) + per_class * (weight_sum * p_c - weight_c)
       V factor;
       if constexpr (Smoothing) {
         const V own = p.weight * p.scale * (T(1) - smoothing_), each = p.scale * per_class_;
@@ -254,8 +238,7 @@ private:
     return p.counts ? loss : V{}; // not a product: an ignored pixel may hold NaN
   }
 
-  // The softmax with its true maximum, for the lanes' own good: sum of 2^(z - shift), shift = max
-  // z.
+  // The softmax with its true maximum: sum of 2^(z - shift), shift = max z.
   template <bool Grad>
   V shifted_exp(const T* lo, const T* hi, T w_lo, T w_hi, T* e, V& shift) const {
     const std::int64_t C = s_.classes;

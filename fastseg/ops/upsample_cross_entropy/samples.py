@@ -131,6 +131,14 @@ SAMPLES = OpSamples(
         Sample("from one pixel", _inputs((2, 3, 1, 1), (5, 6), reduction="sum")),
         Sample("one class", _inputs((1, 1, 3, 3), (7, 7))),
         Sample("1000 classes", _inputs((1, 1000, 3, 3), (6, 7))),
+        Sample(
+            "more rows between two source rows than go together, weights",
+            _inputs((2, 5, 3, 4), (61, 29), weighted=True, align_corners=True),
+        ),
+        Sample(
+            "the same, smoothing, none",
+            _inputs((1, 4, 2, 3), (37, 11), "channels_last", label_smoothing=0.2, reduction="none"),
+        ),
         Sample("several bands of rows", _inputs((1, 9, 70, 6), (140, 12))),
         Sample(
             "every pixel ignored, sum", _inputs((1, 3, 4, 4), (8, 8), ignored=1.0, reduction="sum")
