@@ -74,6 +74,7 @@ struct Machine {
   std::mutex lock;
   std::mt19937 random{0};
   bool shuffled = false;
+  std::int64_t launches = 0; // since the module was loaded
   std::vector<std::unique_ptr<Fiber>> fibers;
   int count = 0; // threads of a block
   Fiber* current = nullptr;
@@ -292,6 +293,7 @@ void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
     m.count = static_cast<int>(block.x * block.y * block.z);
     m.kernel = kernel;
     m.error = nullptr;
+    ++m.launches;
     m.shared.clear();
     const auto allocate = [](std::size_t bytes) {
       return static_cast<unsigned char*>(std::aligned_alloc(16, (bytes + 15) / 16 * 16));
