@@ -64,6 +64,7 @@ struct Fiber {
   unsigned mask = 0;
   std::uint64_t given = 0;
   std::array<std::uint64_t, kWarp> received{};
+  bool vote = false, any_vote = false; // of __syncthreads_or: its own, and the block's
 };
 
 struct Free {
@@ -210,8 +211,14 @@ inline bool release_barrier() {
       throw std::runtime_error("divergent barrier, " + census());
   }
   if (first == nullptr) return false;
+  bool any = false;
   for (int i = 0; i < m.count; ++i)
-    if (m.fibers[i]->state == State::at_barrier) m.fibers[i]->state = State::ready;
+    any = any || (m.fibers[i]->state == State::at_barrier && m.fibers[i]->vote);
+  for (int i = 0; i < m.count; ++i) {
+    if (m.fibers[i]->state != State::at_barrier) continue;
+    m.fibers[i]->state = State::ready;
+    m.fibers[i]->any_vote = any;
+  }
   return true;
 }
 
@@ -351,8 +358,10 @@ inline void wait(State state, const char* file, int line) {
   self.state = state;
   enter_scheduler();
 }
-inline void sync_threads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+inline bool sync_threads(bool vote, const char* file, int line) {
+  machine().current->vote = vote;
   wait(State::at_barrier, file, line);
+  return machine().current->any_vote;
 }
 
 inline int lane_index() { return machine().current_index % kWarp; }
