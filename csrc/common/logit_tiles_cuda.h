@@ -18,7 +18,7 @@
 namespace fastseg {
 
 constexpr int kTileThreads = 256;
-constexpr int kMostPieces = 64; // along one axis of a block
+constexpr int kMostPieces = 64; // along one axis of a block, in shared memory
 constexpr int kMostCells = 384;
 // Classes in shared memory at a time: 32 bytes of float32 logits, a whole sector in NHWC.
 template <class T> inline constexpr int kChunk = 32 / static_cast<int>(sizeof(T));
@@ -55,20 +55,35 @@ template <class T> struct Piece {
   int cell, step;   // slot of lo; of hi minus that of lo
   T w_hi[kPiece];
 };
+// The weights of a gather: outputs add to the two ends of their interval. Those before the first
+// source all add to the upper end of interval -1, those behind the last one to the lower.
+template <class T> FASTSEG_DEVICE T adjoint_weight(int interval, const Taps<T>& t) {
+  return interval < 0 ? T(1) : t.hi == t.lo ? T(0) : t.w_hi;
+}
+// The outputs [first, end) of a piece, and their interval.
+struct OutputRange {
+  std::int64_t first, end;
+  int interval;
+};
+FASTSEG_DEVICE OutputRange outputs_of(const PieceAxis& axis, int index) {
+  const int interval = index / axis.per_interval + axis.first_interval;
+  const std::int64_t first =
+      first_in_interval(axis.resize, interval) + index % axis.per_interval * kPiece;
+  const std::int64_t end = first_in_interval(axis.resize, interval + 1);
+  return {first, min(end, first + kPiece), interval};
+}
 template <class T>
-FASTSEG_DEVICE Piece<T> piece_at(const PieceAxis& axis, const BlockAxis& block, int index) {
-  const int interval = index / axis.per_interval, part = index % axis.per_interval;
-  const std::int64_t begin = first_in_interval(axis.resize, interval + axis.first_interval);
-  const std::int64_t end = first_in_interval(axis.resize, interval + axis.first_interval + 1);
-  const std::int64_t first = begin + part * kPiece;
-  const int count = static_cast<int>(min(end - first, static_cast<std::int64_t>(kPiece)));
-  Piece<T> piece{static_cast<int>(first), max(count, 0), 0, 0, {}};
+FASTSEG_DEVICE Piece<T> piece_at(const PieceAxis& axis, const BlockAxis& block, int index,
+                                 bool adjoint) {
+  const OutputRange outputs = outputs_of(axis, index);
+  const int count = static_cast<int>(outputs.end - outputs.first), interval = outputs.interval;
+  Piece<T> piece{static_cast<int>(outputs.first), max(count, 0), 0, 0, {}};
   for (int k = 0; k < kPiece; ++k) {
     if (k >= count) continue; // its weights are zero
-    const Taps<T> t = taps<T>(axis.resize, first + k);
+    const Taps<T> t = taps<T>(axis.resize, outputs.first + k);
     piece.cell = static_cast<int>(t.lo) - block.first_cell;
-    piece.step = static_cast<int>(t.hi - t.lo);
-    piece.w_hi[k] = t.w_hi;
+    piece.step = adjoint && interval < 0 ? 0 : static_cast<int>(t.hi - t.lo);
+    piece.w_hi[k] = adjoint ? adjoint_weight(interval, t) : t.w_hi;
   }
   return piece;
 }
@@ -88,6 +103,17 @@ FASTSEG_DEVICE double exp2_fast(double x) { return exp2(x); }
 // Modest values can be subtracted from one another.
 template <class T> inline constexpr T kModest = static_cast<T>(sizeof(T) == 8 ? 1e300 : 1e37);
 
+// The class and the first cell that a thread copies of a chunk, so that a warp meets neighbours in
+// global memory; it goes on at every kStep-th cell.
+template <class T> struct ChunkOrder {
+  static constexpr int kStep = kTileThreads / kChunk<T>;
+  int k, cell;
+  FASTSEG_DEVICE explicit ChunkOrder(bool channels_last) : k(threadIdx.x), cell(threadIdx.x) {
+    k = channels_last ? k % kChunk<T> : k / kStep;
+    cell = channels_last ? cell / kChunk<T> : cell % kStep;
+  }
+};
+
 // A block's rectangle of pieces.
 struct TilePlace {
   std::int64_t image;
@@ -99,6 +125,7 @@ struct TilePlace {
 template <class T> struct TileMemory {
   TilePlace place;
   Piece<T> rows[kMostPieces], columns[kMostPieces];
+  int held_rows, held_columns;      // of these
   std::int64_t offsets[kMostCells]; // of cells in the logits of one class
   T cells[kChunk<T> * kCellPitch];  // [class][cell]
 };
@@ -117,21 +144,13 @@ template <class Storage> struct BlockTiles {
   const LogitTiles<Storage>& p;
   TileMemory<T>& memory;
 
+  // `place` may have more pieces than threads: then hold_pieces() says which are at hand.
   FASTSEG_DEVICE BlockTiles(const LogitTiles<Storage>& tiles, TileMemory<T>& shared,
-                            const TilePlace& place)
+                            const TilePlace& place, bool adjoint = false)
       : p(tiles), memory(shared) {
     const BlockAxis &rows = place.rows, &columns = place.columns;
     if (threadIdx.x == 0) memory.place = place;
-    for (int i = threadIdx.x; i < rows.pieces + columns.pieces; i += kTileThreads) {
-      if (i < columns.pieces) {
-        memory.columns[i] = piece_at<T>(p.columns, columns, columns.first_piece + i);
-      } else {
-        Piece<T> piece = piece_at<T>(p.rows, rows, rows.first_piece + i - columns.pieces);
-        piece.cell *= columns.cells;
-        piece.step *= columns.cells;
-        memory.rows[i - columns.pieces] = piece;
-      }
-    }
+    if (one_tile_each(place)) hold_pieces(place, 0, rows.pieces, 0, columns.pieces, adjoint);
     for (int i = threadIdx.x; i < rows.cells * columns.cells; i += kTileThreads)
       memory.offsets[i] = place.image * p.stride_n +
                           (rows.first_cell + i / columns.cells) * p.stride_h +
@@ -139,35 +158,57 @@ template <class Storage> struct BlockTiles {
     __syncthreads();
   }
 
+  static FASTSEG_DEVICE bool one_tile_each(const TilePlace& place) {
+    const int rows = place.rows.pieces, columns = place.columns.pieces;
+    return rows <= kMostPieces && columns <= kMostPieces && rows * columns <= kTileThreads;
+  }
+
+  // Prepares `rows` x `columns` pieces of the block's; they are there after the next barrier.
+  FASTSEG_DEVICE void hold_pieces(const TilePlace& place, int row, int rows, int column,
+                                  int columns, bool adjoint) {
+    if (threadIdx.x == 0) {
+      memory.held_rows = rows;
+      memory.held_columns = columns;
+    }
+    for (int i = threadIdx.x; i < rows + columns; i += kTileThreads) {
+      if (i < columns) {
+        const int index = place.columns.first_piece + column + i;
+        memory.columns[i] = piece_at<T>(p.columns, place.columns, index, adjoint);
+      } else {
+        const int index = place.rows.first_piece + row + i - columns;
+        Piece<T> piece = piece_at<T>(p.rows, place.rows, index, adjoint);
+        piece.cell *= place.columns.cells;
+        piece.step *= place.columns.cells;
+        memory.rows[i - columns] = piece;
+      }
+    }
+  }
+
   // This thread's pieces. Threads beyond the last row of pieces repeat row 0: they take part in
   // staging, and write nothing.
   FASTSEG_DEVICE bool has_tile() const {
-    return static_cast<int>(threadIdx.x) < memory.place.rows.pieces * memory.place.columns.pieces;
+    return static_cast<int>(threadIdx.x) < memory.held_rows * memory.held_columns;
   }
   FASTSEG_DEVICE const Piece<T>& row() const {
-    return memory.rows[has_tile() ? threadIdx.x / memory.place.columns.pieces : 0];
+    return memory.rows[has_tile() ? threadIdx.x / memory.held_columns : 0];
   }
   FASTSEG_DEVICE const Piece<T>& column() const {
-    return memory.columns[threadIdx.x % memory.place.columns.pieces];
+    return memory.columns[threadIdx.x % memory.held_columns];
   }
 
   // Brings classes [first, first + kChunk) to shared memory, times `scale`. Returns whether one of
   // the values is not finite or exceeds `bound`; classes beyond the last are zero.
   FASTSEG_DEVICE bool stage(int first, T scale, T bound) {
-    const int thread = threadIdx.x;
-    constexpr int kSlots = kTileThreads / kChunk<T>; // cells side by side
-    const bool channels_last = p.stride_c == 1;
-    const int k = channels_last ? thread % kChunk<T> : thread / kSlots;
-    const int slot = channels_last ? thread / kChunk<T> : thread % kSlots;
-    const bool inside = first + k < p.classes;
-    const Storage* source = p.logits + (first + k) * p.stride_c;
+    const ChunkOrder<T> order(p.stride_c == 1);
+    const bool inside = first + order.k < p.classes;
+    const Storage* source = p.logits + (first + order.k) * p.stride_c;
     const int cells = memory.place.rows.cells * memory.place.columns.cells;
     bool odd = false;
 #pragma unroll 4
-    for (int i = slot; i < cells; i += kSlots) {
+    for (int i = order.cell; i < cells; i += order.kStep) {
       const T v = inside ? to_compute(load(source + memory.offsets[i])) * scale : T(0);
       odd = odd || !(v >= -bound && v <= bound);
-      memory.cells[k * kCellPitch + i] = v;
+      memory.cells[order.k * kCellPitch + i] = v;
     }
     return __syncthreads_or(odd) != 0;
   }
@@ -178,6 +219,7 @@ template <class T> struct Tile {
   int corner, right, down; // slot of the upper left cell, and from there to the others
   T wx[kPiece], wy[kPiece];
 
+  FASTSEG_DEVICE Tile() : corner(0), right(0), down(0), wx{}, wy{} {}
   FASTSEG_DEVICE Tile(const Piece<T>& row, const Piece<T>& column)
       : corner(row.cell + column.cell), right(column.step), down(row.step) {
 #pragma unroll

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
 
 template <class Storage, class Label>
 void forward_typed(const Storage* logits, Label* labels, const Shape& s, std::uintptr_t stream) {
-  const LogitTiles<Storage> p = logit_tiles("upsample_argmax", logits, s);
+  const auto p = logit_tiles("upsample_argmax", logits, s);
   launch("upsample_argmax", upsample_argmax_fwd_kernel<Storage, Label>,
          s.batch * p.block_rows * p.block_columns, kTileThreads, 0, stream, p, labels);
 }

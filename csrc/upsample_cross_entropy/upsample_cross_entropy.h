@@ -40,4 +40,45 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+
+// sums [N, out_h, out_w], compute type: what a pixel's softmax divides by, sum 2^(z * log2 e) over
+// the classes, if that is from kSmallestSum to kLargestSum; else -L or 1 / L for its logarithm to base 2, L > 0 or
+// L < 0. 1 for a pixel that does not count.
+template <class T> inline constexpr T kSmallestSum = T(0x1p-60);
+template <class T> inline constexpr T kLargestSum = T(0x1p100);
+
+struct ForwardArguments {
+  const void* logits;       // [N, C, in_h, in_w], strided
+  const void* target;       // [N, out_h, out_w], dense
+  const void* class_weight; // [C], compute type; null: all 1
+  bool mean;                // of the loss; else the sum
+  double* partials;         // workspace of partial_sums(shape) numbers
+  void* sums;               // null: not wanted
+  void* pixel_loss;         // [N, out_h, out_w], type of logits; null: not wanted
+  void* loss;               // one number, type of logits
+  double* total_weight;     // one number: the sum of the target classes' weights
+  std::int64_t* bad;        // lowered to the flat index of the first bad target; may be null
+};
+// A bad target makes its pixel's loss NaN, and has no part in the weights and the gradient.
+void forward(DType dtype, LabelType target_type, const ForwardArguments& arguments,
+             const Shape& shape, std::uintptr_t stream);
+std::int64_t partial_sums(const Shape& shape);
+
+struct BackwardArguments {
+  const void* logits;
+  const void* target;
+  const void* class_weight;
+  const void* sums;           // of the forward
+  const void* grad_loss;      // one number, or [N, out_h, out_w] dense; type of logits
+  bool per_pixel;             // grad_loss has a number for each pixel
+  const double* total_weight; // the mean's; null for a sum
+  void* grad_logits;          // [N, C, in_h, in_w] dense, type of logits
+  bool grad_channels_last;
+};
+void backward(DType dtype, LabelType target_type, const BackwardArguments& arguments,
+              const Shape& shape, std::uintptr_t stream);
+
+} // namespace cuda
+
 } // namespace fastseg::upsample_cross_entropy

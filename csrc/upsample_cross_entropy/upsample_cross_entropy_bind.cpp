@@ -46,6 +46,41 @@ void bind_upsample_cross_entropy(py::module_& m) {
       py::arg("dtype"), py::arg("target_type"), py::arg("shape"), py::arg("threads"), py::kw_only(),
       py::arg("logits"), py::arg("target"), py::arg("class_weight"), py::arg("pixel_scale"),
       py::arg("pixel_loss"), py::arg("grad_logits"), py::arg("grad_channels_last"));
+#ifdef FASTSEG_WITH_CUDA
+  sub.def("cuda_partial_sums", &cuda::partial_sums);
+  sub.def(
+      "cuda_forward",
+      [](int dtype, int target_type, const Shape& shape, std::uintptr_t stream,
+         std::uintptr_t logits, std::uintptr_t target, std::uintptr_t class_weight, bool mean,
+         std::uintptr_t partials, std::uintptr_t sums, std::uintptr_t pixel_loss,
+         std::uintptr_t loss, std::uintptr_t total_weight, std::uintptr_t bad) {
+        cuda::forward(static_cast<DType>(dtype), static_cast<LabelType>(target_type),
+                      {pointer(logits), pointer(target), pointer(class_weight), mean,
+                       pointer<double>(partials), pointer(sums), pointer(pixel_loss), pointer(loss),
+                       pointer<double>(total_weight), pointer<std::int64_t>(bad)},
+                      shape, stream);
+      },
+      release_gil(), py::arg("dtype"), py::arg("target_type"), py::arg("shape"), py::arg("stream"),
+      py::kw_only(), py::arg("logits"), py::arg("target"), py::arg("class_weight"), py::arg("mean"),
+      py::arg("partials"), py::arg("sums"), py::arg("pixel_loss"), py::arg("loss"),
+      py::arg("total_weight"), py::arg("bad"));
+  sub.def(
+      "cuda_backward",
+      [](int dtype, int target_type, const Shape& shape, std::uintptr_t stream,
+         std::uintptr_t logits, std::uintptr_t target, std::uintptr_t class_weight,
+         std::uintptr_t sums, std::uintptr_t grad_loss, bool per_pixel, std::uintptr_t total_weight,
+         std::uintptr_t grad_logits, bool grad_channels_last) {
+        cuda::backward(static_cast<DType>(dtype), static_cast<LabelType>(target_type),
+                       {pointer(logits), pointer(target), pointer(class_weight), pointer(sums),
+                        pointer(grad_loss), per_pixel, pointer<double>(total_weight),
+                        pointer(grad_logits), grad_channels_last},
+                       shape, stream);
+      },
+      release_gil(), py::arg("dtype"), py::arg("target_type"), py::arg("shape"), py::arg("stream"),
+      py::kw_only(), py::arg("logits"), py::arg("target"), py::arg("class_weight"), py::arg("sums"),
+      py::arg("grad_loss"), py::arg("per_pixel"), py::arg("total_weight"), py::arg("grad_logits"),
+      py::arg("grad_channels_last"));
+#endif
 }
 
 } // namespace fastseg

@@ -43,5 +43,6 @@ def _with_target(shape: tuple[int, ...], size: tuple[int, int], layout: str, opt
 
 CUDA_SAMPLES: dict[str, tuple[Sample, ...]] = {
     "upsample_argmax": tuple(Sample(why, _argmax(*rest)) for why, *rest in _TILES),
+    "upsample_cross_entropy": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
     "upsample_confusion_matrix": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
 }

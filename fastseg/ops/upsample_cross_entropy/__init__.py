@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ... import _native
 from .op import upsample_cross_entropy_op
 
 __all__ = ["upsample_cross_entropy"]
@@ -46,12 +47,15 @@ def upsample_cross_entropy(
 
     Raises:
         ValueError: wrong shapes, devices or options; a target that is neither a class nor
-            ignore_index (on the CPU).
+            ignore_index (on the CPU; on a GPU inside check_targets(), else the loss is NaN).
         TypeError: dtype of logits, target or weight.
         NotImplementedError: on a gradient of the gradient.
     """
-    # The gradient costs little more when it is computed together with the loss.
-    with_gradient = torch.is_grad_enabled() and logits.requires_grad and reduction != "none"
+    # On a CPU the gradient costs little more when it is computed together with the loss. A GPU
+    # keeps one number per pixel instead, and writes the gradient once, scaled and in its own type.
+    differentiated = torch.is_grad_enabled() and logits.requires_grad
+    on_cuda = _native.on_cuda(logits)
+    with_gradient = differentiated and not on_cuda and reduction != "none"
     return upsample_cross_entropy_op(
         logits,
         target,
@@ -61,4 +65,5 @@ def upsample_cross_entropy(
         label_smoothing,
         align_corners,
         with_gradient,
+        differentiated and on_cuda,
     )[0]

@@ -9,13 +9,19 @@ import torch
 from ... import _native
 from ..._checks import bad_target
 from ...layout import map_format
+from . import native_cuda
 from .scale import compute_dtype, scale_of_sum
 
 
 def unsupported_reason(*args: Any) -> str | None:
     """Why this backend cannot run on logits, or None."""
-    logits = args[0] if args[0].dim() == 4 else args[2]  # forward or backward
-    return _native.unsupported_reason(logits, cuda=False)
+    forward = len(args) == 9
+    logits = args[0] if forward else args[3]
+    if forward and args[7] and _native.on_cuda(logits):
+        return "on a GPU the gradient is computed by the backward"
+    if forward and args[8] and not _native.on_cuda(logits):
+        return "the CPU kernels do not keep the sums of the softmax"
+    return _native.unsupported_reason(logits, cuda=True)
 
 
 def forward(
@@ -27,11 +33,17 @@ def forward(
     label_smoothing: float,
     align_corners: bool,
     with_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss, its gradient (or empty), sum of the target weights."""
+    with_sums: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Loss, its gradient (or empty), sums (or empty), sum of the target weights."""
     dtype = compute_dtype(logits)
+    empty = logits.new_empty((0,), dtype=dtype)
+    if _native.on_cuda(logits):
+        options = (weight, ignore_index, reduction, label_smoothing, align_corners)
+        loss, sums, total_weight = native_cuda.forward(logits, target, *options, with_sums)
+        return loss, empty, empty if sums is None else sums, total_weight
     pixel_loss = torch.empty(target.shape, dtype=dtype) if reduction == "none" else None
-    gradient = _empty_gradient(logits) if with_gradient else logits.new_empty((0,), dtype=dtype)
+    gradient = _empty_gradient(logits) if with_gradient else empty
     loss_sum, weight_sum = _run(
         logits,
         target,
@@ -44,18 +56,19 @@ def forward(
     )
     total_weight = torch.tensor(weight_sum, dtype=torch.float64)
     if pixel_loss is not None:
-        return pixel_loss.to(logits.dtype), gradient, total_weight
+        return pixel_loss.to(logits.dtype), gradient, empty.clone(), total_weight
     loss = torch.tensor(loss_sum, dtype=torch.float64)
     if reduction == "mean":
         loss = loss / total_weight
         if with_gradient and weight_sum != 0.0:
             gradient.mul_(1.0 / weight_sum)
-    return loss.to(logits.dtype), gradient, total_weight
+    return loss.to(logits.dtype), gradient, empty.clone(), total_weight
 
 
 def backward(
     grad_loss: torch.Tensor,
     total_weight: torch.Tensor,
+    sums: torch.Tensor | None,
     logits: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor | None,
@@ -64,7 +77,13 @@ def backward(
     label_smoothing: float,
     align_corners: bool,
 ) -> torch.Tensor:
-    """Gradient [N, C, h, w] in the compute type."""
+    """Gradient [N, C, h, w]."""
+    if _native.on_cuda(logits):
+        options = (weight, ignore_index, reduction, label_smoothing, align_corners)
+        if sums is None:
+            _, sums, _ = native_cuda.forward(logits, target, *options, True)
+            assert sums is not None
+        return native_cuda.backward(grad_loss, total_weight, sums, logits, target, *options)
     gradient = _empty_gradient(logits)
     scale = grad_loss.to(gradient.dtype).contiguous() if reduction == "none" else None
     _run(
@@ -79,7 +98,7 @@ def backward(
     )
     if reduction != "none":
         gradient.mul_(scale_of_sum(grad_loss, total_weight, reduction).to(gradient.dtype))
-    return gradient
+    return gradient.to(logits.dtype)
 
 
 def _empty_gradient(logits: torch.Tensor) -> torch.Tensor:
@@ -106,30 +125,11 @@ def _run(
     target = target.contiguous()
     if weight is not None:
         weight = weight.to(compute_dtype(logits)).contiguous()
-    strides = logits.stride()
-    shape = core.Shape(
-        batch=logits.shape[0],
-        classes=logits.shape[1],
-        in_h=logits.shape[2],
-        in_w=logits.shape[3],
-        out_h=target.shape[1],
-        out_w=target.shape[2],
-        align_corners=align_corners,
-        stride_n=strides[0],
-        stride_c=strides[1],
-        stride_h=strides[2],
-        stride_w=strides[3],
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-    )
-
-    def pointer(x: torch.Tensor | None) -> int:
-        return 0 if x is None else x.data_ptr()
-
+    pointer = native_cuda.pointer
     loss_sum, weight_sum, bad = core.cpu_run(
         _native.dtype_code(logits),
         _native.LABEL_CODES[target.dtype],
-        shape,
+        native_cuda.loss_shape(logits, target, ignore_index, label_smoothing, align_corners),
         torch.get_num_threads(),
         logits=logits.data_ptr(),
         target=target.data_ptr(),

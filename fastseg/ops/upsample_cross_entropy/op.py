@@ -41,44 +41,45 @@ def _check(
         raise ValueError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1]")
 
 
-def _fake(
-    logits: torch.Tensor, target: torch.Tensor, *options: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _, _, reduction, _, _, with_gradient = options
+def _fake(logits: torch.Tensor, target: torch.Tensor, *options: Any) -> tuple[torch.Tensor, ...]:
+    _, _, reduction, _, _, with_gradient, with_sums = options
     loss = logits.new_empty(target.shape if reduction == "none" else ())
     dtype = compute_dtype(logits)
+    sums = logits.new_empty(target.shape if with_sums else (0,), dtype=dtype)
     gradient = (
         torch.empty_like(logits, dtype=dtype, memory_format=map_format(logits))
         if with_gradient
         else logits.new_empty((0,), dtype=dtype)
     )
-    return loss, gradient, logits.new_empty((), dtype=torch.float64)
+    return loss, gradient, sums, logits.new_empty((), dtype=torch.float64)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     logits, target, weight, *ctx.options = inputs
-    _, gradient, total_weight = output
-    ctx.mark_non_differentiable(gradient, total_weight)
+    _, gradient, sums, total_weight = output
+    with_sums, with_gradient = ctx.options.pop(), ctx.options.pop()
+    ctx.mark_non_differentiable(gradient, sums, total_weight)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target, weight, total_weight)
+    ctx.save_for_backward(logits, target, weight, total_weight, sums if with_sums else None)
     # An attribute and not a saved tensor: the backward hands this very tensor on, and then nothing
     # else may hold it.
-    ctx.gradient = gradient if ctx.options.pop() else None
+    ctx.gradient = gradient if with_gradient else None
 
 
 def _backward(ctx: Any, grad_loss: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad_loss is None:
-        return (None,) * 8
-    logits, target, weight, total_weight = ctx.saved_tensors
+        return (None,) * 9
+    logits, target, weight, total_weight, sums = ctx.saved_tensors
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None or torch.is_grad_enabled():
-        # reduction="none", a second backward through a retained graph, or a double backward.
+        # On a GPU, with reduction="none", a second backward through a retained graph, or a double
+        # backward.
         gradient = torch.ops.fastseg.upsample_cross_entropy_backward(
-            grad_loss, total_weight, logits, target, weight, *ctx.options
+            grad_loss, total_weight, sums, logits, target, weight, *ctx.options
         )
     elif not _is_one(grad_loss):
         gradient = gradient * grad_loss.to(gradient.dtype)
-    return gradient.to(logits.dtype), *(None,) * 7
+    return gradient.to(logits.dtype), *(None,) * 8
 
 
 def _is_one(grad_loss: torch.Tensor) -> bool:
@@ -88,18 +89,28 @@ def _is_one(grad_loss: torch.Tensor) -> bool:
 
 
 def _check_backward(
-    grad_loss: torch.Tensor, total_weight: torch.Tensor, logits: torch.Tensor, *rest: Any
+    grad_loss: torch.Tensor,
+    total_weight: torch.Tensor,
+    sums: torch.Tensor | None,
+    logits: torch.Tensor,
+    *rest: Any,
 ) -> None:
     _check(logits, *rest)
     target, _, _, reduction, *_ = rest
+    if sums is not None:
+        check_shape("sums", sums, tuple(target.shape), "as target")
     expected = tuple(target.shape) if reduction == "none" else ()
     check_shape("grad_loss", grad_loss, expected, "as the loss")
 
 
 def _fake_backward(
-    grad_loss: torch.Tensor, total_weight: torch.Tensor, logits: torch.Tensor, *_: Any
+    grad_loss: torch.Tensor,
+    total_weight: torch.Tensor,
+    sums: torch.Tensor | None,
+    logits: torch.Tensor,
+    *_: Any,
 ) -> torch.Tensor:
-    return torch.empty_like(logits, dtype=compute_dtype(logits), memory_format=map_format(logits))
+    return torch.empty_like(logits, memory_format=map_format(logits))
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:
@@ -114,16 +125,19 @@ upsample_cross_entropy_op = define(
         name="upsample_cross_entropy",
         functions={
             # Results: the loss; if with_gradient, its gradient to logits in the compute type (else
-            # empty); the sum of the weights of the targets that count.
+            # empty); if with_sums, what each pixel's softmax divides by (see scale.py; else empty);
+            # the sum of the weights of the targets that count.
             "": Function(
-                schema=f"({_OPTIONS}, bool with_gradient) -> (Tensor, Tensor, Tensor)",
+                schema=f"({_OPTIONS}, bool with_gradient, bool with_sums) "
+                "-> (Tensor, Tensor, Tensor, Tensor)",
                 check=_check,
                 fake=_fake,
                 autograd=Autograd(_setup, _backward),
             ),
-            # In the type it was accumulated in.
+            # In the type of logits. `sums` of the forward spare a GPU a pass over all pixels.
             "_backward": Function(
-                schema=f"(Tensor grad_loss, Tensor total_weight, {_OPTIONS}) -> Tensor",
+                schema="(Tensor grad_loss, Tensor total_weight, Tensor? sums, "
+                f"{_OPTIONS}) -> Tensor",
                 check=_check_backward,
                 fake=_fake_backward,
                 autograd=Autograd(lambda ctx, inputs, output: None, _no_double_backward),

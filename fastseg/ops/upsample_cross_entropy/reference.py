@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from ..._checks import bad_target, first_bad_target
 from ...layout import map_format
 from ..upsample_bilinear import reference as bilinear
-from .scale import compute_dtype, scale_of_sum
+from .scale import compute_dtype, encode_log_sums, scale_of_sum
 
 
 def unsupported_reason(*_: Any) -> str | None:
@@ -26,15 +27,21 @@ def forward(
     label_smoothing: float,
     align_corners: bool,
     with_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss, its gradient (or empty), sum of the target weights."""
+    with_sums: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Loss, its gradient (or empty), sums (or empty), sum of the target weights."""
     classes = logits.shape[1]
     bad = first_bad_target(target, classes, ignore_index)
     if bad >= 0:
         raise bad_target(target, bad, classes, ignore_index)
     wide = logits.to(compute_dtype(logits))
-    log_p = _upsample(wide, target, align_corners).log_softmax(1)
+    upsampled = _upsample(wide, target, align_corners)
+    log_p = upsampled.log_softmax(1)
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
+    sums = wide.new_empty((0,))
+    if with_sums:
+        sums = encode_log_sums(upsampled.logsumexp(1) / math.log(2.0))
+        sums = sums.masked_fill(target == ignore_index, 1.0)
     # What has no share adds nothing, even where log p is infinite or NaN.
     shares = own + every
     pixel_loss = -(shares * log_p).where(shares != 0, 0.0).sum(1)
@@ -48,16 +55,17 @@ def forward(
         gradient = _gradient(log_p, shares, scale, wide, align_corners)
         gradient = gradient.contiguous(memory_format=map_format(logits))
     if reduction == "none":
-        return pixel_loss.to(logits.dtype), gradient, total_weight
+        return pixel_loss.to(logits.dtype), gradient, sums, total_weight
     loss = pixel_loss.double().sum()
     if reduction == "mean":
         loss = loss / total_weight
-    return loss.to(logits.dtype), gradient, total_weight
+    return loss.to(logits.dtype), gradient, sums, total_weight
 
 
 def backward(
     grad_loss: torch.Tensor,
     total_weight: torch.Tensor,
+    sums: torch.Tensor | None,
     logits: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor | None,
@@ -66,7 +74,7 @@ def backward(
     label_smoothing: float,
     align_corners: bool,
 ) -> torch.Tensor:
-    """Gradient [N, C, h, w] in the compute type."""
+    """Gradient [N, C, h, w]."""
     wide = logits.to(compute_dtype(logits))
     log_p = _upsample(wide, target, align_corners).log_softmax(1)
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
@@ -75,7 +83,7 @@ def backward(
     else:
         scale = scale_of_sum(grad_loss, total_weight, reduction).to(wide.dtype)
     gradient = _gradient(log_p, own + every, scale, wide, align_corners)
-    return gradient.contiguous(memory_format=map_format(logits))
+    return gradient.to(logits.dtype).contiguous(memory_format=map_format(logits))
 
 
 def _upsample(wide: torch.Tensor, target: torch.Tensor, align_corners: bool) -> torch.Tensor:

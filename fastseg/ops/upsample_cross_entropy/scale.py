@@ -18,3 +18,10 @@ def scale_of_sum(
     if reduction == "sum":
         return grad
     return torch.where(total_weight == 0, torch.zeros_like(grad), grad / total_weight)
+
+
+def encode_log_sums(log_sums: torch.Tensor) -> torch.Tensor:
+    """`sums` of the op: for L = log2(sum of exp(logit) over the classes) it is 2^L if that is from
+    2^-60 to 2^100, else -L (for L > 0) or 1 / L; 1 for a pixel that does not count."""
+    beyond = torch.where(log_sums > 0, -log_sums, 1.0 / log_sums)
+    return torch.where((log_sums >= -60) & (log_sums <= 100), log_sums.exp2(), beyond)

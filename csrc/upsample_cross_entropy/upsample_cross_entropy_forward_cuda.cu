@@ -1,0 +1,243 @@
+// Forward of the CUDA twin (see upsample_cross_entropy_cuda.h): the loss, and for the backward one
+// number per pixel.
+#include "upsample_cross_entropy/upsample_cross_entropy.h"
+
+#include "upsample_cross_entropy/upsample_cross_entropy_cuda.h"
+
+namespace fastseg::upsample_cross_entropy::cuda {
+namespace {
+
+template <class Storage> struct Forward {
+  using T = compute_t<Storage>;
+  LogitTiles<Storage> tiles;
+  Loss<T> loss;
+  T* sums;
+  Storage* pixel_loss;
+  double* partials; // [block][2]: losses, weights
+  long long* bad;
+};
+
+// The pixels of a thread.
+template <class T> struct Pixels {
+  T sum[kPiece][kPiece]; // of 2^(z - shift)
+  T own[kPiece][kPiece]; // z of the target's class
+  int label[kPiece][kPiece];
+};
+
+template <class Visit> FASTSEG_DEVICE void for_each_pixel(const Visit& visit) {
+#pragma unroll
+  for (int r = 0; r < kPiece; ++r)
+#pragma unroll
+    for (int k = 0; k < kPiece; ++k) visit(r, k);
+}
+
+template <bool kBounded, bool kTarget, class T>
+FASTSEG_DEVICE void add_class(const T* cells, const Tile<T>& tile, int c, Pixels<T>& pixels) {
+  visit_pixels<kBounded>(
+      cells, tile,
+      [&](int r, int k, T z) {
+        pixels.sum[r][k] += exp2_fast(z);
+        if constexpr (kTarget) pixels.own[r][k] = pixels.label[r][k] == c ? z : pixels.own[r][k];
+      },
+      [](int) {});
+}
+
+// The sums that left the safe range, again: relative to the largest logit of the pixel, which goes
+// to `shift` (0 for the other pixels). That and `own` are now logits, not times log2 e: the
+// rounding of large ones would be the largest error of the loss. All threads of the block.
+template <class Storage, class T>
+FASTSEG_DEVICE void sum_with_maximum(BlockTiles<Storage>& block, const Tile<T>& tile,
+                                     Pixels<T>& pixels, T (&shift)[kPiece][kPiece]) {
+  const int classes = static_cast<int>(block.p.classes);
+  unsigned safe = 0;
+  for_each_pixel([&](int r, int k) {
+    const T sum = pixels.sum[r][k];
+    safe |= sum >= kSmallestSum<T> && sum <= kLargestSum<T> ? 1u << (r * kPiece + k) : 0u;
+    shift[r][k] = T(-INFINITY);
+  });
+  for (int step = 0; step < 2; ++step) {
+    for (int first = 0; first < classes; first += kChunk<T>) {
+      block.stage(first, T(1), kModest<T>);
+      for (int k = 0; k < min(kChunk<T>, classes - first); ++k)
+        visit_pixels<false>(
+            block.memory.cells + k * kCellPitch, tile,
+            [&](int r, int i, T z) {
+              if (step == 0)
+                shift[r][i] = z > shift[r][i] ? z : shift[r][i];
+              else
+                pixels.sum[r][i] += exp2_fast((z - shift[r][i]) * kLog2E<T>);
+              if (pixels.label[r][i] == first + k) pixels.own[r][i] = z;
+            },
+            [](int) {});
+      __syncthreads(); // the cells are free
+    }
+    if (step == 1) break;
+    for_each_pixel([&](int r, int k) {
+      if (safe >> (r * kPiece + k) & 1) shift[r][k] = 0;
+      pixels.sum[r][k] = 0;
+    });
+  }
+}
+
+// Sum over the block in a fixed order; of thread 0.
+FASTSEG_DEVICE double block_sum(double value, double* shared) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_down_sync(0xffffffffu, value, lanes);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0.0;
+  for (int i = 0; i < kTileThreads / 32; ++i) sum += shared[i];
+  return sum;
+}
+
+template <class Storage>
+__global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 ? 1 : 2)
+    upsample_cross_entropy_fwd_kernel(const Forward<Storage> p) {
+  using T = compute_t<Storage>;
+  FASTSEG_SHARED(memory, TileMemory<T>);
+  FASTSEG_SHARED(reduced, double[kTileThreads / 32]);
+  BlockTiles<Storage> block(p.tiles, memory, tile_place(p.tiles));
+  const std::int64_t height = p.tiles.rows.resize.out, width = p.tiles.columns.resize.out;
+  const auto pixel_at = [&](int r, int k) {
+    return (memory.place.image * height + block.row().first + r) * width + block.column().first + k;
+  };
+  const auto is_inside = [&](int r, int k) {
+    return block.has_tile() && r < block.row().count && k < block.column().count;
+  };
+
+  const int classes = static_cast<int>(p.tiles.classes);
+  const Tile<T> tile(block.row(), block.column());
+  Pixels<T> pixels;
+  unsigned present = 0;
+  for_each_pixel([&](int r, int k) {
+    pixels.sum[r][k] = pixels.own[r][k] = 0;
+    pixels.label[r][k] = is_inside(r, k) ? p.loss.label(pixel_at(r, k)) : -1;
+    present |= class_bit(pixels.label[r][k]);
+  });
+
+  // Smoothing: the weighted sums of the classes' z are linear, so they are taken at the cells.
+  T corners[4] = {};
+  const auto weigh = [&](const T* cells, int c) {
+    const T w = p.loss.weight(c);
+    corners[0] += w * cells[tile.corner];
+    corners[1] += w * cells[tile.corner + tile.right];
+    corners[2] += w * cells[tile.corner + tile.down];
+    corners[3] += w * cells[tile.corner + tile.down + tile.right];
+  };
+
+  for (int first = 0; first < classes; first += kChunk<T>) {
+    const bool odd = block.stage(first, kLog2E<T>, kModest<T>);
+    for (int k = 0; k < min(kChunk<T>, classes - first); ++k) {
+      const T* cells = memory.cells + k * kCellPitch;
+      const int c = first + k;
+      if (odd)
+        add_class<false, true>(cells, tile, c, pixels);
+      else if (__any_sync(0xffffffffu, (present & class_bit(c)) != 0))
+        add_class<true, true>(cells, tile, c, pixels);
+      else
+        add_class<true, false>(cells, tile, c, pixels);
+      if (p.loss.smoothing > T(0)) weigh(cells, c);
+    }
+    __syncthreads(); // the cells are free
+  }
+
+  bool unsafe = false;
+  for_each_pixel([&](int r, int k) {
+    const T sum = pixels.sum[r][k];
+    unsafe =
+        unsafe || (pixels.label[r][k] >= 0 && !(sum >= kSmallestSum<T> && sum <= kLargestSum<T>));
+  });
+  T shift[kPiece][kPiece] = {};
+  const bool again = __syncthreads_or(unsafe) != 0;
+  if (again) sum_with_maximum(block, tile, pixels, shift);
+
+  double losses = 0.0, weights = 0.0;
+  const T weight_sum = p.loss.smoothing > T(0) ? p.loss.weight_sum() : T(0);
+  for_each_pixel([&](int r, int k) {
+    // Registers for 16 more labels are not there in float64: they are read again.
+    const bool read = sizeof(T) == 8 && is_inside(r, k);
+    const int label = read ? p.loss.label(pixel_at(r, k)) : pixels.label[r][k];
+    const T sum = pixels.sum[r][k];
+    T loss = label == -2 ? T(NAN) : T(0), saved = 1;
+    if (label >= 0) {
+      const T log_sum = log2(sum), weight = p.loss.weight(label), own = pixels.own[r][k];
+      const T normaliser = log_sum * kLn2<T> + shift[r][k];
+      loss = (again ? log_sum * kLn2<T> + (shift[r][k] - own) : (log_sum - own) * kLn2<T>)*weight;
+      if (p.loss.smoothing > T(0)) {
+        const T upper = blend<false>(corners[0], corners[1], tile.wx[k]);
+        const T lower = blend<false>(corners[2], corners[3], tile.wx[k]);
+        const T weighted = blend<false>(upper, lower, tile.wy[r]) * kLn2<T>;
+        loss =
+            loss * (T(1) - p.loss.smoothing) + (normaliser * weight_sum - weighted) * p.loss.each;
+      }
+      weights += weight;
+      const T shifted = log_sum + shift[r][k] * kLog2E<T>;
+      saved = shift[r][k] == T(0) ? sum : shifted > T(0) ? -shifted : T(1) / shifted;
+    }
+    losses += loss;
+    if (!is_inside(r, k)) return;
+    const std::int64_t at = pixel_at(r, k);
+    if (p.sums != nullptr) p.sums[at] = saved;
+    if (p.pixel_loss != nullptr) from_compute(loss, p.pixel_loss[at]);
+    if (label == -2 && p.bad != nullptr) atomicMin(p.bad, static_cast<long long>(at));
+  });
+  losses = block_sum(losses, reduced);
+  weights = block_sum(weights, reduced);
+  if (threadIdx.x == 0) {
+    p.partials[2 * static_cast<std::int64_t>(blockIdx.x)] = losses;
+    p.partials[2 * static_cast<std::int64_t>(blockIdx.x) + 1] = weights;
+  }
+}
+
+// The sums of all blocks, by one block in a fixed order.
+template <class Storage>
+__global__ void __launch_bounds__(kTileThreads)
+    upsample_cross_entropy_total_kernel(const double* partials, std::int64_t blocks, bool mean,
+                                        Storage* loss, double* total_weight) {
+  FASTSEG_SHARED(reduced, double[kTileThreads / 32]);
+  double losses = 0.0, weights = 0.0;
+  for (std::int64_t i = threadIdx.x; i < blocks; i += kTileThreads) {
+    losses += partials[2 * i];
+    weights += partials[2 * i + 1];
+  }
+  losses = block_sum(losses, reduced);
+  weights = block_sum(weights, reduced);
+  if (threadIdx.x != 0) return;
+  from_compute(static_cast<compute_t<Storage>>(mean ? losses / weights : losses), *loss);
+  *total_weight = weights;
+}
+
+template <class Storage>
+void forward_typed(LabelType target_type, const ForwardArguments& a, const Shape& s,
+                   std::uintptr_t stream) {
+  using T = compute_t<Storage>;
+  Forward<Storage> p{};
+  p.tiles = logit_tiles("upsample_cross_entropy", static_cast<const Storage*>(a.logits), s);
+  p.loss = loss_of<T>(target_type, a, s);
+  p.sums = static_cast<T*>(a.sums);
+  p.pixel_loss = static_cast<Storage*>(a.pixel_loss);
+  p.partials = a.partials;
+  p.bad = reinterpret_cast<long long*>(a.bad);
+  const std::int64_t blocks = s.batch * p.tiles.block_rows * p.tiles.block_columns;
+  launch("upsample_cross_entropy", upsample_cross_entropy_fwd_kernel<Storage>, blocks, kTileThreads,
+         0, stream, p);
+  launch("upsample_cross_entropy total", upsample_cross_entropy_total_kernel<Storage>, 1,
+         kTileThreads, 0, stream, a.partials, blocks, a.mean, static_cast<Storage*>(a.loss),
+         a.total_weight);
+}
+
+} // namespace
+
+std::int64_t partial_sums(const Shape& s) {
+  const auto p = logit_tiles<float>("upsample_cross_entropy", nullptr, s);
+  return 2 * s.batch * p.block_rows * p.block_columns;
+}
+
+void forward(DType dtype, LabelType target_type, const ForwardArguments& a, const Shape& s,
+             std::uintptr_t stream) {
+  dispatch_dtype(dtype, [&](auto tag) {
+    forward_typed<typename decltype(tag)::type>(target_type, a, s, stream);
+  });
+}
+
+} // namespace fastseg::upsample_cross_entropy::cuda
