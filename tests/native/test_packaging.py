@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 import torch
-from testing_build import ROOT, run, testing_build
+from testing_build import ROOT, native_testing_build, run
 
 import fastseg
 from fastseg import _native
@@ -88,7 +88,7 @@ def _objects(level: str) -> list:
         objects = list(build.glob(pattern))
         if len(objects) == count and min(p.stat().st_mtime for p in objects) > changed:
             return objects
-    with testing_build() as build:
+    with native_testing_build() as build:
         run(["cmake", "--build", build, "--target", f"cpu_{level}"])
     objects = list(build.glob(pattern))
     assert len(objects) == count

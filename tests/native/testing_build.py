@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
-def testing_build() -> Iterator[Path]:
+def native_testing_build() -> Iterator[Path]:
     """The configured CMake folder of the test build, build/testing*; building again is incremental.
 
     Inside, no other process (a worker of pytest-xdist) configures or builds it.
