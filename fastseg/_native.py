@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -57,6 +58,15 @@ def dtype_code(x: torch.Tensor) -> int:
 def stream(x: torch.Tensor) -> int:
     """The current CUDA stream of x's device, as the integer that launchers take."""
     return torch.cuda.current_stream(x.device).cuda_stream
+
+
+def run(core: ModuleType, function: str, x: torch.Tensor, *args: Any) -> Any:
+    """cpu_<function> or cuda_<function> of an op's core, on x's device: they take the same
+    arguments, and last the number of threads, or the stream."""
+    if x.is_cuda:
+        with torch.cuda.device_of(x):
+            return getattr(core, f"cuda_{function}")(*args, stream(x))
+    return getattr(core, f"cpu_{function}")(*args, torch.get_num_threads())
 
 
 # From this size on glibc gives every tensor a mapping of its own, returned when the tensor dies.
