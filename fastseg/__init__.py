@@ -12,6 +12,7 @@ from .ops import (
     upsample_conv2d,
     upsample_cross_entropy,
 )
+from .target_checks import check_targets
 
 __all__ = [
     "Backend",
@@ -20,6 +21,7 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "check_targets",
     "dilated_conv2d",
     "load_checkpoint",
     "pyramid_pool",

@@ -5,6 +5,7 @@
 
 #include "common/cuda_launch.h"
 #include "common/dtype.h"
+#include "common/label.h"
 
 #ifndef FASTSEG_CUDA_ON_CPU
 #include <cuda_bf16.h>
@@ -37,6 +38,13 @@ FASTSEG_DEVICE bfloat16_t load(const bfloat16_t* p) {
 }
 FASTSEG_DEVICE float16_t load(const float16_t* p) {
   return {__ldg(reinterpret_cast<const unsigned short*>(p))};
+}
+
+// A label of any type; `type` is the same for all threads.
+FASTSEG_DEVICE std::int64_t load_label(const void* labels, LabelType type, std::int64_t index) {
+  if (type == LabelType::uint8) return __ldg(static_cast<const std::uint8_t*>(labels) + index);
+  if (type == LabelType::int32) return __ldg(static_cast<const int*>(labels) + index);
+  return __ldg(static_cast<const long long*>(labels) + index);
 }
 
 // 16 bytes of neighbours: one load or store instruction.

@@ -40,7 +40,7 @@ def forward(
     layout = map_format(x)
     x, weight = x.contiguous(memory_format=layout), weight.contiguous()
     bias = bias.contiguous() if bias is not None else None
-    _native.run(
+    _native.launch(
         _core(),
         "forward",
         x,
@@ -79,9 +79,9 @@ def backward(
         _native.dtype_code(x),
         _shape(x, weight, grad_out, stride, padding, dilation, layout),
     )
-    workspace_bytes = _native.run(_core(), "workspace_bytes", x, code, shape)
+    workspace_bytes = _native.launch(_core(), "workspace_bytes", x, code, shape)
     workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=x.device)
-    _native.run(
+    _native.launch(
         _core(),
         "backward",
         x,

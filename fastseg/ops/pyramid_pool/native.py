@@ -14,7 +14,7 @@ from .cells import empty_cells, empty_gradient, order_cells
 def unsupported_reason(x: torch.Tensor, *args: Any) -> str | None:
     """Why this backend cannot run forward or backward on these arguments, or None."""
     reason = _native.unsupported_reason(x, cuda=True)
-    if reason is None and x.is_cuda:
+    if reason is None and _native.on_cuda(x):
         # (x, bins), or (grad_out, input_size, bins, channels_last)
         size, bins = (x.shape[2:], args[0]) if len(args) == 1 else args[:2]
         core = _core()
@@ -33,10 +33,10 @@ def forward(x: torch.Tensor, bins: list[int]) -> torch.Tensor:
     if out.numel() == 0:
         return out
     code, shape = _native.dtype_code(x), _shape(x, map_format(x) is torch.channels_last)
-    bytes_ = _native.run(_core(), "workspace_bytes", x, code, shape, bins)
+    bytes_ = _native.launch(_core(), "workspace_bytes", x, code, shape, bins)
     workspace = torch.empty(bytes_, dtype=torch.uint8, device=x.device)
     pointers = (x.data_ptr(), out.data_ptr(), workspace.data_ptr())
-    _native.run(_core(), "forward", x, code, *pointers, shape, bins)
+    _native.launch(_core(), "forward", x, code, *pointers, shape, bins)
     return out
 
 
@@ -51,7 +51,7 @@ def backward(
     _native.with_huge_pages(grad_x)
     code, shape = _native.dtype_code(grad_x), _shape(grad_x, channels_last)
     pointers = (grad_out.data_ptr(), grad_x.data_ptr())
-    _native.run(_core(), "backward", grad_x, code, *pointers, shape, bins)
+    _native.launch(_core(), "backward", grad_x, code, *pointers, shape, bins)
     return grad_x
 
 
