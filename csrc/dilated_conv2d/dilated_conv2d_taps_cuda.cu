@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       int tap_row = first / kernel_w, tap_column = first % kernel_w;
       std::int64_t row = source_index<kDirection>(p.rows, at.quotient, tap_row);
       for (int tap = first; tap < last; tap += kTaps) {
-        Items<Storage, kItems> values[kTaps];
+        Items<Storage, kItems> values[kTaps] = {};
         unsigned inside = 0;
 #pragma unroll
         for (int i = 0; i < kTaps; ++i) {

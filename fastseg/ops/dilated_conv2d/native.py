@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,9 +68,8 @@ def backward(
     """Gradients to x, weight and bias; empty where output_mask says that they are not needed."""
     layout = map_format(x)
     grad_x = empty_map(x, x.shape[1], x.shape[2:]) if output_mask[0] else x.new_empty(0)
-    like = {"dtype": x.dtype, "device": x.device}
-    grad_weight = torch.empty(weight.shape if output_mask[1] else 0, **like)
-    grad_bias = torch.empty(weight.shape[0] if output_mask[2] else 0, **like)
+    grad_weight = _empty_like(x, weight.shape if output_mask[1] else (0,))
+    grad_bias = _empty_like(x, weight.shape[:1] if output_mask[2] else (0,))
     if x.numel() == 0:
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
     _native.with_huge_pages(grad_x)
@@ -101,6 +101,11 @@ def backward(
 def _core() -> Any:
     assert _native._C is not None
     return _native._C.dilated_conv2d
+
+
+def _empty_like(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Dtype and device of x."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
 def _address(tensor: torch.Tensor | None) -> int:
