@@ -3,6 +3,7 @@
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .nn import fuse
 from .ops import (
     dilated_conv2d,
     pyramid_pool,
@@ -21,6 +22,7 @@ __all__ = [
     "PSPNet",
     "__version__",
     "dilated_conv2d",
+    "fuse",
     "load_checkpoint",
     "pyramid_pool",
     "upsample_argmax",

@@ -18,6 +18,8 @@ from .separable import SeparableConv2d
 class ImagePooling(nn.Sequential):
     """Mean over the image, 1x1 convolution, batch norm, ReLU: one vector per image."""
 
+    chains = (("1", "2", "3"),)
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
             nn.AdaptiveAvgPool2d(1),
@@ -90,5 +92,5 @@ class ASPP(nn.Module):
         maps = torch.cat([branch(x) for branch in branches], dim=1)
         projection, norm, relu, dropout = self.project
         map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight)
+        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight, projection.bias)
         return dropout(relu(norm(y)))
