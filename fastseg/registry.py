@@ -59,7 +59,8 @@ class OpSpec:
         functions: suffix of the registered name -> Function; "" is the op itself, "_backward" its
             derivative.
         backends: in order of preference; each module has the functions named by `implementation`
-            and unsupported_reason(*args) -> str | None, called with the same arguments.
+            and unsupported_reason(*args) -> str | None, called with the same arguments; perhaps
+            passed_over(*args) too (backends.choose).
         autocast: "input dtype": the op runs in its input's dtype (its kernels accumulate in
             float32); "lower precision": tensors are cast to the autocast dtype, as for
             convolutions.
@@ -187,6 +188,8 @@ def _register_lower_precision(name: str, device: str) -> None:
     keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [cast(v, dtype) for v in value]
         castable = (
             isinstance(value, torch.Tensor)
             and value.is_floating_point()
