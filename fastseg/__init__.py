@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
+from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .nn import fuse
 from .ops import (
@@ -21,6 +22,7 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "capture",
     "dilated_conv2d",
     "fuse",
     "load_checkpoint",

@@ -153,9 +153,11 @@ def _traceable(error: ValueError | TypeError) -> Exception:
 def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
     """What torch.library.register_autograd would register, at half its cost per call."""
 
+    count = len(op._schema.arguments)
+
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
+            output = op(*args[:count])
         if autograd is not None:
             ctx.forced_backend = forced_backend()
             autograd.setup_context(ctx, args, output)
@@ -176,11 +178,18 @@ def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return derivative.apply(*args)
+            return derivative.apply(*args, *_listed(args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
     return kernel
+
+
+def _listed(args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Tensors in lists, which autograd does not look into: those of functions that have no
+    derivative, so that asking for it is an error there too."""
+    lists = (a for a in args if isinstance(a, (list, tuple)))
+    return [t for values in lists for t in values if isinstance(t, torch.Tensor)]
 
 
 def _register_lower_precision(name: str, device: str) -> None:

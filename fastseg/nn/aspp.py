@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops.pyramid_pool import pyramid_pool
+from .branches import run_branches
 from .chain import Chain
 from .norm import check_batch
 from .separable import SeparableConv2d
@@ -89,7 +90,7 @@ class ASPP(nn.Module):
         """Map [N, in_channels, H, W] -> map [N, out_channels, H, W]."""
         *branches, pooling = self.convs
         pooled = pooling(x)
-        maps = torch.cat([branch(x) for branch in branches], dim=1)
+        maps = run_branches(x, branches)
         projection, norm, relu, dropout = self.project
         map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
         y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight, projection.bias)

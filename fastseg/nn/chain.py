@@ -31,7 +31,7 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     the chain.
     A module that has hooks is always called itself.
     """
-    layers = list(_flat(modules))
+    layers = list(flat_layers(modules))
     position = 0
     while position < len(layers):
         group = layers[position : position + 3]
@@ -51,10 +51,11 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     return x
 
 
-def _flat(modules: Iterable[nn.Module]) -> Iterable[Any]:
+def flat_layers(modules: Iterable[nn.Module]) -> Iterable[Any]:
+    """The layers that the modules run one after the other, identities left out."""
     for module in modules:
         if isinstance(module, nn.Sequential) and has_no_hooks(module):
-            yield from _flat(module)
+            yield from flat_layers(module)
         elif type(module) is not nn.Identity or not has_no_hooks(module):
             yield module
 
@@ -114,14 +115,19 @@ def folded_parameters(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, 
     They are computed in float32 at least, and rounded once.
     """
     weight = convolution.weight
-    exact = torch.promote_types(weight.dtype, torch.float32)
+    scale, shift = scale_and_shift(convolution, norm)
+    folded = (weight.to(scale.dtype) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+    return folded, shift.to(weight.dtype)
+
+
+def scale_and_shift(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What norm, in eval mode, does to the convolution's sum of products; in float32 at least."""
+    exact = torch.promote_types(convolution.weight.dtype, torch.float32)
     scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
     mean = norm.running_mean.to(exact)
     if convolution.bias is not None:
         mean = mean - convolution.bias.to(exact)
-    bias = norm.bias.to(exact) - mean * scale
-    weight = (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
-    return weight, bias.to(weight.dtype)
+    return scale, norm.bias.to(exact) - mean * scale
 
 
 def _convolve(

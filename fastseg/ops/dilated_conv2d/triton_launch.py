@@ -91,6 +91,7 @@ def convolve(
             x.dtype, how, descriptors, branches, maps, out_channels, _programs(x.device)
         )
     tiles, programs = _conv_table(branches, maps, out_channels, config, x.device)
+    _keep_for_graphs(tiles)
     source: Any = _pixels(x)
     factors: list[Any] = [_taps_first(w) for w in weights]
     if descriptors:
@@ -159,6 +160,7 @@ def weight_gradient(
         config = choose_gradient_config(gradient_configs(x.dtype, how, descriptors), taps, maps)
     tiles = math.ceil(out_channels / config.out_channels) * math.ceil(channels / config.channels)
     work, first = _gradient_table(taps, maps, config, tiles, x.device)
+    _keep_for_graphs(work, first)
     runs = work.shape[0]
     partial = x.new_empty((runs, out_channels, channels), dtype=torch.float32)
     grad_weight = x.new_empty((out_channels, *kernel, channels))
@@ -221,6 +223,15 @@ def _described(tensor: torch.Tensor, block: list[int]) -> Any:
 def _on(device: torch.device) -> Any:
     """Triton launches on the current device, whatever its arguments are on."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
+
+
+# A CUDA graph reads its tables again at every replay, whatever the caches below have dropped.
+_in_graphs: dict[int, torch.Tensor] = {}
+
+
+def _keep_for_graphs(*tables: torch.Tensor) -> None:
+    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        _in_graphs.update((t.data_ptr(), t) for t in tables)
 
 
 @functools.lru_cache(_TABLES_KEPT)
