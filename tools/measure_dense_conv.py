@@ -34,7 +34,8 @@ KINDS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.flo
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A 3x3 convolution that keeps the size; of several rates: the branches of an ASPP."""
+    """A 3x3 convolution that keeps the size, without and with bias and ReLU ("branches"); or, of
+    several rates, the branches of an ASPP."""
 
     name: str
     shape: tuple[int, int, int, int]
@@ -104,7 +105,8 @@ def functions(workload: Workload, dtype: torch.dtype) -> Iterator[tuple[str, Cal
         )
         return
     weight, grad = random(o, c, 3, 3, scale=(9 * c) ** -0.5), random(n, o, h, w)
-    rate = [workload.rates[0]] * 2
+    rate, bias = [workload.rates[0]] * 2, torch.randn(o, device="cuda")
+    yield "branches", lambda to: conv_branches(x.to(to), [weight.to(to)], rate[:1], None, bias)
     geometry = ([1, 1], rate, rate, 1)
     yield "forward", lambda to: dilated_conv2d_op(x.to(to), weight.to(to), None, *geometry)
     mask = [True, True, False]
@@ -148,9 +150,8 @@ def row(workload: Workload, kind: str, name: str, function: Callable[[Any], Any]
         for side, backend in (("cudnn", Backend.TORCH), ("triton", Backend.TRITON))
     }
     timings = timed(variants)
-    x = torch.empty(workload.shape, dtype=dtype, device="meta")
     described = measured.description(
-        name, x, workload.out_channels, workload.shape[2:], workload.taps()
+        name, workload.shape, kind, workload.out_channels, workload.shape[2:], workload.taps()
     )
     times = {f"{side}_us": round(timings[side].median * 1e6, 1) for side in variants}
     return {"workload": workload.name, **described, **times}

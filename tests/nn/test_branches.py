@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastseg
-from fastseg.nn import ASPP, Chain, branches
+from fastseg.nn import ASPP, Chain, branches, conv
 
 
 def scrambled(module: nn.Module) -> nn.Module:
@@ -36,7 +36,7 @@ def one_call(monkeypatch):
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(branches, "_wants_one_call", lambda x: not torch.is_grad_enabled())
+    monkeypatch.setattr(branches, "is_one_call", lambda x: not torch.is_grad_enabled())
     monkeypatch.setattr(branches, "conv_branches", recorded)
     return calls
 
@@ -88,8 +88,36 @@ def test_what_is_something_else_runs_one_after_the_other(one_call):
     assert len(one_call) == 1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("act", (nn.ReLU, nn.ReLU6))
+def test_a_dilated_convolution_and_its_activation_are_one_call(act, monkeypatch):
+    calls = []
+    real = conv.conv_branches
+    monkeypatch.setattr(conv, "is_one_call", lambda x: True)
+    monkeypatch.setattr(conv, "conv_branches", lambda *args: calls.append(args) or real(*args))
+    layers = scrambled(
+        Chain(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            act(),
+            nn.Conv2d(8, 4, (3, 1), padding=(4, 0), dilation=4),
+            nn.BatchNorm2d(4),
+            act(),
+            nn.Conv2d(4, 4, 3, stride=2, padding=2, dilation=2),
+            nn.BatchNorm2d(4),
+            act(),
+        )
+    )
+    x = torch.randn(2, 3, 9, 10).double()
+    expected = nn.Sequential.forward(layers, x)
+    for module in (layers, fastseg.fuse(layers)):
+        torch.testing.assert_close(module(x), expected)
+    assert len(calls) == 2
+    assert {c[-1] for c in calls} == {6.0 if act is nn.ReLU6 else float("inf")}
+
+
 def test_not_where_gradients_are_recorded_or_on_a_cpu():
     x = torch.randn(1, 2, 3, 3)
-    assert not branches._wants_one_call(x)
+    assert not conv.is_one_call(x)
     with torch.no_grad():
-        assert not branches._wants_one_call(x)
+        assert not conv.is_one_call(x)

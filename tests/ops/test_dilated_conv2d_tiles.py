@@ -165,8 +165,10 @@ def test_the_stored_table_has_what_a_choice_needs():
 def one_row(monkeypatch):
     """A row about W2 at rate 18; returns a function that asks for a choice."""
     taps = aspp(18)[1:]
-    row = measured.description("forward", torch.empty(8, 2048, 33, 33), 256, (33, 33), taps)
-    row |= {"dtype": "bfloat16", "cudnn_us": 100.0, "triton_us": 60.0}
+    shape, size = (8, 2048, 33, 33), (33, 33)
+    row = measured.description("forward", shape, "bfloat16", 256, size, taps)
+    row |= {"cudnn_us": 100.0, "triton_us": 60.0}
+    measured._says.cache_clear()
     monkeypatch.setattr(measured, "_name", lambda device: "a GPU")
     monkeypatch.setattr(measured, "rows_of", lambda gpu: [row] if gpu == "a GPU" else [])
 
@@ -174,7 +176,8 @@ def one_row(monkeypatch):
         x = torch.empty(shape, dtype=dtype, device="meta")
         return measured.prefers_triton(function, x, out, shape[2:], aspp(rate)[1:])
 
-    return row, ask
+    yield row, ask
+    measured._says.cache_clear()
 
 
 def test_triton_where_it_was_measured_to_be_faster_and_nowhere_else(one_row):
@@ -188,6 +191,7 @@ def test_triton_where_it_was_measured_to_be_faster_and_nowhere_else(one_row):
     assert not ask("backward")
     assert not ask(dtype=torch.float16)
     row["triton_us"] = 101.0
+    measured._says.cache_clear()
     assert not ask()
 
 

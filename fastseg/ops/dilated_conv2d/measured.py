@@ -32,32 +32,41 @@ def rows_of(gpu: str) -> list[dict[str, Any]]:
 
 
 def description(
-    function: str, x: torch.Tensor, out_channels: int, out_size: tuple[int, int], taps: Any
+    function: str,
+    shape: tuple[int, ...],
+    kind: str,
+    out_channels: int,
+    out_size: tuple[int, int],
+    taps: tuple[Taps, ...],
 ) -> dict[str, Any]:
     """What a row is compared by.
 
     Args:
         function: "forward", "backward" or "branches".
-        x: map [N, C_in, H, W].
+        shape: of x, [N, C_in, H, W].
+        kind: name of its dtype; "tf32" for float32 where torch allows it.
         out_channels: of one branch.
         out_size: of the result.
         taps: of each branch.
     """
-    maps = Maps(x.shape[0], (x.shape[2], x.shape[3]), out_size)
-    pixels = x.shape[0] * out_size[0] * out_size[1]
+    maps = Maps(shape[0], (shape[2], shape[3]), out_size)
+    pixels = shape[0] * out_size[0] * out_size[1]
     every = sum(t.count for t in taps)
-    dtype = str(x.dtype).removeprefix("torch.")
-    if x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32:
-        dtype = "tf32"
     return {
         "function": function,
-        "dtype": dtype,
+        "dtype": kind,
         "taps": every,
         "pixels": pixels,
-        "in_channels": x.shape[1],
+        "in_channels": shape[1],
         "out_channels": out_channels,
         "live_share": round(tap_visits(taps, maps, (1, 1, 1)) / (every * pixels), 3),
     }
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype is torch.float32 and torch.backends.cudnn.allow_tf32:
+        return "tf32"
+    return str(dtype).removeprefix("torch.")
 
 
 def prefers_triton(
@@ -67,11 +76,25 @@ def prefers_triton(
     out_size: tuple[int, int],
     taps: tuple[Taps, ...],
 ) -> bool:
-    """Whether the nearest row that reaches these sizes says so; arguments as for `description`."""
+    """Whether the nearest row that reaches the sizes of the map x says so."""
     rows = rows_of(_name(x.device))
-    if not rows:
-        return False
-    wanted = description(function, x, out_channels, out_size, taps)
+    return bool(rows) and _says(
+        _name(x.device), function, tuple(x.shape), _kind(x.dtype), out_channels, out_size, taps
+    )
+
+
+@functools.lru_cache(1024)
+def _says(
+    gpu: str,
+    function: str,
+    shape: tuple[int, ...],
+    kind: str,
+    out_channels: int,
+    out_size: tuple[int, int],
+    taps: tuple[Taps, ...],
+) -> bool:
+    rows = rows_of(gpu)
+    wanted = description(function, shape, kind, out_channels, out_size, taps)
     near = [(d, i) for i, row in enumerate(rows) if (d := _distance(row, wanted)) <= 1.0]
     if not near:
         return False
