@@ -159,7 +159,7 @@ def row(workload: Workload, kind: str, name: str, function: Callable[[Any], Any]
 
 def tile_times(workload: Workload, kind: str) -> None:
     """Prints the time of the forward with each tile."""
-    from fastseg.ops.dilated_conv2d import triton_launch
+    from fastseg.ops.dilated_conv2d import triton_tables
 
     dtype = KINDS[kind]
     configs = triton_config.conv_configs
@@ -170,11 +170,11 @@ def tile_times(workload: Workload, kind: str) -> None:
             continue
         variants = {}
         for config in every:
-            triton_launch.conv_configs = lambda *_, config=config: [config]
-            triton_launch._best_conv_config.cache_clear()
+            triton_tables.conv_configs = lambda *_, config=config: [config]
+            triton_tables.best_conv_config.cache_clear()
             variants[str(config.box)] = graphed(forced(Backend.TRITON, function, dtype))
-        triton_launch.conv_configs = configs
-        triton_launch._best_conv_config.cache_clear()
+        triton_tables.conv_configs = configs
+        triton_tables.best_conv_config.cache_clear()
         timings = timed(variants)
         line = ", ".join(f"{s} {timings[s].median * 1e6:.1f} us" for s in variants)
         print(f"    {name} by tile: {line}")

@@ -130,7 +130,7 @@ def test_the_same_bits_every_time():
 
 
 def test_in_a_graph_and_after_its_tables_left_the_cache():
-    from fastseg.ops.dilated_conv2d import triton_launch
+    from fastseg.ops.dilated_conv2d import triton_tables
 
     x, weight, _ = case()
     grad = torch.randn_like(dilated_conv2d(x, weight, padding=6, dilation=6))
@@ -150,8 +150,8 @@ def test_in_a_graph_and_after_its_tables_left_the_cache():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = both()
-    triton_launch._conv_table.cache_clear()
-    triton_launch._gradient_table.cache_clear()
+    triton_tables.conv_table.cache_clear()
+    triton_tables.gradient_table.cache_clear()
     garbage = [torch.full((n,), -1, dtype=torch.int32, device="cuda") for n in range(64, 8192, 64)]
     x.copy_(torch.randn_like(x))
     graph.replay()

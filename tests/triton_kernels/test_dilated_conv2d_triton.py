@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -240,6 +242,11 @@ def test_writes_its_channels_of_a_larger_map_and_no_others():
     torch.testing.assert_close(buffer[:, 12:28], F.conv2d(x, weight, padding=2, dilation=2))
     assert torch.equal(buffer[:, :12], before[:, :12])
     assert torch.equal(buffer[:, 28:], before[:, 28:])
+
+
+def test_importing_the_package_does_not_import_triton():
+    script = "import sys, fastseg; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_says_what_it_does_not_take():

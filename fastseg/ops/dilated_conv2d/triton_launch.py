@@ -13,18 +13,20 @@ from .triton_config import (
     WARPS,
     ConvConfig,
     GradientConfig,
-    choose_conv_config,
     choose_gradient_config,
-    conv_configs,
     gradient_configs,
     precision,
 )
-from .triton_tiles import Maps, Pair, Taps, conv_tiles, weight_gradient_work
+from .triton_tables import (
+    best_conv_config,
+    conv_table,
+    gradient_table,
+    keep_for_graphs,
+    programs_on,
+)
+from .triton_tiles import Maps, Pair, Taps
 
 MAX_BRANCHES = 4
-# Two programs fit a multiprocessor: one multiplies while the other one writes its tile.
-_PROGRAMS_PER_MULTIPROCESSOR = 2
-_TABLES_KEPT = 64
 _SUM_BLOCK = 1024
 
 
@@ -42,14 +44,6 @@ def can_be_described(tensor: torch.Tensor) -> bool:
 @functools.cache
 def _has_tma(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
-
-
-@functools.cache
-def _programs(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 3  # the interpreter: several rounds on small maps
-    count = torch.cuda.get_device_properties(device).multi_processor_count
-    return count * _PROGRAMS_PER_MULTIPROCESSOR
 
 
 def convolve(
@@ -87,11 +81,11 @@ def convolve(
     if descriptors is None:
         descriptors = descriptors_for(x, *weights)
     if config is None:
-        config = _best_conv_config(
-            x.dtype, how, descriptors, branches, maps, out_channels, _programs(x.device)
+        config = best_conv_config(
+            x.dtype, how, descriptors, branches, maps, out_channels, programs_on(x.device)
         )
-    tiles, programs = _conv_table(branches, maps, out_channels, config, x.device)
-    _keep_for_graphs(tiles)
+    tiles, programs = conv_table(branches, maps, out_channels, config, x.device)
+    keep_for_graphs(tiles)
     source: Any = _pixels(x)
     factors: list[Any] = [_taps_first(w) for w in weights]
     if descriptors:
@@ -159,8 +153,8 @@ def weight_gradient(
     if config is None:
         config = choose_gradient_config(gradient_configs(x.dtype, how, descriptors), taps, maps)
     tiles = math.ceil(out_channels / config.out_channels) * math.ceil(channels / config.channels)
-    work, first = _gradient_table(taps, maps, config, tiles, x.device)
-    _keep_for_graphs(work, first)
+    work, first = gradient_table(taps, maps, config, tiles, x.device)
+    keep_for_graphs(work, first)
     runs = work.shape[0]
     partial = x.new_empty((runs, out_channels, channels), dtype=torch.float32)
     grad_weight = x.new_empty((out_channels, *kernel, channels))
@@ -223,49 +217,3 @@ def _described(tensor: torch.Tensor, block: list[int]) -> Any:
 def _on(device: torch.device) -> Any:
     """Triton launches on the current device, whatever its arguments are on."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
-
-
-# A CUDA graph reads its tables again at every replay, whatever the caches below have dropped.
-_in_graphs: dict[int, torch.Tensor] = {}
-
-
-def _keep_for_graphs(*tables: torch.Tensor) -> None:
-    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        _in_graphs.update((t.data_ptr(), t) for t in tables)
-
-
-@functools.lru_cache(_TABLES_KEPT)
-def _best_conv_config(
-    dtype: torch.dtype,
-    how: Any,
-    descriptors: bool,
-    branches: tuple[Taps, ...],
-    maps: Maps,
-    out_channels: int,
-    programs: int,
-) -> ConvConfig:
-    configs = conv_configs(dtype, how, descriptors)
-    return choose_conv_config(configs, branches, maps, out_channels, programs)
-
-
-@functools.lru_cache(_TABLES_KEPT)
-def _conv_table(
-    branches: tuple[Taps, ...],
-    maps: Maps,
-    out_channels: int,
-    config: ConvConfig,
-    device: torch.device,
-) -> tuple[torch.Tensor, int]:
-    programs = _programs(device)
-    table = conv_tiles(branches, maps, out_channels, config.box, config.out_channels, programs)
-    return torch.from_numpy(table).to(device), min(programs, len(table))
-
-
-@functools.lru_cache(_TABLES_KEPT)
-def _gradient_table(
-    taps: Taps, maps: Maps, config: GradientConfig, tiles: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    # Two rounds of all programs: enough that none waits long for the last.
-    slots = math.ceil(2 * _programs(device) / tiles)
-    work, first = weight_gradient_work(taps, maps, config.box, slots)
-    return torch.from_numpy(work).to(device), torch.from_numpy(first).to(device)
