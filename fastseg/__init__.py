@@ -2,7 +2,9 @@
 
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
+from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .nn import fuse
 from .ops import (
     dilated_conv2d,
     pyramid_pool,
@@ -21,8 +23,10 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "capture",
     "check_targets",
     "dilated_conv2d",
+    "fuse",
     "load_checkpoint",
     "pyramid_pool",
     "upsample_argmax",

@@ -25,6 +25,7 @@ class DeepLabV3Decoder(Decoder):
     """ASPP, then 3x3 convolution, batch norm and ReLU."""
 
     reads = (-1,)
+    chains = (("conv", "bn", "relu"),)
 
     def __init__(
         self,
