@@ -5,6 +5,7 @@ from .chain import Chain
 from .conv import DilatedConv2d
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
 from .loss import UpsampleCrossEntropy
+from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
 from .separable import SeparableConv2d
@@ -21,4 +22,5 @@ __all__ = [
     "UpsampleCrossEntropy",
     "make_activation",
     "make_norm",
+    "mlp_fuse",
 ]
