@@ -8,6 +8,7 @@ from .loss import UpsampleCrossEntropy
 from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
+from .pyramid_conv import pyramid_conv2d
 from .separable import SeparableConv2d
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "make_activation",
     "make_norm",
     "mlp_fuse",
+    "pyramid_conv2d",
 ]

@@ -15,6 +15,7 @@ from ..._checks import (
     size_pair,
 )
 from ...layout import map_format
+from .autocast import autocast_enabled, in_autocast_dtype
 from .lowres import Resize, add_resized, convolve_large, largest, project
 from .plan import pays
 
@@ -63,7 +64,7 @@ def upsample_conv2d(
     _check_weight(parts, weight, bias)
     resize = Resize(target, mode, align_corners)
     layout = map_format(main)
-    parts, weight, bias = _in_autocast_dtype(parts, weight, bias)
+    parts, weight, bias = in_autocast_dtype(parts, weight, bias)
     out = _convolve(parts, weight, bias, resize)
     return out.contiguous(memory_format=layout)
 
@@ -110,7 +111,7 @@ def _check_parts(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             raise TypeError(f"{name} is a {type(part).__name__}, expected a map [N, C, H, W]")
         check_map(name, part)
         check_same_device(name, part, "parts[0]", first)
-        if part.dtype != first.dtype and not _autocast(part):
+        if part.dtype != first.dtype and not autocast_enabled(part):
             raise TypeError(f"{name} has dtype {part.dtype}, expected {first.dtype} as parts[0]")
         if part.shape[0] != first.shape[0]:
             raise ValueError(
@@ -136,27 +137,8 @@ def _check_weight(
         if tensor is None:
             continue
         check_same_device(name, tensor, "parts[0]", parts[0])
-        castable = _autocast(tensor) and tensor.dtype in FLOAT_DTYPES
+        castable = autocast_enabled(tensor) and tensor.dtype in FLOAT_DTYPES
         if tensor.dtype != parts[0].dtype and not castable:
             raise TypeError(
                 f"{name} has dtype {tensor.dtype}, expected {parts[0].dtype} as parts[0]"
             )
-
-
-def _in_autocast_dtype(
-    parts: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
-    """As autocast casts for a convolution: all but float64, which is left alone."""
-    if not _autocast(weight) or weight.dtype is torch.float64:
-        return parts, weight, bias
-    dtype = torch.get_autocast_dtype(weight.device.type)
-    return (
-        [p.to(dtype) for p in parts],
-        weight.to(dtype),
-        None if bias is None else bias.to(dtype),
-    )
-
-
-def _autocast(x: torch.Tensor) -> bool:
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
