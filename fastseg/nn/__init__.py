@@ -9,7 +9,7 @@ from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
 from .pyramid_conv import pyramid_conv2d
-from .separable import SeparableConv2d
+from .separable import SeparableConv2d, upsample_separable_conv2d
 
 __all__ = [
     "ASPP",
@@ -25,4 +25,5 @@ __all__ = [
     "make_norm",
     "mlp_fuse",
     "pyramid_conv2d",
+    "upsample_separable_conv2d",
 ]

@@ -26,12 +26,13 @@ def pyramid_conv2d(
 ) -> torch.Tensor:
     """The convolution after pyramid pooling (PSPNet, UPerNet), at half of the cost.
 
-    The same function as F.conv2d(torch.cat([x, *upsampled cells], 1), weight, bias, padding=k // 2).
+    The same function as
+    F.conv2d(torch.cat([x, *upsampled cells], 1), weight, bias, padding=k // 2).
     A convolution of a concatenation is the sum of the convolutions of its parts. That of an
     upsampled grid is linear in its few cells: each cell's value times each tap of the kernel,
     spread over the map by the same weights for all channels and images. So the grids cost one small
     matrix product instead of as many multiplications as the map itself. PSPNet's 4096 -> 512 at
-    60x60: 136 instead of 272 GFLOP.
+    60x60: 136 -> 70 GFLOP.
 
     Args:
         x: map [N, C, H, W].
@@ -94,9 +95,7 @@ def _spread(
     dtype = torch.promote_types(out.dtype, torch.float32)
     one_hot = torch.eye(height * width, device=out.device, dtype=dtype)
     size = (out.shape[2], out.shape[3])
-    maps = upsample_bilinear(
-        one_hot.view(1, -1, height, width), size, align_corners=align_corners
-    )
+    maps = upsample_bilinear(one_hot.view(1, -1, height, width), size, align_corners=align_corners)
     # For each tap the map shifted by it, zero outside.
     shifted = F.unfold(maps.transpose(0, 1), kernel, padding=kernel // 2)
     return shifted.flatten(0, 1).T.to(out.dtype)
