@@ -34,7 +34,7 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     position = 0
     while position < len(layers):
         group = layers[position : position + 3]
-        if _can_fold(group):
+        if can_fold(group):
             act = group[2] if len(group) > 2 and _is_clamp(group[2]) else None
             x = _folded(group[0], group[1], act, x)
             position += 2 if act is None else 3
@@ -49,13 +49,14 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
 
 def _flat(modules: Iterable[nn.Module]) -> Iterable[Any]:
     for module in modules:
-        if isinstance(module, nn.Sequential) and _has_no_hooks(module):
+        if isinstance(module, nn.Sequential) and has_no_hooks(module):
             yield from _flat(module)
         else:
             yield module
 
 
-def _has_no_hooks(*modules: nn.Module) -> bool:
+def has_no_hooks(*modules: nn.Module) -> bool:
+    """Whether the modules may be run by other means than calling them."""
     return not any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -70,19 +71,20 @@ def _is_plain_batch_norm(norm: Any) -> bool:
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None
 
 
-def _can_fold(group: list[Any]) -> bool:
+def can_fold(group: list[Any]) -> bool:
+    """Whether the group begins with a convolution and a batch norm that are one convolution now."""
     return (
         len(group) > 1
         and not torch.is_grad_enabled()
         and type(group[0]) in (nn.Conv2d, DilatedConv2d)
         and _is_plain_batch_norm(group[1])
         and not group[1].training
-        and _has_no_hooks(group[0], group[1])
+        and has_no_hooks(group[0], group[1])
     )
 
 
 def _is_clamp(module: nn.Module) -> bool:
-    return type(module) in (nn.ReLU, nn.ReLU6) and _has_no_hooks(module)
+    return type(module) in (nn.ReLU, nn.ReLU6) and has_no_hooks(module)
 
 
 def _upper_limit(act: nn.Module) -> float:
@@ -92,7 +94,19 @@ def _upper_limit(act: nn.Module) -> float:
 def _folded(
     convolution: nn.Conv2d, norm: Any, act: nn.Module | None, x: torch.Tensor
 ) -> torch.Tensor:
-    """act(norm(convolution(x))) of a norm in eval mode: a factor and a summand per channel."""
+    """act(norm(convolution(x))) of a norm in eval mode."""
+    weight, bias = fold_norm(convolution, norm)
+    if act is None:
+        return convolve(convolution, x, weight, bias)
+    return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
+
+
+def fold_norm(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of norm(convolution(x)): a factor and a summand per channel.
+
+    Args:
+        norm: batch norm in eval mode, with running statistics and affine.
+    """
     weight = convolution.weight
     exact = torch.promote_types(weight.dtype, torch.float32)
     scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
@@ -101,10 +115,7 @@ def _folded(
         mean = mean - convolution.bias.to(exact)
     bias = norm.bias.to(exact) - mean * scale
     weight = (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
-    bias = bias.to(weight.dtype)
-    if act is None:
-        return convolve(convolution, x, weight, bias)
-    return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
+    return weight, bias.to(weight.dtype)
 
 
 def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
@@ -119,7 +130,7 @@ def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
         and group[2].bias is None
         and group[2].padding_mode == "zeros"
         and not isinstance(group[2].padding, str)
-        and _has_no_hooks(*group)
+        and has_no_hooks(*group)
         # torch.compile decides itself what to compute again.
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
