@@ -10,7 +10,7 @@ from torch import nn
 
 from ..classes import ClassSet
 from ..nn import ASPP, Chain, SeparableConv2d, upsample_separable_conv2d
-from ..nn.chain import can_fold, fold_norm, has_no_hooks, run_chain
+from ..nn.chain import can_be_folded, folded_parameters, has_no_hooks, run_chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d.plan import separable_pays
@@ -98,12 +98,12 @@ class DeepLabV3PlusDecoder(Decoder):
         """block2 of both maps at the size of the second, which are neither resized nor joined."""
         modules: Any = self.block2
         (depthwise, pointwise), norm, relu = modules
+        weight, bias = pointwise.weight, pointwise.bias
+        if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
+            weight, bias = folded_parameters(pointwise, norm)
+            norm = nn.Identity()
         parts = [high, low]
-        if can_fold([pointwise, norm]):
-            weight, bias = fold_norm(pointwise, norm)
-            y = upsample_separable_conv2d(parts, depthwise.weight, weight, bias, align_corners=True)
-            return relu(y)
-        y = upsample_separable_conv2d(parts, depthwise.weight, pointwise.weight, align_corners=True)
+        y = upsample_separable_conv2d(parts, depthwise.weight, weight, bias, align_corners=True)
         return relu(norm(y))
 
 

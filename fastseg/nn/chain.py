@@ -35,7 +35,7 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     position = 0
     while position < len(layers):
         group = layers[position : position + 3]
-        if can_fold(group):
+        if _can_fold(group):
             act = group[2] if len(group) > 2 and _is_clamp(group[2]) else None
             x = _folded(group[0], group[1], act, x)
             position += 2 if act is None else 3
@@ -72,16 +72,18 @@ def _is_plain_batch_norm(norm: Any) -> bool:
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None
 
 
-def can_fold(group: list[Any]) -> bool:
-    """Whether the group begins with a convolution and a batch norm that are one convolution now."""
+def can_be_folded(convolution: Any, norm: Any) -> bool:
+    """Whether `folded_parameters` has an answer for these two modules, nn.Conv2d and batch norm."""
     return (
-        len(group) > 1
-        and not torch.is_grad_enabled()
-        and type(group[0]) in (nn.Conv2d, DilatedConv2d)
-        and _is_plain_batch_norm(group[1])
-        and not group[1].training
-        and has_no_hooks(group[0], group[1])
+        type(convolution) in (nn.Conv2d, DilatedConv2d)
+        and _is_plain_batch_norm(norm)
+        and not norm.training
+        and has_no_hooks(convolution, norm)
     )
+
+
+def _can_fold(group: list[Any]) -> bool:
+    return len(group) > 1 and not torch.is_grad_enabled() and can_be_folded(group[0], group[1])
 
 
 def _is_clamp(module: nn.Module) -> bool:
@@ -96,17 +98,16 @@ def _folded(
     convolution: nn.Conv2d, norm: Any, act: nn.Module | None, x: torch.Tensor
 ) -> torch.Tensor:
     """act(norm(convolution(x))) of a norm in eval mode."""
-    weight, bias = fold_norm(convolution, norm)
+    weight, bias = folded_parameters(convolution, norm)
     if act is None:
         return convolve(convolution, x, weight, bias)
     return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
 
 
-def fold_norm(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of norm(convolution(x)): a factor and a summand per channel.
+def folded_parameters(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the convolution that is norm(convolution(x)), norm in eval mode.
 
-    Args:
-        norm: batch norm in eval mode, with running statistics and affine.
+    They are computed in float32 at least, and rounded once.
     """
     weight = convolution.weight
     exact = torch.promote_types(weight.dtype, torch.float32)
