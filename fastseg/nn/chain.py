@@ -62,6 +62,7 @@ def flat_layers(modules: Iterable[nn.Module]) -> Iterable[Any]:
 
 
 def has_no_hooks(*modules: nn.Module) -> bool:
+    """Whether the modules may be run by other means than calling them."""
     return not any(
         module._forward_hooks
         or module._forward_pre_hooks
