@@ -1,10 +1,12 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
+from . import crf
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .ops import (
     dilated_conv2d,
+    permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -20,8 +22,10 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "crf",
     "dilated_conv2d",
     "load_checkpoint",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",
