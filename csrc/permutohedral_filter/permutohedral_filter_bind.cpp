@@ -1,32 +1,20 @@
 #include <pybind11/stl.h>
 
-#include <cstdlib>
-#include <memory>
 #include <new>
 #include <vector>
 
 #include "common/bind.h"
 #include "permutohedral_filter/permutohedral_filter.h"
+#include "permutohedral_lattice/owned_lattice.h"
 
 namespace fastseg {
 
 namespace {
 
 using permutohedral_lattice::Lattice;
+using permutohedral_lattice::LatticeList;
+using permutohedral_lattice::OwnedLattice;
 using permutohedral_lattice::Status;
-
-// A lattice that frees its arrays. Shared: Python objects and calls under way hold it.
-struct OwnedLattice : Lattice {
-  OwnedLattice() = default;
-  OwnedLattice(const OwnedLattice&) = delete;
-  OwnedLattice& operator=(const OwnedLattice&) = delete;
-  ~OwnedLattice() {
-    std::free(rows);
-    std::free(weights);
-    std::free(neighbours);
-  }
-};
-using LatticeList = std::vector<std::shared_ptr<OwnedLattice>>;
 
 std::vector<const Lattice*> addresses(const LatticeList& lattices) {
   std::vector<const Lattice*> each;

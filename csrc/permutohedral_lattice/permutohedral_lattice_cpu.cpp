@@ -180,10 +180,11 @@ private:
       for (std::int32_t& v : simplices[s].vertices) v = (numbers != nullptr ? numbers[v] : v) + 1;
     for (std::int64_t b = part.first; b < part.end; ++b) {
       std::int32_t* rows = lattice_.rows + b * N * kBlock;
+      const std::int32_t* vertices = nullptr;
       for (std::int64_t p = 0; p < kBlock; ++p) {
-        const bool real = p < pixels_in(b);
-        const std::int32_t* vertices = real ? simplices[rows[p]].vertices : nullptr;
-        for (int m = 0; m < N; ++m) rows[m * kBlock + p] = real ? vertices[m] : 0;
+        // Those that fill up the last block touch what the last pixel touches, with weight 0.
+        if (p < pixels_in(b)) vertices = simplices[rows[p]].vertices;
+        for (int m = 0; m < N; ++m) rows[m * kBlock + p] = vertices[m];
       }
     }
   }

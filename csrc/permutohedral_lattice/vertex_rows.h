@@ -211,17 +211,17 @@ private:
 // ---- the lattice -------------------------------------------------------------------------------
 
 template <class T> struct LatticeView {
+  LatticeView() = default;
   explicit LatticeView(const Lattice& l)
       : corners(l.features + 1), pixels(l.pixels), blocks(l.blocks()), vertices(l.vertices),
         rows(l.rows), weights(static_cast<const T*>(l.weights)), neighbours(l.neighbours),
-        // Undoes, roughly, what the blur adds.
         alpha(T(1) / (T(1) + std::ldexp(T(1), -l.features))) {}
-  int corners; // of a simplex: D + 1
-  std::int64_t pixels, blocks, vertices;
-  const std::int32_t* rows;
-  const T* weights;
-  const std::int32_t* neighbours;
-  T alpha;
+  int corners = 0; // of a simplex: D + 1
+  std::int64_t pixels = 0, blocks = 0, vertices = 0;
+  const std::int32_t* rows = nullptr;
+  const T* weights = nullptr;
+  const std::int32_t* neighbours = nullptr;
+  T alpha = 1; // undoes, roughly, what the blur adds
 
   std::int64_t at(std::int64_t block) const { return block * corners * kBlock; }
 };

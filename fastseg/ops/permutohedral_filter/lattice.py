@@ -43,10 +43,10 @@ class Lattice:
         forced = forced_backend()
         if forced is Backend.NATIVE and reason is not None:
             raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
-        self._handles: list[Any] | None = None
+        self.handles: list[Any] | None = None
         self._tables: list[reference.Tables] = []
         if reason is None and forced is not Backend.REFERENCE:
-            self._handles = native.build(features)
+            self.handles = native.build(features)
         else:
             self._tables = [reference.build(image.to(self.dtype)) for image in features]
         self._norm: torch.Tensor | None = None
@@ -54,15 +54,15 @@ class Lattice:
     @property
     def num_vertices(self) -> list[int]:
         """How many vertices the lattice of each image has."""
-        if self._handles is not None:
-            return [handle.vertices for handle in self._handles]
+        if self.handles is not None:
+            return [handle.vertices for handle in self.handles]
         return [tables.neighbours.shape[1] for tables in self._tables]
 
     def tables(self, image: int = 0) -> reference.Tables:
         """Copies of the lattice's rows, weights and neighbours, for inspection."""
-        if self._handles is None:
+        if self.handles is None:
             return self._tables[image]
-        rows, weights, neighbours = native.tables(self._handles[image])
+        rows, weights, neighbours = native.tables(self.handles[image])
         return reference.Tables(rows.long(), weights, neighbours.long())
 
     def filter(self, values: torch.Tensor, transpose: bool = False) -> torch.Tensor:
@@ -129,8 +129,8 @@ class Lattice:
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:
             return torch.zeros_like(values)
-        if self._handles is not None:
-            return native.filter_with(self._handles, values, transpose)
+        if self.handles is not None:
+            return native.filter_with(self.handles, values, transpose)
         tables = self._tables * (values.shape[0] if self.batch == 1 else 1)
         pairs = zip(values.to(self.dtype), tables, strict=True)
         return torch.stack([reference.filter_one(v, t, transpose) for v, t in pairs]).to(
