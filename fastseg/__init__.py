@@ -1,5 +1,6 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
+from . import crf
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
@@ -7,6 +8,7 @@ from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
+    permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -25,9 +27,11 @@ __all__ = [
     "__version__",
     "capture",
     "check_targets",
+    "crf",
     "dilated_conv2d",
     "fuse",
     "load_checkpoint",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",
