@@ -5,6 +5,7 @@ from .backends import Backend, BackendUnavailable, use_backend
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .ops import (
     dilated_conv2d,
+    gaussian_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -21,6 +22,7 @@ __all__ = [
     "PSPNet",
     "__version__",
     "dilated_conv2d",
+    "gaussian_filter",
     "load_checkpoint",
     "pyramid_pool",
     "upsample_argmax",
