@@ -40,6 +40,23 @@ def write_overlay(
         _with_legend(picture, labels, classes).save(file, "PNG", optimize=True)
 
 
+def write_before_after(
+    path: Path,
+    photo: numpy.ndarray,
+    before: numpy.ndarray,
+    after: numpy.ndarray,
+    classes: ClassSet,
+) -> None:
+    """Writes the photograph under two labellings [H, W], side by side, with one legend."""
+    left, right = (Image.fromarray(_blend(photo, labels, classes)) for labels in (before, after))
+    gap = max(4, left.width // 100)
+    pair = Image.new("RGB", (left.width + gap + right.width, left.height), _BAND)
+    pair.paste(left, (0, 0))
+    pair.paste(right, (left.width + gap, 0))
+    with written_whole(path) as file:
+        _with_legend(pair, after, classes).save(file, "PNG", optimize=True)
+
+
 def shares(labels: numpy.ndarray, classes: ClassSet) -> list[tuple[int, int]]:
     """(class, pixels) of the classes that occur, the largest first."""
     counts = numpy.bincount(labels.ravel(), minlength=len(classes))
