@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
+from ..ops.permutohedral_filter import Lattice
 from .checks import EXCLUDED, check_values
 from .compatibility import (
     DiagonalCompatibility,
@@ -27,7 +28,9 @@ from .compatibility import (
     as_compatibility,
 )
 from .features import positions
+from .mean_field import MAX_KERNELS, Kernel, composition, mean_field, mean_field_labels
 from .pairwise import KernelType, NormalizationType, Pairwise
+from .spatial import position_lattice
 from .unaries import ConstUnary, LogisticUnary, Unary
 
 __all__ = [
@@ -85,7 +88,7 @@ class DenseCRF:
         self._variables = _count("nvar", nvar)
         self._labels = _count("nlabels", nlabels)
         self._unary: Unary | None = None
-        self._energies = torch.zeros(1, self._labels, self._variables)
+        self._logits = torch.zeros(1, self._labels, self._variables)  # negative energies
         self._terms: list[Pairwise] = []
 
     # What belongs to the model.
@@ -95,7 +98,10 @@ class DenseCRF:
         if not isinstance(unary, Unary):
             raise TypeError(f"unary is a {type(unary).__name__}, expected a Unary")
         energies = unary.energies(unary.parameters)
-        self._energies = _checked_energies(energies, (self._labels, self._variables))
+        expected = (self._labels, self._variables)
+        if tuple(energies.shape) != expected:
+            raise ValueError(f"unary has shape {tuple(energies.shape)}, expected {expected}")
+        self._set_energies(energies)
         self._unary = unary
 
     def setUnaryEnergy(self, u: Array, f: Array | None = None) -> None:
@@ -118,7 +124,12 @@ class DenseCRF:
         expected = (self._labels, self._variables)
         if u.shape != expected:
             raise ValueError(f"Bad shape for unary energy (Need {expected}, got {u.shape})")
-        self.setUnary(ConstUnary(u))
+        self._set_energies(torch.from_numpy(numpy.ascontiguousarray(u, dtype=numpy.float32)))
+        self._unary = None
+
+    def _set_energies(self, energies: torch.Tensor) -> None:
+        check_values("unary energy", energies[None], higher_is_better=False)
+        self._logits = -energies[None]
 
     def addPairwiseEnergy(
         self,
@@ -148,26 +159,29 @@ class DenseCRF:
         tensor = torch.from_numpy(numpy.ascontiguousarray(features, dtype=numpy.float32))
         self._add(tensor, compat, kernel, normalization)
 
-    def _add(self, features: torch.Tensor, compat: Any, kernel: int, normalization: int) -> None:
-        mu = as_compatibility(compat, self._labels)
-        self._terms.append(
-            Pairwise(features, mu, KernelType(kernel), NormalizationType(normalization))
-        )
+    def _add(
+        self,
+        features: torch.Tensor,
+        compat: Any,
+        kernel: int,
+        normalization: int,
+        lattice: Lattice | None = None,
+    ) -> None:
+        """`lattice`: that of the features, where there is one already."""
+        mu, norm = as_compatibility(compat, self._labels), NormalizationType(normalization)
+        self._terms.append(Pairwise(features, mu, KernelType(kernel), norm, lattice))
 
     # Inference.
 
     def inference(self, n_iterations: int) -> Array:
         """Probabilities Q [nlabels, nvar], float32, after `n_iterations` mean-field steps."""
         with torch.no_grad():
-            q = (-self._energies).softmax(1)
-            for _ in range(max(0, int(n_iterations))):
-                q = self._step(q)
-        return q[0].numpy()
+            return self._mean_field(mean_field, composition, n_iterations)[0].numpy()
 
     def startInference(self) -> tuple[Array, Array, Array]:
         """(Q, tmp1, tmp2) for stepInference: Q before the first step, and two arrays that it takes
         because pydensecrf's does; nothing is stored in them."""
-        q = (-self._energies).softmax(1)[0].numpy()
+        q = self._logits.softmax(1)[0].numpy()
         return q, numpy.empty_like(q), numpy.empty_like(q)
 
     def stepInference(self, Q: Array, tmp1: Array | None = None, tmp2: Array | None = None) -> None:
@@ -185,14 +199,16 @@ class DenseCRF:
         with torch.no_grad():
             total = (q * q.clamp_min(1e-20).log()).sum(dtype=torch.float64)
             # Where an infinite energy excludes a label, its probability is 0.
-            total += (q * self._energies).nan_to_num(0.0).sum(dtype=torch.float64)
+            total -= (q * self._logits).nan_to_num(0.0).sum(dtype=torch.float64)
             for term in self._terms:
                 total += (q * term.energies(q)).sum(dtype=torch.float64)
         return float(total)
 
     def map(self, n_iterations: int) -> Array:
         """The most probable label of each variable, int64 [nvar], after `n_iterations` steps."""
-        return self.inference(n_iterations).argmax(0)
+        with torch.no_grad():
+            labels = self._mean_field(mean_field_labels, _composed_labels, n_iterations)
+        return labels[0].numpy().astype(numpy.int64)
 
     # Learning.
 
@@ -219,7 +235,7 @@ class DenseCRF:
             leaf.requires_grad_()
         count = len(self._terms)
         mus, kernels = leaves[1 : 1 + count], leaves[1 + count :]
-        scores = -unary.energies(leaves[0])[None].clamp_max(-EXCLUDED)
+        scores = (-unary.energies(leaves[0])[None]).clamp_min(EXCLUDED)
         filters = [t.differentiable(p) for t, p in zip(self._terms, kernels, strict=True)]
         q = scores.softmax(1)
         for _ in range(max(0, int(n_iterations))):
@@ -269,10 +285,15 @@ class DenseCRF:
 
     def _own_unary(self) -> Unary:
         """The unary; zero energies where none was set."""
-        return ConstUnary(self._energies[0].numpy()) if self._unary is None else self._unary
+        return ConstUnary(-self._logits[0].numpy()) if self._unary is None else self._unary
+
+    def _mean_field(self, native: Any, composed: Any, n_iterations: int) -> torch.Tensor:
+        """By one call of the native core, which takes up to MAX_KERNELS terms, or step by step."""
+        run = native if len(self._terms) <= MAX_KERNELS else composed
+        return run(self._logits, [t.kernel for t in self._terms], max(0, int(n_iterations)))
 
     def _step(self, q: torch.Tensor) -> torch.Tensor:
-        refined = -self._energies
+        refined = self._logits.clone()
         for term in self._terms:
             refined -= term.energies(q)
         return refined.softmax(1)
@@ -308,7 +329,9 @@ class DenseCRF2D(DenseCRF):
         Raises:
             ValueError: widths that are not positive and finite; as addPairwiseEnergy.
         """
-        self._add(self._positions(sxy), compat, kernel, normalization)
+        sx, sy = _pair("sxy", sxy, 2).tolist()
+        lattice = position_lattice(self._height, self._width, (sx, sy), like=torch.empty(0))
+        self._add(self._positions(sxy), compat, kernel, normalization, lattice)
 
     def addPairwiseBilateral(
         self,
@@ -352,12 +375,8 @@ class DenseCRF2D(DenseCRF):
         return positions(self._height, self._width, _pair("sxy", sxy, 2), like=torch.empty(0))
 
 
-def _checked_energies(energies: torch.Tensor, expected: tuple[int, int]) -> torch.Tensor:
-    """[1, L, P], infinities replaced."""
-    if tuple(energies.shape) != expected:
-        raise ValueError(f"unary has shape {tuple(energies.shape)}, expected {expected}")
-    finite = check_values("unary energy", energies[None], higher_is_better=False)
-    return energies[None] if finite else energies[None].clamp_max(-EXCLUDED)
+def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:
+    return composition(logits, kernels, steps).argmax(1)
 
 
 def _count(name: str, value: Any) -> int:

@@ -33,10 +33,10 @@ class PairwiseKernel(nn.Module):
     M @ Q with a matrix M [L, L], row: the label that is charged. Vector and matrix act with their
     own sign, as in pydensecrf: positive numbers on the diagonal repel.
 
-    Parameters (nn.Parameter): `weight` (), `compatibility` [L] or [L, L] or None, `log_widths`.
-    Widths are learned as logarithms, so that they stay positive; they are frozen at first
-    (kernel.log_widths.requires_grad_() sets them free), because their gradient costs more than all
-    the others together.
+    Parameters (nn.Parameter): `weight` (), `compatibility` [L] or [L, L] or None, and `log_scales`:
+    widths are the initial ones times exp(log_scales), so that they stay positive. They are frozen
+    at first (kernel.log_scales.requires_grad_() sets them free): their gradient needs the lattice
+    built at every step.
 
     Raises:
         ValueError: widths that are not positive and finite, a compatibility that is neither a
@@ -59,10 +59,10 @@ class PairwiseKernel(nn.Module):
             allowed = ", ".join(map(repr, NORMALIZATIONS))
             raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
         self.normalization: Normalization = normalization
+        self.initial_widths: torch.Tensor
         self.weight = nn.Parameter(torch.tensor(float(weight)))
-        self.log_widths = nn.Parameter(
-            torch.tensor([math.log(w) for w in widths]), requires_grad=False
-        )
+        self.register_buffer("initial_widths", torch.tensor([float(w) for w in widths]))
+        self.log_scales = nn.Parameter(torch.zeros(len(widths)), requires_grad=False)
         self.compatibility = (
             None if compatibility is None else nn.Parameter(_as_compatibility(compatibility))
         )
@@ -70,15 +70,20 @@ class PairwiseKernel(nn.Module):
     @property
     def widths(self) -> torch.Tensor:
         """The widths of the features, in the units of the image."""
-        return self.log_widths.exp()
+        return self.initial_widths * self.log_scales.exp()
+
+    @property
+    def attraction(self) -> torch.Tensor:
+        """-weight * mu as a number (), a vector [L] or a matrix [L, L]: what it multiplies with the
+        filtered probabilities is added to the scores."""
+        return self.weight if self.compatibility is None else -self.weight * self.compatibility
 
     def message(self, filtered: torch.Tensor) -> torch.Tensor:
         """-weight * mu(filtered) [N, L, P]: what the term adds to the scores of the labels."""
-        weight = self.weight.to(filtered.dtype)
-        if self.compatibility is None:
-            return weight * filtered
-        mu = self.compatibility.to(filtered.dtype) * -weight
-        return mu[:, None] * filtered if mu.dim() == 1 else mu @ filtered
+        a = self.attraction.to(filtered.dtype)
+        if a.dim() == 2:
+            return a @ filtered
+        return a[:, None] * filtered if a.dim() == 1 else a * filtered
 
     def features(self, guide: Guide) -> torch.Tensor:
         """[N, D, H * W] in units of the widths."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
 
-from ..ops import gaussian_filter, upsample_bilinear
+from ..ops.gaussian_filter import gaussian_filter
 from ..ops.permutohedral_filter import Lattice, permutohedral_filter
+from ..ops.upsample_bilinear import upsample_bilinear
 from .checks import EXCLUDED, check_features, check_scores
 from .features import axis_features
 from .filters import Apply, normalized
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, Guide, PairwiseKernel
+from .mean_field import MAX_KERNELS, Kernel, mean_field, mean_field_labels
 from .presets import preset
+from .spatial import position_lattice
 from .window import window_filter
 
 Method = Literal["lattice", "exact", "window"]
 METHODS = ("lattice", "exact", "window")
 Term = tuple[Apply, Apply]
+_LEAST_PROBABILITY = 1.2e-38  # so that logarithms stay finite
 
 
 class DenseCRF(nn.Module):
@@ -31,7 +36,7 @@ class DenseCRF(nn.Module):
 
     where F_m is a normalised Gaussian filter over the kernel's features and mu_m its label
     compatibility (see PairwiseKernel). A pixel's message to itself is included, as in pydensecrf.
-    Gradients go to the logits, to weights and compatibilities and, once `log_widths` requires
+    Gradients go to the logits, to weights and compatibilities and, once `log_scales` requires
     them, to the widths (CRF-as-RNN).
 
     Args:
@@ -110,7 +115,7 @@ class DenseCRF(nn.Module):
         unary: torch.Tensor | None = None,
         features: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """Refined logits: their softmax over the labels is Q after the last step.
+        """Logarithms of the probabilities Q after the last step: refined logits.
 
         Args:
             logits: [N, L, h, w]: scores of the labels, as a network gives them, of the images'
@@ -121,26 +126,24 @@ class DenseCRF(nn.Module):
             features: one tensor [N, D, H, W] per FeatureKernel, in their order.
 
         Returns:
-            [N, L, H, W] in the dtype of logits (or unary); computed in float32 or float64.
+            [N, L, H, W] in the dtype of logits (or unary), computed in float32 or float64; at least
+            -87 (the logarithm of the smallest normal float32).
 
         Raises:
             ValueError: shapes that do not fit together, both or neither of logits and unary, images
                 or features that are missing, values that are NaN, pixels that exclude every label.
+            TypeError: dtype of logits or unary.
         """
-        given = _one_of(logits, unary)
-        name = "logits" if unary is None else "unary"
-        finite = check_scores(name, given, self.classes, higher_is_better=unary is None)
-        height, width = self._size(given, images, features)
-        dtype = torch.float64 if given.dtype is torch.float64 else torch.float32
-        scores = given.to(dtype) if unary is None else -given.to(dtype)
-        if not finite:
-            scores = scores.clamp_min(EXCLUDED)
-        if scores.shape[2:] != (height, width):
-            scores = upsample_bilinear(scores, (height, width), align_corners=self.align_corners)
-        with torch.autocast(scores.device.type, enabled=False):
-            terms = self._terms(Guide(scores, images, list(features)))
-            result = self._iterate(scores.flatten(2), terms)
-        return result.unflatten(2, (height, width)).to(given.dtype)
+        guide, dtype = self._guide(logits, images, unary, features)
+        with torch.autocast(guide.scores.device.type, enabled=False):
+            if self._is_frozen_lattice():
+                q = mean_field(guide.scores, self._lattice_kernels(guide), self.iterations)
+                result = q.clamp_min(_LEAST_PROBABILITY).log()
+            else:
+                refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
+                result = refined.log_softmax(1).view_as(guide.scores)
+                result = result.clamp_min(math.log(_LEAST_PROBABILITY))
+        return result.to(dtype)
 
     def predict(
         self,
@@ -150,13 +153,41 @@ class DenseCRF(nn.Module):
         unary: torch.Tensor | None = None,
         features: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """The most probable labels [N, H, W]: uint8 up to 256 classes, else int32."""
+        """The most probable labels [N, H, W], uint8 up to 256 classes, else int32.
+
+        Arguments and errors are those of forward. Not differentiable; faster than forward.
+        """
         with torch.no_grad():
-            refined = self(logits, images, unary=unary, features=features)
-        return refined.argmax(1).to(torch.uint8 if self.classes <= 256 else torch.int32)
+            guide, _ = self._guide(logits, images, unary, features)
+            if self._is_frozen_lattice():
+                kernels = self._lattice_kernels(guide)
+                return mean_field_labels(guide.scores, kernels, self.iterations)
+            refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
+            labels = refined.argmax(1).view(-1, *guide.scores.shape[2:])
+        return labels.to(torch.uint8 if self.classes <= 256 else torch.int32)
 
     def extra_repr(self) -> str:
         return f"classes={self.classes}, iterations={self.iterations}, method={self.method!r}"
+
+    def _guide(
+        self,
+        logits: torch.Tensor | None,
+        images: torch.Tensor | None,
+        unary: torch.Tensor | None,
+        features: Sequence[torch.Tensor],
+    ) -> tuple[Guide, torch.dtype]:
+        """Checked inputs with scores of full resolution, and the dtype of the result."""
+        given = _one_of(logits, unary)
+        name = "logits" if unary is None else "unary"
+        finite = check_scores(name, given, self.classes, higher_is_better=unary is None)
+        height, width = self._size(given, images, features)
+        compute = torch.float64 if given.dtype is torch.float64 else torch.float32
+        scores = given.to(compute) if unary is None else -given.to(compute)
+        if not finite:
+            scores = scores.clamp_min(EXCLUDED)
+        if scores.shape[2:] != (height, width):
+            scores = upsample_bilinear(scores, (height, width), align_corners=self.align_corners)
+        return Guide(scores, images, list(features)), given.dtype
 
     def _size(
         self,
@@ -187,13 +218,38 @@ class DenseCRF(nn.Module):
                 )
         return size
 
+    def _is_frozen_lattice(self) -> bool:
+        """Whether the native mean field serves: its lattices have no derivative to features."""
+        learned = any(k.log_scales.requires_grad for k in self._kernels())
+        return (
+            self.method == "lattice"
+            and len(self.kernels) <= MAX_KERNELS
+            and not (learned and torch.is_grad_enabled())
+        )
+
+    def _kernels(self) -> list[PairwiseKernel]:
+        return [kernel for kernel in self.kernels if isinstance(kernel, PairwiseKernel)]
+
+    def _lattice_kernels(self, guide: Guide) -> list[Kernel]:
+        return [
+            Kernel(self._lattice(k, guide), k.attraction, k.normalization) for k in self._kernels()
+        ]
+
+    def _lattice(self, kernel: PairwiseKernel, guide: Guide) -> Lattice:
+        if isinstance(kernel, GaussianKernel):
+            width = kernel.widths.item()
+            height, columns = guide.scores.shape[2:]
+            return position_lattice(height, columns, (width, width), like=guide.scores)
+        f = kernel.features(guide)
+        check_features("features", f)
+        return Lattice(f)
+
     def _terms(self, guide: Guide) -> list[Term]:
         """Each kernel's normalised filter of values [N, L, P], and what becomes of its result."""
         size = guide.scores.shape[2:]
         ones = guide.scores.new_ones(guide.scores.shape[0], 1, size[0] * size[1])
         terms: list[Term] = []
-        for kernel in self.kernels:
-            assert isinstance(kernel, PairwiseKernel)
+        for kernel in self._kernels():
             if isinstance(kernel, GaussianKernel) and self.method == "exact":
                 apply = _separable(size, kernel.widths, guide.scores)
             else:

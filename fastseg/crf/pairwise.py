@@ -10,6 +10,7 @@ from ..ops.permutohedral_filter import Lattice, permutohedral_filter
 from .checks import check_features
 from .compatibility import LabelCompatibility
 from .filters import Apply, Normalization, normalized
+from .mean_field import Kernel
 
 
 class KernelType(enum.IntEnum):
@@ -38,7 +39,7 @@ _NAMES: dict[NormalizationType, Normalization] = {
 
 
 class Pairwise:
-    """A Gaussian kernel over features [D, P] with its lattice, built when it is first needed.
+    """A Gaussian kernel over features [D, P], with its lattice.
 
     Raises:
         ValueError: features that are not finite, or too large for the lattice.
@@ -50,10 +51,12 @@ class Pairwise:
         compat: LabelCompatibility,
         kernel: KernelType,
         normalization: NormalizationType,
+        lattice: Lattice | None = None,
     ) -> None:
-        check_features("features", features[None])
+        if lattice is None:
+            check_features("features", features[None])
         self.compat = compat
-        self.kernel = kernel
+        self._type = kernel
         self.normalization = _NAMES[normalization]
         self._features = features
         dims = features.shape[0]
@@ -63,7 +66,7 @@ class Pairwise:
             self._parameters = torch.ones(dims)
         else:
             self._parameters = torch.eye(dims)
-        self.lattice = Lattice(features)
+        self.lattice = Lattice(features) if lattice is None else lattice
 
     @property
     def kernel_parameters(self) -> torch.Tensor:
@@ -77,6 +80,12 @@ class Pairwise:
         check_features("features", features[None])
         self.lattice = Lattice(features)
         self._parameters = parameters.clone()
+
+    @property
+    def kernel(self) -> Kernel:
+        """The term as mean_field takes it: compatibilities that attract."""
+        mu = self.compat.compat(self.compat.parameters)
+        return Kernel(self.lattice, mu if mu.dim() == 0 else -mu, self.normalization)
 
     def energies(self, q: torch.Tensor) -> torch.Tensor:
         """What the term adds to the energies [1, L, P] of probabilities [1, L, P]."""
@@ -93,8 +102,8 @@ class Pairwise:
         return normalized(lambda v: permutohedral_filter(v, f), ones, self.normalization)
 
     def _scaled(self, parameters: torch.Tensor) -> torch.Tensor:
-        if self.kernel is KernelType.CONST_KERNEL:
+        if self._type is KernelType.CONST_KERNEL:
             return self._features
-        if self.kernel is KernelType.DIAG_KERNEL:
+        if self._type is KernelType.DIAG_KERNEL:
             return parameters[:, None] * self._features
         return parameters @ self._features

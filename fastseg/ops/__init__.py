@@ -2,6 +2,7 @@
 
 from .dilated_conv2d import dilated_conv2d
 from .gaussian_filter import gaussian_filter
+from .permutohedral_filter import permutohedral_filter
 from .pyramid_pool import pyramid_pool
 from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
@@ -13,6 +14,7 @@ from .upsample_taps import upsample_taps
 __all__ = [
     "dilated_conv2d",
     "gaussian_filter",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",

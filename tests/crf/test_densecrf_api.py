@@ -93,7 +93,7 @@ def test_without_unary_and_without_terms():
 def test_steps_are_inference():
     d = crf()
     q, tmp1, tmp2 = d.startInference()
-    assert numpy.array_equal(q, d.inference(0))
+    assert abs(q - d.inference(0)).max() < 1e-6
     for _ in range(4):
         d.stepInference(q, tmp1, tmp2)
     assert abs(q - d.inference(4)).max() < 1e-6
@@ -150,7 +150,7 @@ def test_infinite_energy_excludes_a_label():
     u[1, :7] = INF
     d = crf(u=u)
     q = d.inference(5)
-    assert numpy.isfinite(q).all() and (q[1, :7] == 0).all()
+    assert numpy.isfinite(q).all() and (q[1, :7] < 1e-37).all()
     assert numpy.isfinite(d.klDivergence(q))
 
 
@@ -386,8 +386,8 @@ def test_random_calls_end_in_an_error_or_in_probabilities(model: Any):
             d.addPairwiseGaussian(widths[0], compat, normalization=norm)
             d.addPairwiseBilateral(widths[0], widths[1], picture, 1.0)
             d.addPairwiseEnergy(features, compat, normalization=norm)
+        q = d.inference(3)
     except (ValueError, TypeError):
         return
-    q = d.inference(3)
     assert q.shape == u.shape and numpy.isfinite(q).all()
     assert (q >= 0).all() and abs(q.sum(0) - 1).max() < 1e-4

@@ -189,7 +189,24 @@ def gaussian_filter(draw: Any) -> dict[str, Any]:
     return result
 
 
+@st.composite
+def permutohedral_filter(draw: Any) -> dict[str, Any]:
+    sizes = [draw(st.integers(low, high)) for low, high in ((0, 2), (1, 30), (12, 40))]
+    count = draw(_usually(st.integers(1, 8), st.sampled_from([0, 9])))
+    images = draw(_usually(st.just(sizes[0]), st.sampled_from([1, 3])))
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+    pixels = draw(_usually(st.just(sizes[2]), st.integers(0, 3)))
+    features = draw(tensors(images, count, pixels, dtype=dtype))
+    factor = draw(_usually(st.sampled_from([1.0, 7.0]), st.sampled_from([1e6, math.nan])))
+    return {
+        "values": draw(tensors(*sizes, dtype=draw(_usually(st.just(dtype), FLOATS)))),
+        "features": (features * factor).to(dtype),
+        "transpose": draw(st.booleans()),
+    }
+
+
 STRATEGIES = {
+    "permutohedral_filter": permutohedral_filter(),
     "upsample_bilinear": upsample_bilinear(),
     "upsample_argmax": upsample_argmax(),
     "upsample_cross_entropy": upsample_cross_entropy(),
