@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
+from .. import _native
 from ..ops.permutohedral_filter import Lattice
 from .checks import EXCLUDED, check_values
 from .compatibility import (
@@ -88,7 +89,7 @@ class DenseCRF:
         self._variables = _count("nvar", nvar)
         self._labels = _count("nlabels", nlabels)
         self._unary: Unary | None = None
-        self._logits = torch.zeros(1, self._labels, self._variables)  # negative energies
+        self._given_logits: torch.Tensor | None = None
         self._terms: list[Pairwise] = []
 
     # What belongs to the model.
@@ -129,7 +130,9 @@ class DenseCRF:
 
     def _set_energies(self, energies: torch.Tensor) -> None:
         check_values("unary energy", energies[None], higher_is_better=False)
-        self._logits = -energies[None]
+        negative = _native.with_huge_pages(torch.empty(1, *energies.shape))
+        torch.neg(energies, out=negative[0])
+        self._given_logits = negative
 
     def addPairwiseEnergy(
         self,
@@ -157,11 +160,11 @@ class DenseCRF:
                 f"Bad shape for pairwise energy (Need (?, {self._variables}), got {features.shape})"
             )
         tensor = torch.from_numpy(numpy.ascontiguousarray(features, dtype=numpy.float32))
-        self._add(tensor, compat, kernel, normalization)
+        self._add(lambda: tensor, compat, kernel, normalization)
 
     def _add(
         self,
-        features: torch.Tensor,
+        features: Callable[[], torch.Tensor],
         compat: Any,
         kernel: int,
         normalization: int,
@@ -283,6 +286,13 @@ class DenseCRF:
         for term, part in zip(self._terms, parts, strict=True):
             term.set_kernel_parameters(part)
 
+    @property
+    def _logits(self) -> torch.Tensor:
+        """Negative energies [1, L, P]; zero where none were given."""
+        if self._given_logits is None:
+            self._given_logits = torch.zeros(1, self._labels, self._variables)
+        return self._given_logits
+
     def _own_unary(self) -> Unary:
         """The unary; zero energies where none was set."""
         return ConstUnary(-self._logits[0].numpy()) if self._unary is None else self._unary
@@ -331,7 +341,7 @@ class DenseCRF2D(DenseCRF):
         """
         sx, sy = _pair("sxy", sxy, 2).tolist()
         lattice = position_lattice(self._height, self._width, (sx, sy), like=torch.empty(0))
-        self._add(self._positions(sxy), compat, kernel, normalization, lattice)
+        self._add(lambda: self._positions(sxy), compat, kernel, normalization, lattice)
 
     def addPairwiseBilateral(
         self,
@@ -369,7 +379,8 @@ class DenseCRF2D(DenseCRF):
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
         colors = torch.from_numpy(rgbim.astype(numpy.float32)).flatten(0, 1).T
         colors = colors / _pair("srgb", srgb, 3)[:, None]
-        self._add(torch.cat([self._positions(sxy), colors]), compat, kernel, normalization)
+        features = torch.cat([self._positions(sxy), colors])
+        self._add(lambda: features, compat, kernel, normalization)
 
     def _positions(self, sxy: Any) -> torch.Tensor:
         return positions(self._height, self._width, _pair("sxy", sxy, 2), like=torch.empty(0))

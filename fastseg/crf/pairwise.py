@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import torch
 
@@ -39,7 +40,7 @@ _NAMES: dict[NormalizationType, Normalization] = {
 
 
 class Pairwise:
-    """A Gaussian kernel over features [D, P], with its lattice.
+    """A Gaussian kernel over features [D, P], which `features` gives, with its lattice.
 
     Raises:
         ValueError: features that are not finite, or too large for the lattice.
@@ -47,26 +48,26 @@ class Pairwise:
 
     def __init__(
         self,
-        features: torch.Tensor,
+        features: Callable[[], torch.Tensor],
         compat: LabelCompatibility,
         kernel: KernelType,
         normalization: NormalizationType,
         lattice: Lattice | None = None,
     ) -> None:
         if lattice is None:
-            check_features("features", features[None])
+            check_features("features", features()[None])
+            lattice = Lattice(features())
+        self.lattice = lattice
         self.compat = compat
-        self._type = kernel
         self.normalization = _NAMES[normalization]
         self._features = features
-        dims = features.shape[0]
+        self._type = kernel
         if kernel is KernelType.CONST_KERNEL:
             self._parameters = torch.empty(0)
         elif kernel is KernelType.DIAG_KERNEL:
-            self._parameters = torch.ones(dims)
+            self._parameters = torch.ones(lattice.num_features)
         else:
-            self._parameters = torch.eye(dims)
-        self.lattice = Lattice(features) if lattice is None else lattice
+            self._parameters = torch.eye(lattice.num_features)
 
     @property
     def kernel_parameters(self) -> torch.Tensor:
@@ -103,7 +104,7 @@ class Pairwise:
 
     def _scaled(self, parameters: torch.Tensor) -> torch.Tensor:
         if self._type is KernelType.CONST_KERNEL:
-            return self._features
+            return self._features()
         if self._type is KernelType.DIAG_KERNEL:
-            return parameters[:, None] * self._features
-        return parameters @ self._features
+            return parameters[:, None] * self._features()
+        return parameters @ self._features()
