@@ -136,7 +136,7 @@ class DenseCRF(nn.Module):
         """
         guide, dtype = self._guide(logits, images, unary, features)
         with torch.autocast(guide.scores.device.type, enabled=False):
-            if self._is_frozen_lattice():
+            if self._is_frozen_lattice(guide):
                 q = mean_field(guide.scores, self._lattice_kernels(guide), self.iterations)
                 result = q.clamp_min(_LEAST_PROBABILITY).log()
             else:
@@ -159,7 +159,7 @@ class DenseCRF(nn.Module):
         """
         with torch.no_grad():
             guide, _ = self._guide(logits, images, unary, features)
-            if self._is_frozen_lattice():
+            if self._is_frozen_lattice(guide):
                 kernels = self._lattice_kernels(guide)
                 return mean_field_labels(guide.scores, kernels, self.iterations)
             refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
@@ -218,14 +218,13 @@ class DenseCRF(nn.Module):
                 )
         return size
 
-    def _is_frozen_lattice(self) -> bool:
+    def _is_frozen_lattice(self, guide: Guide) -> bool:
         """Whether the native mean field serves: its lattices have no derivative to features."""
-        learned = any(k.log_scales.requires_grad for k in self._kernels())
-        return (
-            self.method == "lattice"
-            and len(self.kernels) <= MAX_KERNELS
-            and not (learned and torch.is_grad_enabled())
-        )
+        if self.method != "lattice" or len(self.kernels) > MAX_KERNELS:
+            return False
+        learned = [k.log_scales for k in self._kernels()] + guide.features
+        learned += [] if guide.images is None else [guide.images]
+        return not (torch.is_grad_enabled() and any(x.requires_grad for x in learned))
 
     def _kernels(self) -> list[PairwiseKernel]:
         return [kernel for kernel in self.kernels if isinstance(kernel, PairwiseKernel)]
@@ -244,6 +243,10 @@ class DenseCRF(nn.Module):
         check_features("features", f)
         return Lattice(f)
 
+    def _is_fixed(self, kernel: PairwiseKernel) -> bool:
+        """Whether the kernel is that of an image's size alone."""
+        return isinstance(kernel, GaussianKernel) and not kernel.log_scales.requires_grad
+
     def _terms(self, guide: Guide) -> list[Term]:
         """Each kernel's normalised filter of values [N, L, P], and what becomes of its result."""
         size = guide.scores.shape[2:]
@@ -252,6 +255,8 @@ class DenseCRF(nn.Module):
         for kernel in self._kernels():
             if isinstance(kernel, GaussianKernel) and self.method == "exact":
                 apply = _separable(size, kernel.widths, guide.scores)
+            elif self.method == "lattice" and self._is_fixed(kernel):
+                apply = self._lattice(kernel, guide).filter
             else:
                 f = kernel.features(guide)
                 check_features("features", f)

@@ -151,6 +151,18 @@ def test_lattice_gradients_of_widths_are_those_of_the_filter():
     assert relative_error(ours, expected) < 1e-5
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_features_of_a_network_get_gradients(method):
+    """Images and features that require a gradient get one, and the result does not change."""
+    crf, logits, images, features = _small(method)
+    expected = crf(logits, images, features=[features]).detach()
+    guides = [images.requires_grad_(), features.requires_grad_()]
+    refined = crf(logits, images, features=[features])
+    assert relative_error(refined, expected) < 1e-12
+    for grad in torch.autograd.grad((refined * logits).sum(), guides):
+        assert grad.isfinite().all() and (grad != 0).any()
+
+
 def test_window_is_the_exact_sum_cut_off():
     torch.manual_seed(0)
     values, features = torch.randn(2, 3, 6, 7), torch.randn(2, 2, 6, 7)
