@@ -8,6 +8,7 @@ from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
+    gaussian_filter,
     permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
@@ -30,6 +31,7 @@ __all__ = [
     "crf",
     "dilated_conv2d",
     "fuse",
+    "gaussian_filter",
     "load_checkpoint",
     "permutohedral_filter",
     "pyramid_pool",

@@ -178,6 +178,18 @@ def upsample_taps(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def gaussian_filter(draw: Any) -> dict[str, Any]:
+    batch, points = draw(st.integers(0, 2)), draw(st.integers(1, 80))
+    result = {}
+    for name, most in (("values", 12), ("features", 8)):
+        usual = st.tuples(st.just(batch), st.integers(1, most), st.just(points))
+        odd = st.lists(st.integers(0, 4), max_size=4)
+        dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+        result[name] = draw(tensors(*draw(_usually(usual, odd)), dtype=dtype))
+    return result
+
+
+@st.composite
 def permutohedral_filter(draw: Any) -> dict[str, Any]:
     sizes = [draw(st.integers(low, high)) for low, high in ((0, 2), (1, 30), (12, 40))]
     count = draw(_usually(st.integers(1, 8), st.sampled_from([0, 9])))
@@ -201,6 +213,7 @@ STRATEGIES = {
     "upsample_confusion_matrix": _logits_and_target(),
     "pyramid_pool": pyramid_pool(),
     "dilated_conv2d": dilated_conv2d(),
+    "gaussian_filter": gaussian_filter(),
     "upsample_taps": upsample_taps(),
 }
 
