@@ -3,6 +3,7 @@
 pydensecrf (`pip install pydensecrf2`: its 1.1 is the same source and builds) is optional; without
 it fastseg is timed alone. It runs in one thread, as it always does. The image is a photograph
 where the shared data is at hand, else a synthetic one. Each case is checked before it is timed.
+On a machine that does other work too, set OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ def _pydensecrf(case: CrfCase, image: np.ndarray, energies: np.ndarray) -> np.nd
     return q
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_crf(case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("crf_case", CASES, ids=str)
+def test_crf(crf_case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) -> None:
+    case = crf_case
     quick = request.config.getoption("--quick")
     if quick and not case.quick:
         pytest.skip("--quick takes the smallest case")
