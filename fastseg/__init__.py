@@ -1,10 +1,15 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
+from . import crf
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
+from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .nn import fuse
 from .ops import (
     dilated_conv2d,
+    gaussian_filter,
+    permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -21,9 +26,14 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "capture",
     "check_targets",
+    "crf",
     "dilated_conv2d",
+    "fuse",
+    "gaussian_filter",
     "load_checkpoint",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",

@@ -46,6 +46,9 @@ public:
   const Span& span(std::int64_t i) const { return spans_[i]; }
   const Tap& tap(std::int64_t i) const { return taps_[i]; }
 
+  // Taps of one target, at most.
+  std::int64_t most_taps() const { return axis_.kernel; }
+
   // How many targets next to a block of targets read sources that the block reads too, at most.
   std::int64_t overlap() const {
     const std::int64_t span = (axis_.kernel - 1) * axis_.dilation;
