@@ -1,5 +1,6 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
+from . import crf
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
@@ -7,6 +8,8 @@ from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
+    gaussian_filter,
+    permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -14,6 +17,7 @@ from .ops import (
     upsample_conv2d,
     upsample_cross_entropy,
 )
+from .target_checks import check_targets
 
 __all__ = [
     "Backend",
@@ -23,9 +27,13 @@ __all__ = [
     "PSPNet",
     "__version__",
     "capture",
+    "check_targets",
+    "crf",
     "dilated_conv2d",
     "fuse",
+    "gaussian_filter",
     "load_checkpoint",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",

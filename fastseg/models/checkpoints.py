@@ -12,6 +12,7 @@ import torch
 
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .description import is_training_checkpoint, model_in
 from .files import StateDict, fill, read_tensors, unwrap
 from .pspnet import PSPNet
 from .smp_arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
@@ -70,7 +71,8 @@ def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Segme
     Args:
         source: file of torch.save (read with weights_only=True) or of safetensors, or a state dict.
             One level of wrapping ("state_dict", "model", ...) and the prefixes of DDP and
-            torch.compile are removed.
+            torch.compile are removed. Or a checkpoint of `fastseg train`, which says all of the
+            model itself; its averaged weights are taken where it has them.
 
     What is not in the weights (output stride, atrous rates, dropout, activation) has the default of
     the model's constructor; `save_pretrained` and `from_pretrained` keep it. Tensors of encoder
@@ -91,6 +93,8 @@ def load_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Segme
 
 
 def _build(origin: str, content: Any) -> SegmentationModel:
+    if is_training_checkpoint(content):
+        return model_in(origin, content)
     state_dict = unwrap(origin, content)
     family = _recognise(origin, state_dict)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
@@ -61,6 +62,7 @@ def flat_layers(modules: Iterable[nn.Module]) -> Iterable[Any]:
 
 
 def has_no_hooks(*modules: nn.Module) -> bool:
+    """Whether the modules may be run by other means than calling them."""
     return not any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -192,8 +194,9 @@ class _NormActConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor):
+        if torch.is_grad_enabled():  # create_graph=True
+            return _NormActConv._differentiable_backward(ctx, grad_out)
         x, gamma, beta, weight, mean, inverse_std, reserve = ctx.saved_tensors
         needs_x, needs_gamma, needs_beta, needs_weight = ctx.needs_input_grad[:4]
         scale = gamma * inverse_std
@@ -226,6 +229,21 @@ class _NormActConv(torch.autograd.Function):
         if needs_weight:
             grad_weight = grad_weight.to(weight.dtype)
         return *grads, grad_weight if needs_weight else None, None, None, None
+
+    @staticmethod
+    def _differentiable_backward(ctx: Any, grad_out: torch.Tensor) -> tuple[Any, ...]:
+        """The same through PyTorch's own derivatives, which have derivatives themselves."""
+        x, gamma, beta, weight = ctx.saved_tensors[:4]
+        y = F.batch_norm(x, None, None, gamma, beta, True, eps=ctx.eps)
+        y = y.clamp(0.0, ctx.limit).to(grad_out.dtype)
+        out = convolve(ctx.convolution, y, weight.to(grad_out.dtype), None)
+        inputs = (x, gamma, beta, weight)
+        needed = [i for i in range(4) if ctx.needs_input_grad[i]]
+        grads: list[Any] = [None] * 7
+        found = torch.autograd.grad(out, [inputs[i] for i in needed], grad_out, create_graph=True)
+        for index, grad in zip(needed, found, strict=True):
+            grads[index] = grad
+        return tuple(grads)
 
 
 def _convolution_backward(
