@@ -15,15 +15,19 @@ std::int64_t saved_floats(const Image& image, const Shape& shape) {
   return whole_lines(rows) * Layout(shape.labels).padded;
 }
 
-// Images at the same time where there are enough of them.
-template <class Fn> void each_image(std::int64_t batch, int threads, const Fn& fn) {
-  if (batch >= threads) return parallel_for(batch, threads, [&](std::int64_t n) { fn(n, 1); });
+// Small images at the same time where there are enough of them. Of larger ones the threads share
+// one after the other: two would not fit into the cache together.
+template <class Fn>
+void each_image(std::int64_t batch, const Shape& shape, int threads, const Fn& fn) {
+  const bool small = shape.labels * shape.pixels < 1 << 19;
+  if (small && batch >= threads)
+    return parallel_for(batch, threads, [&](std::int64_t n) { fn(n, 1); });
   for (std::int64_t n = 0; n < batch; ++n) fn(n, threads);
 }
 
 std::int64_t forward(const Image* images, std::int64_t batch, const Shape& shape, int threads) {
   Buffer<bool> good(batch);
-  each_image(batch, threads,
+  each_image(batch, shape, threads,
              [&](std::int64_t n, int inner) { good[n] = Forward(images[n], shape, inner).run(); });
   for (std::int64_t n = 0; n < batch; ++n)
     if (!good[n]) return n;
@@ -32,7 +36,7 @@ std::int64_t forward(const Image* images, std::int64_t batch, const Shape& shape
 
 void backward(const Image* images, const Gradients* gradients, std::int64_t batch,
               const Shape& shape, int threads) {
-  each_image(batch, threads, [&](std::int64_t n, int inner) {
+  each_image(batch, shape, threads, [&](std::int64_t n, int inner) {
     Backward(images[n], gradients[n], shape, inner).run();
   });
 }
