@@ -60,7 +60,7 @@ private:
   }
 
   void scale(const Plane& plane, int k, float* rows, std::int64_t count) const {
-    if (image_.kernels[k].kind == Compatibility::diagonal)
+    if (image_.kernels[k].kind != Compatibility::full)
       dispatch_plane(plane.width, [&](auto width) {
         scale_plane<width()>(image_.kernels[k], plane, shape_.labels, rows, count);
       });
@@ -76,44 +76,35 @@ private:
     Stencil stencil;
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
-      if (step > 0) slice_block(b, values_, false, stencil, x);
+      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels, shape_.labels,
+                     b);
+      vertices_.fill(image_, b, stencil);
+      if (step > 0) slice_block(values_, stencil, stencil.out(), x);
       softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
       if (step < shape_.steps)
-        slice_block(b, slopes_, true, stencil, slope);
+        slice_block(slopes_, stencil, stencil.in(), slope);
       else
         read(gradients_.probabilities + first, count, slope);
       softmax_backward(slope, x, shape_.labels);
       add(slope, first, count, step < shape_.steps);
-      if (step > 0) splat_block(b, stencil, slope, sums_[c]);
+      if (step > 0) splat_block(stencil, slope, sums_[c]);
     }
   }
 
-  // Of the values, or of the slopes, for which input and output are exchanged.
-  void slice_block(std::int64_t b, const Array& from, bool transpose, Stencil& stencil,
+  void slice_block(const Array& from, const Stencil& stencil, Stencil::Weights weights,
                    float* x) const {
-    stencil.count = 0;
-    for (int k = 0; k < vertices_.kernels; ++k) {
-      const Kernel& kernel = image_.kernels[k];
-      stencil.add(vertices_.lattice(k), b, transpose ? slopes_row(k) : vertices_.first_row[k],
-                  slice_factor(kernel, vertices_.lattice(k)),
-                  transpose ? kernel.scale_in : kernel.scale_out);
-    }
     vertices_.layout.each_group([&](auto width, std::int64_t first) {
       auto& block = block_at<width()>(x, first);
-      slice_pixels<width()>(from.group<width()>(first), stencil, block);
+      slice_pixels<width()>(from.group<width()>(first), stencil, weights, block);
       block.to_labels();
     });
   }
 
-  void splat_block(std::int64_t b, Stencil& stencil, float* slope, const Array& sums) const {
-    stencil.count = 0;
-    for (int k = 0; k < vertices_.kernels; ++k)
-      stencil.add(vertices_.lattice(k), b, vertices_.first_row[k], 1.0f,
-                  image_.kernels[k].scale_out);
+  void splat_block(const Stencil& stencil, float* slope, const Array& sums) const {
     vertices_.layout.each_group([&](auto width, std::int64_t first) {
       auto& block = block_at<width()>(slope, first);
       block.to_rows();
-      splat_pixels<width()>(block, stencil, sums.group<width()>(first));
+      splat_pixels<width()>(block, stencil, stencil.out(), sums.group<width()>(first));
     });
   }
 
@@ -134,33 +125,42 @@ private:
       }
   }
 
-  std::int64_t slopes_row(int k) const {
-    return vertices_.first_row[k] + (vertices_.ends_in_other(k) ? vertices_.rows : 0);
-  }
-
   // From the sums of the slopes to what the pass before slices; the gradients to the
   // compatibilities on the way.
   void exchange(int step) {
+    const auto buffers = [&](const Plane& plane, int k, float* out[2]) {
+      out[0] = plane.of(slopes_, vertices_.first_row[k]);
+      out[1] = plane.of(slopes_, vertices_.rows + vertices_.first_row[k]);
+      if (sums_in_spare(k)) std::swap(out[0], out[1]); // so that the blur ends in the first one
+    };
     vertices_.each_plane(threads_, [&](const Plane& plane, int k) {
-      dispatch_plane(plane.width, [&](auto width) {
-        vertices_.merge<width()>(plane, k, sums_, plane.of(slopes_, vertices_.first_row[k]));
-      });
+      float* at[2];
+      buffers(plane, k, at);
+      dispatch_plane(plane.width,
+                     [&](auto width) { vertices_.merge<width()>(plane, k, sums_, at[0]); });
     });
     parallel_for(vertices_.kernels, threads_, [&](std::int64_t k) {
       if (gradients_.compatibility[k] != nullptr) add_compatibility(static_cast<int>(k), step);
     });
     vertices_.each_plane(threads_, [&](const Plane& plane, int k) {
+      float* at[2];
+      buffers(plane, k, at);
+      const Kernel& kernel = image_.kernels[k];
       dispatch_plane(plane.width, [&](auto width) {
-        float* here = plane.of(slopes_, vertices_.first_row[k]);
-        float* other = plane.of(slopes_, vertices_.rows + vertices_.first_row[k]);
-        scale(plane, k, vertices_.blur<width()>(k, here, other, true),
-              vertices_.lattice(k).vertices + 1);
+        vertices_.blur<width()>(k, at[0], at[1], true,
+                                vertices_.lattice(k).alpha * scalar_of(kernel));
+        if (kernel.kind == Compatibility::diagonal)
+          scale_plane<width()>(kernel, plane, shape_.labels,
+                               plane.of(slopes_, vertices_.first_row[k]),
+                               vertices_.lattice(k).vertices + 1);
       });
     });
     for (int k = 0; k < vertices_.kernels; ++k)
       if (image_.kernels[k].kind == Compatibility::full)
-        mix_labels(image_.kernels[k], vertices_, slopes_, slopes_row(k), k, true, threads_);
+        mix_labels(image_.kernels[k], vertices_, slopes_, vertices_.first_row[k], k, true,
+                   threads_);
   }
+  bool sums_in_spare(int k) const { return vertices_.lattice(k).corners % 2 != 0; }
 
   // += sum over the vertices of slope[l] * value[m].
   void add_compatibility(int k, int step) {
@@ -168,15 +168,15 @@ private:
     const std::int64_t labels = shape_.labels, padded = vertices_.layout.padded;
     const std::int64_t size = compatibility_size(k), first = vertices_.first_row[k];
     double* const total = gradients_.compatibility[k];
-    const double alpha = vertices_.lattice(k).alpha;
     Buffer<float> slope(padded), value(padded), part(size);
     const std::int64_t count = vertices_.lattice(k).vertices;
+    const std::int64_t sums = first + (sums_in_spare(k) ? vertices_.rows : 0);
     for (std::int64_t begin = 1; begin <= count; begin += 512) { // float sums of a few terms
       std::fill_n(part.get(), size, 0.0f);
       for (std::int64_t row = begin; row <= std::min(count, begin + 511); ++row) {
         for (std::int64_t i = 0; i < vertices_.plane_count; ++i) {
           const Plane& plane = vertices_.plane(i);
-          std::copy_n(plane.of(slopes_, first + row), plane.width, slope.get() + plane.first);
+          std::copy_n(plane.of(slopes_, sums + row), plane.width, slope.get() + plane.first);
           std::copy_n(plane.of(saved(step), first + row), plane.width, value.get() + plane.first);
         }
         if (kind == Compatibility::full) {
@@ -188,7 +188,7 @@ private:
           for (std::int64_t l = 0; l < labels; ++l) part[0] += slope[l] * value[l];
         }
       }
-      for (std::int64_t i = 0; i < size; ++i) total[i] += alpha * static_cast<double>(part[i]);
+      for (std::int64_t i = 0; i < size; ++i) total[i] += static_cast<double>(part[i]);
     }
   }
 

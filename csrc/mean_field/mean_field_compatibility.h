@@ -11,19 +11,18 @@ template <int W> inline BlockRows<float, W>& block_at(float* x, std::int64_t fir
   return *reinterpret_cast<BlockRows<float, W>*>(x + first * kBlock);
 }
 
-// A scalar compatibility is part of the weights of the slice.
-inline float slice_factor(const Kernel& kernel, const LatticeView<float>& lattice) {
-  const bool scalar = kernel.kind == Compatibility::scalar;
-  return lattice.alpha * (scalar ? kernel.compatibility[0] : 1.0f);
+// A scalar compatibility.
+inline float scalar_of(const Kernel& kernel) {
+  return kernel.kind == Compatibility::scalar ? kernel.compatibility[0] : 1.0f;
 }
 
-// Multiplies each row of a plane with a diagonal compatibility.
+// Multiplies each row of a plane with a scalar or diagonal compatibility.
 template <int W>
 inline void scale_plane(const Kernel& kernel, const Plane& plane, std::int64_t labels, float* rows,
                         std::int64_t count) {
   float diagonal[W] = {};
   for (std::int64_t l = plane.first; l < std::min(labels, plane.first + W); ++l)
-    diagonal[l - plane.first] = kernel.compatibility[l];
+    diagonal[l - plane.first] = kernel.compatibility[kernel.kind == Compatibility::scalar ? 0 : l];
   for (std::int64_t row = 0; row < count; ++row)
     for (int l = 0; l < W; ++l) rows[row * W + l] *= diagonal[l];
 }

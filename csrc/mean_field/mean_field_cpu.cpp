@@ -12,7 +12,7 @@ namespace {
 std::int64_t saved_floats(const Image& image, const Shape& shape) {
   std::int64_t rows = 0;
   for (int k = 0; k < shape.kernels; ++k) rows += image.kernels[k].lattice->vertices + 1;
-  return rows * Layout(shape.labels).padded;
+  return whole_lines(rows) * Layout(shape.labels).padded;
 }
 
 // Images at the same time where there are enough of them.

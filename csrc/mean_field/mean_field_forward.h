@@ -40,40 +40,33 @@ private:
     bool good = true;
     Stencil stencil;
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
-      if (step > 0) slice_block(b, stencil, x);
+      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels, shape_.labels,
+                     b);
+      vertices_.fill(image_, b, stencil);
+      if (step > 0) slice_block(stencil, x);
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
       good &= softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
       if (last)
         write(x, first, count);
       else
-        splat_block(b, stencil, x, sums_[c]);
+        splat_block(stencil, x, sums_[c]);
     }
     return good;
   }
 
-  void slice_block(std::int64_t b, Stencil& stencil, float* x) const {
-    stencil.count = 0;
-    for (int k = 0; k < vertices_.kernels; ++k) {
-      const Kernel& kernel = image_.kernels[k];
-      stencil.add(vertices_.lattice(k), b, values_row(k),
-                  slice_factor(kernel, vertices_.lattice(k)), kernel.scale_out);
-    }
+  void slice_block(const Stencil& stencil, float* x) const {
     vertices_.layout.each_group([&](auto width, std::int64_t first) {
       auto& block = block_at<width()>(x, first);
-      slice_pixels<width()>(values_.group<width()>(first), stencil, block);
+      slice_pixels<width()>(values_.group<width()>(first), stencil, stencil.out(), block);
       block.to_labels();
     });
   }
 
-  void splat_block(std::int64_t b, Stencil& stencil, float* x, const Array& sums) const {
-    stencil.count = 0;
-    for (int k = 0; k < vertices_.kernels; ++k)
-      stencil.add(vertices_.lattice(k), b, vertices_.first_row[k], 1.0f,
-                  image_.kernels[k].scale_in);
+  void splat_block(const Stencil& stencil, float* x, const Array& sums) const {
     vertices_.layout.each_group([&](auto width, std::int64_t first) {
       auto& block = block_at<width()>(x, first);
       block.to_rows();
-      splat_pixels<width()>(block, stencil, sums.group<width()>(first));
+      splat_pixels<width()>(block, stencil, stencil.in(), sums.group<width()>(first));
     });
   }
 
@@ -88,32 +81,29 @@ private:
     if (image_.map != nullptr) most_probable(x, shape_.labels, count, image_.map + first);
   }
 
-  // Where a kernel's rows lie in values_: the blur ends in its first or second half.
-  std::int64_t values_row(int k) const {
-    return vertices_.first_row[k] + (vertices_.ends_in_other(k) ? vertices_.rows : 0);
-  }
-
-  // Sum of the chunks, blur and compatibility.
+  // From the sums of the chunks to what the next pass slices.
   void exchange(int step) {
     vertices_.each_plane(threads_, [&](const Plane& plane, int k) {
       dispatch_plane(plane.width, [&](auto width) {
-        float* here = plane.of(values_, vertices_.first_row[k]);
-        float* other = plane.of(values_, vertices_.rows + vertices_.first_row[k]);
-        vertices_.merge<width()>(plane, k, sums_, here);
-        const float* blurred = vertices_.blur<width()>(k, here, other, false);
-        const std::int64_t rows = vertices_.lattice(k).vertices + 1;
-        if (image_.saved != nullptr)
-          std::copy_n(blurred, rows * plane.width,
-                      plane.of({image_.saved + step * vertices_.size(), vertices_.rows},
-                               vertices_.first_row[k]));
-        if (image_.kernels[k].kind == Compatibility::diagonal)
-          scale_plane<width()>(image_.kernels[k], plane, shape_.labels, const_cast<float*>(blurred),
-                               rows);
+        const Kernel& kernel = image_.kernels[k];
+        const std::int64_t row = vertices_.first_row[k], rows = vertices_.lattice(k).vertices + 1;
+        const bool diagonal = kernel.kind == Compatibility::diagonal,
+                   save = image_.saved != nullptr;
+        const float scale = vertices_.lattice(k).alpha * (save ? 1.0f : scalar_of(kernel));
+        float* const out = plane.of(values_, row);
+        vertices_.exchange<width()>(plane, k, sums_, false, scale, out,
+                                    plane.of(values_, vertices_.rows + row));
+        if (save)
+          std::copy_n(out, rows * plane.width,
+                      plane.of({image_.saved + step * vertices_.size(), vertices_.rows}, row));
+        if (diagonal || (save && kernel.kind == Compatibility::scalar))
+          scale_plane<width()>(kernel, plane, shape_.labels, out, rows);
       });
     });
     for (int k = 0; k < vertices_.kernels; ++k)
       if (image_.kernels[k].kind == Compatibility::full)
-        mix_labels(image_.kernels[k], vertices_, values_, values_row(k), k, false, threads_);
+        mix_labels(image_.kernels[k], vertices_, values_, vertices_.first_row[k], k, false,
+                   threads_);
   }
 
   const Image& image_;

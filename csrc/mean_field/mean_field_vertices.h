@@ -82,6 +82,7 @@ public:
       rows += lattices_[k].vertices + 1;
       largest = std::max(largest, lattices_[k].vertices);
     }
+    rows = whole_lines(rows);
     blocks = (shape.pixels + kBlock - 1) / kBlock;
     chunks = chunk_count(blocks, largest);
     layout.each_group([&](auto width, std::int64_t first) {
@@ -138,19 +139,32 @@ public:
     R::zero().store(to, 0);
   }
 
-  // Blurs `here` with `other` as second buffer; returns which of the two holds the result.
-  template <int W> float* blur(int k, float* here, float* other, bool transpose) const {
+  // out, an array of this size, = blur of the sum of the chunks, times `scale`; `spare`: another
+  // one.
+  template <int W>
+  void exchange(const Plane& plane, int k, const Array* sums, bool transpose, float scale,
+                float* out, float* spare) const {
+    const bool odd = lattices_[k].corners % 2 != 0; // after as many exchanges the result is in out
+    merge<W>(plane, k, sums, odd ? spare : out);
+    blur<W>(k, odd ? spare : out, odd ? out : spare, transpose, scale);
+  }
+
+  // Blurs `here`, with `other` as second buffer: in turn, once per axis.
+  template <int W> void blur(int k, float* here, float* other, bool transpose, float scale) const {
     const LatticeView<float>& lattice = lattices_[k];
     RowArray<float, W> in(here, 0), out(other, 0);
     Row<float, W>::zero().store(out, 0);
     for (int i = 0; i < lattice.corners; ++i) {
       const int axis = transpose ? lattice.corners - 1 - i : i;
-      blur_axis<float, W>(lattice, axis, in, out, 1.0f, 0, lattice.vertices);
+      blur_axis<float, W>(lattice, axis, in, out, i + 1 == lattice.corners ? scale : 1.0f, 0,
+                          lattice.vertices);
       std::swap(in, out);
     }
-    return in.main;
   }
-  bool ends_in_other(int k) const { return lattices_[k].corners % 2 != 0; }
+
+  void fill(const Image& image, std::int64_t block, Stencil& stencil) const {
+    stencil.fill(image.kernels, lattices_, kernels, first_row, block);
+  }
 
   Layout layout;
   int kernels;

@@ -22,7 +22,8 @@ public:
   Filter(const Lattice& lattice, std::int64_t labels, int threads)
       : lattice_(lattice), labels_(labels), threads_(threads),
         chunks_(chunk_count(lattice_.blocks, lattice_.vertices)),
-        size_((lattice_.vertices + 1) * W), memory_((chunks_ + 1) * size_) {}
+        rows_(whole_lines(lattice_.vertices + 1)), size_(rows_ * W),
+        memory_((chunks_ + 1) * size_) {}
 
   // The values of the vertices after splat and blur of values [labels, P].
   Rows spread(const T* values, bool transpose) {
@@ -89,9 +90,7 @@ private:
   std::int64_t first_block(std::int64_t task) const {
     return std::min<std::int64_t>(task * 128, lattice_.blocks);
   }
-  Rows rows(std::int64_t array) {
-    return Rows(memory_.get() + array * size_, lattice_.vertices + 1);
-  }
+  Rows rows(std::int64_t array) { return Rows(memory_.get() + array * size_, rows_); }
 
   // The block's values by pixel; zero beyond the last pixel and label.
   void read(const T* values, std::int64_t b, BlockRows<T, W>& block) const {
@@ -145,7 +144,7 @@ private:
   LatticeView<T> lattice_;
   std::int64_t labels_;
   int threads_;
-  std::int64_t chunks_, size_;
+  std::int64_t chunks_, rows_, size_;
   Buffer<T> memory_;
 };
 

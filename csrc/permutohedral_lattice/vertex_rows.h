@@ -242,6 +242,10 @@ inline void blur_axis(const LatticeView<T>& lattice, int axis, const RowArray<T,
   }
 }
 
+// Rows of an array that holds `rows` of them: with these, each part of an array begins at a cache
+// line.
+inline std::int64_t whole_lines(std::int64_t rows) { return (rows + 15) / 16 * 16; }
+
 // Parts of the pixels that are added up apart and then in order: their number depends on sizes
 // alone, so results are the same bits at any thread count.
 inline std::int64_t chunk_count(std::int64_t blocks, std::int64_t vertices) {

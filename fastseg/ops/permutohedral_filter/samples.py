@@ -117,7 +117,7 @@ SAMPLES = OpSamples(
     differentiable=("values", "features"),
     linear_in="values",
     cpu_workloads=(
-        _workload("N1 L21 366x500 D5", 21, 366, 500),
-        _workload("N1 L2 366x500 D5", 2, 366, 500),
+        _workload("N1 L21 120x160 D5", 21, 120, 160),
+        _workload("N1 L2 120x160 D5", 2, 120, 160),
     ),
 )
