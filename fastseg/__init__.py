@@ -3,7 +3,9 @@
 from . import crf
 from ._version import __version__
 from .backends import Backend, BackendUnavailable, use_backend
+from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .nn import fuse
 from .ops import (
     dilated_conv2d,
     gaussian_filter,
@@ -15,6 +17,7 @@ from .ops import (
     upsample_conv2d,
     upsample_cross_entropy,
 )
+from .target_checks import check_targets
 
 __all__ = [
     "Backend",
@@ -23,8 +26,11 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "capture",
+    "check_targets",
     "crf",
     "dilated_conv2d",
+    "fuse",
     "gaussian_filter",
     "load_checkpoint",
     "permutohedral_filter",

@@ -12,6 +12,8 @@
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
+
 enum class Direction { forward, backward };
 
 // A tap of a span, and the source that the span's first target reads through it.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..classes import ClassSet
+from ..nn.fusion import is_fused
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
@@ -61,6 +62,20 @@ class SegmentationModel(Pretrained):
             -(-(height - offset) // step) * step + offset,
             -(-(width - offset) // step) * step + offset,
         )
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """Sets the mode of every module.
+
+        Raises:
+            ValueError: training mode of a model that comes from `fastseg.fuse`.
+        """
+        if mode and is_fused(self):
+            raise ValueError(
+                f"train is called on a fused {type(self).__name__}, which is for inference only: "
+                "train the model that fastseg.fuse was given, and fuse it again"
+            )
+        super().train(mode)
+        return self
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, 3, H, W] with its border repeated at the bottom and right, up to `padded_size`.

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import ASPP, Chain, SeparableConv2d
-from ..nn.chain import run_chain
+from ..nn import ASPP, Chain, SeparableConv2d, upsample_separable_conv2d
+from ..nn.chain import can_be_folded, folded_parameters, has_no_hooks, run_chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
+from ..ops.upsample_conv2d.plan import separable_pays
 from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
@@ -25,6 +26,7 @@ class DeepLabV3Decoder(Decoder):
     """ASPP, then 3x3 convolution, batch norm and ReLU."""
 
     reads = (-1,)
+    chains = (("conv", "bn", "relu"),)
 
     def __init__(
         self,
@@ -78,10 +80,32 @@ class DeepLabV3PlusDecoder(Decoder):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
-        low = features[2]
-        size = (low.shape[2], low.shape[3])
-        high = upsample_bilinear(self.aspp(features[-1]), size, align_corners=True)
-        return self.block2(torch.cat([high, self.block1(low)], dim=1))
+        low = self.block1(features[2])
+        size = [low.shape[2], low.shape[3]]
+        high = self.aspp(features[-1])
+        if self._commutes(high, size):
+            return self._fused(high, low)
+        resized = upsample_bilinear(high, (size[0], size[1]), align_corners=True)
+        return self.block2(torch.cat([resized, low], dim=1))
+
+    def _commutes(self, high: torch.Tensor, size: list[int]) -> bool:
+        """Whether block2 may be computed by its weights, and is cheaper before the resize."""
+        modules: Any = self.block2
+        return has_no_hooks(*modules.modules()) and separable_pays(
+            high, modules[0][1].weight[:, : high.shape[1]], size
+        )
+
+    def _fused(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """block2 of both maps at the size of the second, which are neither resized nor joined."""
+        modules: Any = self.block2
+        (depthwise, pointwise), norm, relu = modules
+        weight, bias = pointwise.weight, pointwise.bias
+        if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
+            weight, bias = folded_parameters(pointwise, norm)
+            norm = nn.Identity()
+        parts = [high, low]
+        y = upsample_separable_conv2d(parts, depthwise.weight, weight, bias, align_corners=True)
+        return relu(norm(y))
 
 
 class DeepLabV3(EncoderDecoder):
