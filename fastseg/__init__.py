@@ -1,6 +1,7 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
 from ._version import __version__
+from .accelerate import accelerate, predict, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .ops import (
@@ -20,9 +21,12 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "accelerate",
     "dilated_conv2d",
     "load_checkpoint",
+    "predict",
     "pyramid_pool",
+    "restore",
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",
