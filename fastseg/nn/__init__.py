@@ -8,7 +8,8 @@ from .loss import UpsampleCrossEntropy
 from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
-from .separable import SeparableConv2d
+from .pyramid_conv import pyramid_conv2d
+from .separable import SeparableConv2d, upsample_separable_conv2d
 
 __all__ = [
     "ASPP",
@@ -23,4 +24,6 @@ __all__ = [
     "make_activation",
     "make_norm",
     "mlp_fuse",
+    "pyramid_conv2d",
+    "upsample_separable_conv2d",
 ]
