@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -150,12 +150,27 @@ def run_resized(
 
     The convolution must be one that `resizable` has nothing against.
     """
+
+    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return upsample_conv2d(parts, weight, bias, size, mode, align_corners)
+
+    return run_after(convolve, layers)
+
+
+def run_after(
+    convolve: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    layers: Iterable[nn.Module],
+) -> torch.Tensor:
+    """The layers, of which the first is a convolution, as convolve(weight, bias).
+
+    Without gradients a batch norm in eval mode becomes part of its weight, as in `run`.
+    """
     convolution, *after = flat(layers)
     weight, bias = convolution.weight, convolution.bias
     inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if inference and after and foldable(convolution, after[0]):
         weight, bias = folded_parameters(convolution, after.pop(0))
-    y = upsample_conv2d(parts, weight, bias, size, mode, align_corners)
+    y = convolve(weight, bias)
     if inference and after and _is_clamp(after[0]):
         y = y.clamp_(0.0, 6.0 if isinstance(after.pop(0), nn.ReLU6) else float("inf"))
     return run(y, *after)

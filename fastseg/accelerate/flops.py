@@ -29,7 +29,11 @@ class Counter:
         self._copy = copy.deepcopy(model, memo).eval()
         for module in self._copy.modules():
             for hooks in _HOOKS:
-                getattr(module, hooks).clear()
+                table = getattr(module, hooks)
+                for key, hook in list(table.items()):
+                    # transformers collects hidden states by hooks; a user's must not see the copy.
+                    if not getattr(hook, "__module__", "").startswith("transformers."):
+                        del table[key]
         convolution = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
         self._shape = (1, convolution.in_channels, *image_size)
         self._like = convolution.weight

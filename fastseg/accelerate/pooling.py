@@ -9,7 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..nn.pyramid_conv import pyramid_conv2d
 from ..ops.pyramid_pool import pyramid_pool
+from .chains import run_after
+
+
+def run_pooled(
+    x: torch.Tensor,
+    branches: Iterable[Any],
+    layers: Iterable[nn.Module],
+    input_first: bool,
+    align_corners: bool,
+) -> torch.Tensor:
+    """Layers, of which the first is a convolution, on a map beside its upsampled averages.
+
+    Args:
+        branches: pairs of an nn.AdaptiveAvgPool2d and what follows on its cells.
+        input_first: concatenated as [x, branches] or [branches, x].
+    """
+    pools, followers = zip(*branches, strict=True)
+    cells = [f(a) for f, a in zip(followers, averages(x, pools), strict=True)]
+
+    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return pyramid_conv2d(
+            x, cells, weight, bias, input_first=input_first, align_corners=align_corners
+        )
+
+    return run_after(convolve, layers)
 
 
 def averages(x: torch.Tensor, pools: Iterable[Any]) -> list[torch.Tensor]:

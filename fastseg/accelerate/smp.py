@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ..nn.mlp_head import mlp_fuse
+from ..nn.separable import upsample_separable_conv2d
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import is_sequence, resizable, run, run_resized
+from .chains import flat, is_sequence, resizable, run, run_after, run_resized
 from .layout import as_given, for_inference
-from .pooling import averages, unusual_pools
+from .pooling import run_pooled, unusual_pools
 from .swap import Swap, named, original_class, register
 from .switch import low_resolution
 from .torchvision import aspp, aspp_skips, aspp_unfit
@@ -97,11 +98,8 @@ def _unet_block_unfit(self: Any) -> str | None:
 
 def _psp_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
     x = features[-1]
-    blocks = [block.pool for block in self.psp.blocks]
-    pooled = averages(x, [pool for pool, _ in blocks])
-    parts = [layers(a) for (_, layers), a in zip(blocks, pooled, strict=True)]
-    size = (x.shape[2], x.shape[3])
-    return self.dropout(run_resized([*parts, x], self.conv, size, align_corners=True))
+    branches = [block.pool for block in self.psp.blocks]
+    return self.dropout(run_pooled(x, branches, self.conv, input_first=False, align_corners=True))
 
 
 def _psp_decoder_skips(self: Any) -> Iterable[nn.Module]:
@@ -114,11 +112,43 @@ def _psp_decoder_unfit(self: Any) -> str | None:
     return unusual_pools(b.pool[0] for b in self.psp.blocks) or _layers_of(self.conv)
 
 
+def _deeplabv3plus_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
+    """The separable convolution over both maps, neither of them resized or concatenated."""
+    low = self.block1(features[2])
+    high = self.aspp(features[-1])
+    scale = int(self.up.scale_factor)
+    if (high.shape[2] * scale, high.shape[3] * scale) != (low.shape[2], low.shape[3]):
+        return self.block2(torch.cat([self.up(high), low], 1))
+    depthwise, *layers = flat(self.block2)
+
+    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return upsample_separable_conv2d(
+            [high, low], depthwise.weight, weight, bias, align_corners=True
+        )
+
+    return run_after(convolve, layers)
+
+
+def _deeplabv3plus_decoder_skips(self: Any) -> Iterable[nn.Module]:
+    separable = self.block2[0]
+    return self.up, self.block2, separable, *separable
+
+
+def _deeplabv3plus_decoder_unfit(self: Any) -> str | None:
+    up, (depthwise, pointwise) = self.up, self.block2[0]
+    if up.mode != "bilinear" or not up.align_corners or not float(up.scale_factor).is_integer():
+        return f"it upsamples with {up}"
+    if depthwise.kernel_size != (3, 3) or depthwise.groups != depthwise.in_channels:
+        return f"{depthwise} is no depthwise 3x3 convolution"
+    if depthwise.bias is not None or depthwise.padding != (1, 1) or depthwise.stride != (1, 1):
+        return f"{depthwise} has a bias, or does not keep the size"
+    if depthwise.dilation != (1, 1) or depthwise.padding_mode != "zeros":
+        return f"{depthwise} is dilated, or does not pad with zeros"
+    return resizable(pointwise)
+
+
 def _upernet_psp(self: Any, feature: torch.Tensor) -> torch.Tensor:
-    pooled = averages(feature, [pool for pool, _ in self.blocks])
-    parts = [layers(a) for (_, layers), a in zip(self.blocks, pooled, strict=True)]
-    size = (feature.shape[2], feature.shape[3])
-    return run_resized([feature, *parts], self.out_conv, size)
+    return run_pooled(feature, self.blocks, self.out_conv, input_first=True, align_corners=False)
 
 
 def _upernet_psp_skips(self: Any) -> Iterable[nn.Module]:
@@ -223,6 +253,15 @@ register(
         _FEATURES,
         _psp_decoder_skips,
         _psp_decoder_unfit,
+    ),
+    Swap(
+        "smp.deeplabv3plus_decoder",
+        "separable convolution without the resized and concatenated maps",
+        named(f"{_DECODERS}.deeplabv3.decoder", "DeepLabV3PlusDecoder"),
+        _deeplabv3plus_decoder,
+        _FEATURES,
+        _deeplabv3plus_decoder_skips,
+        _deeplabv3plus_decoder_unfit,
     ),
     Swap(
         "smp.aspp",

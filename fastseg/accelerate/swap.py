@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 # Modules whose parameters may be used without calling the module itself. Whatever changes how a
 # parameter is stored or used (parametrizations, quantisation, adapters) has another class.
 _PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+# What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
+_STORED = (nn.Parameter, torch.Tensor, FakeTensor)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _MARK = "_fastseg_swap"
 
@@ -89,10 +92,7 @@ def swap_of(module: nn.Module) -> Swap | None:
 def reason_against(swap: Swap, module: Any) -> str | None:
     """Why a module that matches is left alone, or None."""
     if swap.arguments is not None:
-        code = getattr(
-            original_class(module).forward, "__wrapped__", original_class(module).forward
-        )
-        found = code.__code__.co_varnames[1 : code.__code__.co_argcount]
+        found = tuple(_arguments(original_class(module)))
         if found != swap.arguments:
             return f"forward takes ({', '.join(found)}), known is ({', '.join(swap.arguments)})"
     if "forward" in vars(module):
@@ -131,8 +131,7 @@ def not_plain(part: nn.Module) -> str | None:
         return f"a {type(part).__name__} is inside"
     for name in part._parameters:
         value = getattr(part, name)
-        # Replicas of DataParallel and of torch.func hold plain tensors.
-        if value is not None and type(value) not in (nn.Parameter, torch.Tensor):
+        if value is not None and type(value) not in _STORED:
             return f"{name} of a {original_class(part).__name__} is a {type(value).__name__}"
     if "forward" in vars(part):
         return f"the forward of a {original_class(part).__name__} is overridden"
@@ -141,7 +140,8 @@ def not_plain(part: nn.Module) -> str | None:
 
 def swap_in(module: nn.Module, swap: Swap) -> None:
     """Exchanges the class of a module."""
-    module.__class__ = swapped_class(original_class(module), swap.key)
+    kind: Any = original_class(module)
+    module.__class__ = swapped_class(kind, swap.key)
 
 
 def swap_out(module: nn.Module) -> bool:
@@ -202,7 +202,7 @@ def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
     return type(original.__name__, (original,), content)
 
 
-def _rebuild(original: type[nn.Module], key: str) -> nn.Module:
+def _rebuild(original: Any, key: str) -> nn.Module:
     kind: Any = swapped_class(original, key)
     return kind.__new__(kind)
 

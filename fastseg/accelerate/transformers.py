@@ -14,7 +14,7 @@ from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
 from .chains import resizable, run, run_resized
 from .layout import as_given
-from .pooling import averages, unusual_pools
+from .pooling import run_pooled, unusual_pools
 from .swap import Swap, has_hooks, named, original_class, register
 from .switch import low_resolution
 
@@ -136,10 +136,9 @@ def _upernet_head(self: Any, encoder_hidden_states: list[torch.Tensor]) -> torch
 
 
 def _pooled(self: Any, x: torch.Tensor) -> torch.Tensor:
-    blocks = [block.layers for block in self.psp_modules.blocks]
-    pooled = averages(x, [pool for pool, _ in blocks])
-    parts = [layers(a) for (_, layers), a in zip(blocks, pooled, strict=True)]
-    return run_resized([x, *parts], _layers(self.bottleneck), (x.shape[2], x.shape[3]))
+    branches = [block.layers for block in self.psp_modules.blocks]
+    layers = _layers(self.bottleneck)
+    return run_pooled(x, branches, layers, input_first=True, align_corners=False)
 
 
 def _layers(module: Any) -> tuple[nn.Module, ...]:
