@@ -41,10 +41,15 @@ def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
 
 
 def run_residual(
-    x: torch.Tensor, identity: torch.Tensor, convolution: nn.Module, norm: nn.Module, act: nn.Module
+    x: torch.Tensor, identity: torch.Tensor, convolution: Any, norm: Any, act: Any
 ) -> torch.Tensor:
-    """act(norm(convolution(x)) + identity); with gradients, as written."""
-    return act(run(x, convolution, norm) + identity)
+    """act(norm(convolution(x)) + identity), without gradients in fewer passes as in `run`."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return act(norm(convolution(x)) + identity)
+    if not pays(convolution, norm, x):
+        return act(norm(convolution(x)).add_(identity))
+    y = _convolve(convolution, x, *folded_parameters(convolution, norm), None)
+    return act(y.add_(identity))
 
 
 def flat(modules: Iterable[nn.Module]) -> Iterable[Any]:

@@ -181,6 +181,9 @@ def _upernet_decoder_unfit(self: Any) -> str | None:
 
 def _segformer_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
     levels = features[: -len(self.mlp_stage) - 1 : -1]  # the coarsest first
+    size = (features[0].shape[2] // 4, features[0].shape[3] // 4)
+    if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
+        return original_class(self).forward(self, features)
     linears = [stage.linear for stage in self.mlp_stage]
     weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
     convolution, *after = self.fuse_stage
