@@ -139,7 +139,7 @@ def test_loss_without_full_resolution_logits(case: Case, peers: Any) -> None:
     target = torch.randint(0, CLASSES, (2, 64, 64))
     target[:, :5] = 255
     coarse = ours(x)
-    assert logits(coarse).shape[2] < 64
+    assert logits(coarse).shape[2] < 64 or case.name == "smp-unet"  # which ends at full size
     found = report.loss_fn(coarse, target)
     result = theirs(x)
     full = F.interpolate(logits(result), x.shape[2:], mode="bilinear")
