@@ -34,7 +34,10 @@ def is_model(module: nn.Module) -> bool:
 
 
 def _model(self: Any, x: torch.Tensor) -> Any:
-    result = original_class(self).forward(self, for_inference(x))
+    images = for_inference(x)
+    result = original_class(self).forward(self, images)
+    if images is x:
+        return result
     if isinstance(result, tuple):
         return (as_given(result[0], x), *result[1:])
     return as_given(result, x)
