@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -54,9 +55,25 @@ def dtype_code(x: torch.Tensor) -> int:
     return DTYPE_CODES[x.dtype]
 
 
+def on_cuda(x: torch.Tensor) -> bool:
+    """Whether x goes through CUDA kernels (the tests run those on CPU tensors, too)."""
+    return x.is_cuda
+
+
 def stream(x: torch.Tensor) -> int:
     """The current CUDA stream of x's device, as the integer that launchers take."""
     return torch.cuda.current_stream(x.device).cuda_stream
+
+
+def launch(core: ModuleType, function: str, x: torch.Tensor, *args: Any, **keywords: Any) -> Any:
+    """Calls core.cpu_<function>, or core.cuda_<function> on the device and the stream of x.
+
+    The last positional argument, after `args`, is the number of threads or the stream.
+    """
+    if on_cuda(x):
+        with torch.cuda.device_of(x):
+            return getattr(core, f"cuda_{function}")(*args, stream(x), **keywords)
+    return getattr(core, f"cpu_{function}")(*args, torch.get_num_threads(), **keywords)
 
 
 # From this size on glibc gives every tensor a mapping of its own, returned when the tensor dies.

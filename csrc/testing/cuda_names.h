@@ -23,7 +23,10 @@
 
 #define FASTSEG_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-inline void __syncthreads(FASTSEG_PLACE) { fastseg::cuda_on_cpu::sync_threads(file, line); }
+inline void __syncthreads(FASTSEG_PLACE) { fastseg::cuda_on_cpu::sync_threads(false, file, line); }
+inline int __syncthreads_or(int predicate, FASTSEG_PLACE) {
+  return fastseg::cuda_on_cpu::sync_threads(predicate != 0, file, line) ? 1 : 0;
+}
 inline void __syncwarp(unsigned mask = 0xffffffff, FASTSEG_PLACE) {
   fastseg::cuda_on_cpu::exchange(mask, 0, file, line);
 }
@@ -73,6 +76,18 @@ template <class T> T atomicExch(T* p, T v) { return std::exchange(*p, v); }
 template <class T> T atomicCAS(T* p, T expected, T v) {
   return std::exchange(*p, *p == expected ? v : *p);
 }
+
+namespace fastseg::cuda_on_cpu {
+// The hardware's 2^x is off by up to 2^-22; here it is by as much, up or down as the bits fall.
+inline float exp2_approx(float x) {
+  const double y = std::exp2(static_cast<double>(x));
+  if (!(y >= 0x1p-126) || std::isinf(y)) return y < 1.0 ? 0.0f : static_cast<float>(y);
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const double error = (bits * 2654435761u >> 16) / 32768.0 - 1.0;
+  return static_cast<float>(y * (1.0 + 0x1p-22 * error));
+}
+} // namespace fastseg::cuda_on_cpu
 
 template <class T> T __ldg(const T* p) { return *p; }
 

@@ -64,6 +64,7 @@ struct Fiber {
   unsigned mask = 0;
   std::uint64_t given = 0;
   std::array<std::uint64_t, kWarp> received{};
+  bool vote = false, any_vote = false; // of __syncthreads_or: its own, and the block's
 };
 
 struct Free {
@@ -74,6 +75,7 @@ struct Machine {
   std::mutex lock;
   std::mt19937 random{0};
   bool shuffled = false;
+  std::int64_t launches = 0; // since the module was loaded
   std::vector<std::unique_ptr<Fiber>> fibers;
   int count = 0; // threads of a block
   Fiber* current = nullptr;
@@ -209,8 +211,14 @@ inline bool release_barrier() {
       throw std::runtime_error("divergent barrier, " + census());
   }
   if (first == nullptr) return false;
+  bool any = false;
   for (int i = 0; i < m.count; ++i)
-    if (m.fibers[i]->state == State::at_barrier) m.fibers[i]->state = State::ready;
+    any = any || (m.fibers[i]->state == State::at_barrier && m.fibers[i]->vote);
+  for (int i = 0; i < m.count; ++i) {
+    if (m.fibers[i]->state != State::at_barrier) continue;
+    m.fibers[i]->state = State::ready;
+    m.fibers[i]->any_vote = any;
+  }
   return true;
 }
 
@@ -292,6 +300,7 @@ void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
     m.count = static_cast<int>(block.x * block.y * block.z);
     m.kernel = kernel;
     m.error = nullptr;
+    ++m.launches;
     m.shared.clear();
     const auto allocate = [](std::size_t bytes) {
       return static_cast<unsigned char*>(std::aligned_alloc(16, (bytes + 15) / 16 * 16));
@@ -349,8 +358,10 @@ inline void wait(State state, const char* file, int line) {
   self.state = state;
   enter_scheduler();
 }
-inline void sync_threads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+inline bool sync_threads(bool vote, const char* file, int line) {
+  machine().current->vote = vote;
   wait(State::at_barrier, file, line);
+  return machine().current->any_vote;
 }
 
 inline int lane_index() { return machine().current_index % kWarp; }

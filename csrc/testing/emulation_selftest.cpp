@@ -70,6 +70,7 @@ void run(const std::string& name, std::uintptr_t address, int blocks) {
 void bind_cuda_on_cpu(py::module_& m) {
   py::module_ sub = m.def_submodule("cuda_on_cpu");
   sub.def("set_order", &cuda_on_cpu::set_order, py::arg("seed"));
+  sub.def("launches", [] { return cuda_on_cpu::machine().launches; });
   sub.def("run", &run, py::arg("kernel"), py::arg("out"), py::arg("blocks"));
 }
 

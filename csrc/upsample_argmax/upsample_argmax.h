@@ -24,4 +24,9 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+void forward(DType dtype, LabelType label_type, const void* logits, void* labels,
+             const Shape& shape, std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::upsample_argmax

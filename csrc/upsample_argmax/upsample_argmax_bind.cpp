@@ -25,6 +25,16 @@ void bind_upsample_argmax(py::module_& m) {
                               pointer(logits), pointer(labels), shape, threads);
       },
       release_gil());
+#ifdef FASTSEG_WITH_CUDA
+  sub.def(
+      "cuda_forward",
+      [](int dtype, int label_type, std::uintptr_t logits, std::uintptr_t labels,
+         const Shape& shape, std::uintptr_t stream) {
+        cuda::forward(static_cast<DType>(dtype), static_cast<LabelType>(label_type),
+                      pointer(logits), pointer(labels), shape, stream);
+      },
+      release_gil());
+#endif
 }
 
 } // namespace fastseg

@@ -21,4 +21,12 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+// Adds to counts. Targets that are neither a class nor ignore_index are not counted; the flat index
+// of the first one lowers *bad, if that is not null.
+void forward(DType dtype, LabelType target_type, const void* logits, const void* target,
+             std::int64_t ignore_index, std::int64_t* counts, std::int64_t* bad, const Shape& shape,
+             std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::upsample_confusion_matrix

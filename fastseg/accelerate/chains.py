@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.chain import folded_parameters
 from ..nn.conv import convolve, convolve_and_clamp
 from ..ops.dilated_conv2d import dilated_conv2d
 from ..ops.upsample_conv2d import upsample_conv2d
@@ -103,21 +104,6 @@ def pays(convolution: Any, norm: Any, x: torch.Tensor) -> bool:
         * (x.shape[3] // stride[1])
     )
     return out >= convolution.weight.numel()
-
-
-def folded_parameters(convolution: Any, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that is norm(convolution(x)), norm in eval mode.
-
-    They are computed in float32 at least, and rounded once.
-    """
-    weight = convolution.weight
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
-    mean = norm.running_mean.to(exact)
-    if convolution.bias is not None:
-        mean = mean - convolution.bias.to(exact)
-    bias = norm.bias.to(exact) - mean * scale
-    return (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype), bias.to(weight.dtype)
 
 
 def _convolve(

@@ -13,6 +13,7 @@ import torch
 from . import foreign_names as foreign
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .description import is_training_checkpoint, model_in
 from .files import StateDict, fill, read_tensors, unwrap
 from .pspnet import PSPNet
 from .smp_arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
@@ -127,7 +128,8 @@ def load_checkpoint(
     Args:
         source: file of torch.save (read with weights_only=True) or of safetensors, or a state dict.
             One level of wrapping ("state_dict", "model", ...) and the prefixes of DDP and
-            torch.compile are removed.
+            torch.compile are removed. Or a checkpoint of `fastseg train`, which says all of the
+            model itself; its averaged weights are taken where it has them.
         arguments: of the model's constructor, where the checkpoint's are other than the family's
             usual ones, such as encoder_output_stride=8.
 
@@ -150,6 +152,8 @@ def load_checkpoint(
 
 
 def _build(origin: str, content: Any, given: dict[str, Any]) -> SegmentationModel:
+    if is_training_checkpoint(content):
+        return model_in(origin, content)
     state_dict = unwrap(origin, content)
     family = _recognise(origin, state_dict)
     state_dict = foreign.renamed(state_dict, family.names)

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import ASPP, AuxiliaryHead, Chain, SeparableConv2d
-from ..nn.chain import run_chain
+from ..nn import ASPP, AuxiliaryHead, Chain, SeparableConv2d, upsample_separable_conv2d
+from ..nn.chain import can_be_folded, folded_parameters, has_no_hooks, run_chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
+from ..ops.upsample_conv2d.plan import separable_pays
 from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
@@ -26,6 +27,7 @@ class DeepLabV3Decoder(Decoder):
     """ASPP, then (unless `refine` is False) 3x3 convolution, batch norm and ReLU."""
 
     reads = (-1,)
+    chains: tuple[tuple[str, ...], ...] = (("conv", "bn", "relu"),)
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class DeepLabV3Decoder(Decoder):
             in_channels, out_channels, rates, separable, dropout, pooled_first, project_kernel
         )
         if not refine:
+            self.chains = ()
             return
         self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
@@ -101,17 +104,52 @@ class DeepLabV3PlusDecoder(Decoder):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
-        low, high = self.block1(features[2]), self.aspp(features[-1])
-        size = (low.shape[2], low.shape[3])
+        low = self.block1(features[2])
+        size = [low.shape[2], low.shape[3]]
+        high = self.aspp(features[-1])
         if self.dense:
-            convolution, *after = self.block2
-            parts = [low, high] if self.low_level_first else [high, low]
-            y = upsample_conv2d(
-                parts, convolution.weight, size=size, align_corners=self.align_corners
-            )
-            return run_chain(y, *after)
-        high = upsample_bilinear(high, size, align_corners=self.align_corners)
+            return self._dense(high, low)
+        if self._commutes(high, size):
+            return self._fused(high, low)
+        high = upsample_bilinear(high, (size[0], size[1]), align_corners=self.align_corners)
         return self.block2(torch.cat([low, high] if self.low_level_first else [high, low], dim=1))
+
+    def _dense(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """block2 with a dense convolution, of which each map's share is its own."""
+        modules: Any = self.block2
+        convolution, *after = modules
+        parts = [low, high] if self.low_level_first else [high, low]
+        y = upsample_conv2d(
+            parts,
+            convolution.weight,
+            convolution.bias,
+            size=(low.shape[2], low.shape[3]),
+            align_corners=self.align_corners,
+        )
+        return run_chain(y, *after)
+
+    def _commutes(self, high: torch.Tensor, size: list[int]) -> bool:
+        """Whether block2 may be computed by its weights, and is cheaper before the resize."""
+        if self.low_level_first:
+            return False
+        modules: Any = self.block2
+        return has_no_hooks(*modules.modules()) and separable_pays(
+            high, modules[0][1].weight[:, : high.shape[1]], size
+        )
+
+    def _fused(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """block2 of both maps at the size of the second, which are neither resized nor joined."""
+        modules: Any = self.block2
+        (depthwise, pointwise), norm, relu = modules
+        weight, bias = pointwise.weight, pointwise.bias
+        if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
+            weight, bias = folded_parameters(pointwise, norm)
+            norm = nn.Identity()
+        parts = [high, low]
+        y = upsample_separable_conv2d(
+            parts, depthwise.weight, weight, bias, align_corners=self.align_corners
+        )
+        return relu(norm(y))
 
 
 class DeepLabV3(EncoderDecoder):

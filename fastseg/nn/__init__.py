@@ -3,6 +3,7 @@
 from .aspp import ASPP
 from .chain import Chain
 from .conv import DilatedConv2d
+from .fusion import fuse
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
 from .loss import UpsampleCrossEntropy
 from .mlp_head import mlp_fuse
@@ -21,6 +22,7 @@ __all__ = [
     "SegmentationHead",
     "SeparableConv2d",
     "UpsampleCrossEntropy",
+    "fuse",
     "make_activation",
     "make_norm",
     "mlp_fuse",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops.pyramid_pool import pyramid_pool
+from .branches import run_branches
 from .chain import Chain
 from .norm import check_batch
 from .pyramid_conv import pyramid_conv2d
@@ -18,6 +19,8 @@ from .separable import SeparableConv2d
 
 class ImagePooling(nn.Sequential):
     """Mean over the image, 1x1 convolution, batch norm, ReLU: one vector per image."""
+
+    chains = (("1", "2", "3"),)
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -99,12 +102,18 @@ class ASPP(nn.Module):
         """Map [N, in_channels, H, W] -> map [N, out_channels, H, W]."""
         *branches, pooling = self.convs
         pooled = pooling(x)
-        maps = torch.cat([branch(x) for branch in branches], dim=1)
+        maps = run_branches(x, branches)
         projection, norm, relu, dropout = self.project
         if self.pooled_first or projection.kernel_size != (1, 1):
             # The pooled branch is a grid of one cell.
-            y = pyramid_conv2d(maps, [pooled], projection.weight, input_first=not self.pooled_first)
+            y = pyramid_conv2d(
+                maps,
+                [pooled],
+                projection.weight,
+                projection.bias,
+                input_first=not self.pooled_first,
+            )
             return dropout(relu(norm(y)))
         map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight)
+        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight, projection.bias)
         return dropout(relu(norm(y)))

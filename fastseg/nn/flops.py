@@ -9,6 +9,7 @@ import torch
 
 from ..ops.upsample_conv2d import plan
 from ..ops.upsample_conv2d.lowres import largest
+from .mlp_head import folds
 
 __all__ = [
     "Flops",
@@ -115,18 +116,27 @@ def pyramid_conv2d_flops(x: Shape, cells: Sequence[Shape], weight: Shape) -> Flo
 def mlp_fuse_flops(
     levels: Sequence[Shape], hidden: int, out_channels: int, device: str = "cpu"
 ) -> Flops:
-    """Of `mlp_fuse`, with the product of the weights, which is taken at every call.
+    """Of `mlp_fuse`, with the products of the weights, which are taken at every call.
 
     Args:
         levels: shapes [N, C_i, h_i, w_i].
         hidden: channels D of each level's linear layer.
         out_channels: of the layer after the concatenation.
     """
-    channels = sum(level[1] for level in levels)
-    convolution = upsample_conv2d_flops(levels, (out_channels, channels, 1, 1), device=device)
     large = max(level[2] * level[3] for level in levels)
-    before = sum(2 * n * hidden * (c * h * w + out_channels * large) for n, c, h, w in levels)
-    return Flops(before, convolution.after + 2 * out_channels * hidden * channels)
+    parts, before, products = [], 0, 0
+    for level in levels:
+        n, channels, height, width = level
+        before += n * hidden * (channels * height * width + out_channels * large)
+        if folds(level, hidden, out_channels):
+            parts.append((n, channels, height, width))
+            products += out_channels * hidden * channels
+        else:
+            parts.append((n, hidden, height, width))
+            products += n * hidden * channels * height * width
+    weight = (out_channels, sum(part[1] for part in parts), 1, 1)
+    after = upsample_conv2d_flops(parts, weight, device=device).after
+    return Flops(2 * before, 2 * products + after)
 
 
 def _maps(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
-from testing_build import ROOT, configure_testing_build, run
+from testing_build import ROOT, native_testing_build, run
 
 from fastseg import _native
 
@@ -26,8 +25,8 @@ def testing_core() -> ModuleType:
         "AMD64",
     ):
         pytest.skip("the test build needs AVX2, this processor has none")
-    build = configure_testing_build()
-    run(["cmake", "--build", build, "--target", "testing_core"])
+    with native_testing_build() as build:
+        run(["cmake", "--build", build, "--target", "testing_core"])
     (path,) = (build / "testing").glob("_C.*")
     spec = importlib.util.spec_from_file_location("fastseg_testing._C", path)
     assert spec is not None and spec.loader is not None
@@ -43,29 +42,13 @@ def wide_core(testing_core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Modu
     return testing_core
 
 
-class _CudaTwins:
-    """A core whose cpu_<function>(..., threads) calls cuda_<function>(..., stream 0): CPU tensors
-    go through the CUDA kernels. This is why the two take the same arguments but the last."""
-
-    def __init__(self, module: ModuleType):
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("cpu_") and name != "cpu_level":
-            return self._twin(getattr(self._module, "cuda_" + name.removeprefix("cpu_")))
-        value = getattr(self._module, name)
-        return _CudaTwins(value) if isinstance(value, ModuleType) else value
-
-    @staticmethod
-    def _twin(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: function(*args[:-1], 0)
-
-
 @pytest.fixture
 def emulated_core(
     testing_core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ModuleType]:
-    """Inside, the native backend sends CPU tensors through the CUDA kernels."""
-    monkeypatch.setattr(_native, "_C", _CudaTwins(testing_core))
+    """Inside, native backends take CPU tensors for CUDA tensors: their CUDA kernels run."""
+    monkeypatch.setattr(_native, "_C", testing_core)
+    monkeypatch.setattr(_native, "on_cuda", lambda x: True)
+    monkeypatch.setattr(_native, "stream", lambda x: 0)
     yield testing_core
     testing_core.cuda_on_cpu.set_order(0)

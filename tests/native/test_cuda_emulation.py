@@ -1,192 +1,52 @@
-"""The CUDA kernels on the CPU (csrc/testing/cuda_on_cpu.h): numbers, tails, order, and the
-emulation itself."""
+"""Every CUDA kernel on the CPU (csrc/testing/cuda_on_cpu.h), on the samples of its op and on those
+that tests/ops/cuda_samples.py has for it. A new twin is found by its *_cuda.cu."""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import test_all_ops as generic
 import torch
-from op_cases import DTYPES, Variant, each_filled_sample, forward_and_gradients, inputs, samples_of
-from testing_build import ROOT
+from op_cases import DTYPES, each_cuda_sample, forward_and_gradients, inputs, samples_of
 
-from fastseg import Backend, _native, upsample_bilinear, use_backend
-from fastseg.registry import OpSpec
+from fastseg import Backend, BackendUnavailable, use_backend
 from fastseg.testing import poisoned_empty
 
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+@contextlib.contextmanager
+def _emulated(core: ModuleType, order: int) -> Iterator[None]:
+    """The native backend, which must launch kernels; skips what it does not take."""
+    core.cuda_on_cpu.set_order(order)
+    launches = core.cuda_on_cpu.launches()
+    try:
+        with use_backend(Backend.NATIVE):
+            yield
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert core.cuda_on_cpu.launches() > launches, "no CUDA kernel ran"
 
 
-def _require_cuda_twin(op: OpSpec) -> None:
-    if not list((ROOT / "csrc" / op.name).glob("*_cuda.cu")):
-        pytest.skip("has no CUDA twin")
-
-
-# Every op on its samples.
-
-
-@each_dtype
-@each_filled_sample
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@each_cuda_sample
 def test_as_accurate_as_pytorch(emulated_core, op, sample, dtype):
-    _require_cuda_twin(op)
-    emulated_core.cuda_on_cpu.set_order(1)
-    generic.test_as_accurate_as_pytorch(op, Variant(Backend.NATIVE), dtype, sample)
+    generic.test_as_accurate_as_pytorch(op, lambda: _emulated(emulated_core, 1), dtype, sample)
 
 
-@each_filled_sample
+@each_cuda_sample
 def test_same_bits_in_any_order_of_blocks_and_threads(emulated_core, op, sample):
-    _require_cuda_twin(op)
     table = samples_of(op)
     values = inputs(sample, torch.float32)
 
-    def bits(seed: int) -> list[torch.Tensor]:
-        emulated_core.cuda_on_cpu.set_order(seed)
-        with use_backend(Backend.NATIVE), poisoned_empty():
+    def bits(order: int) -> list[torch.Tensor]:
+        with _emulated(emulated_core, order), poisoned_empty():
             result, grads = forward_and_gradients(table.function, values, table.differentiable)
         return [
             t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (result, *grads.values())
         ]
 
     first = bits(0)
-    for seed in (1, 2):
-        assert all(map(torch.equal, first, bits(seed))), f"order {seed}"
-
-
-# upsample_bilinear: sizes around every vector, tile, chunk and pass.
-
-_MATRIX = [
-    (channels, size)
-    for channels in (1, 2, 7, 8, 16, 40)
-    for size in (((3, 5), (7, 16)), ((5, 4), (11, 15)), ((6, 9), (4, 3)))
-]
-
-
-@each_dtype
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("align_corners", [False, True], ids=["edges", "corners"])
-def test_upsample_bilinear_around_vectors_and_tiles(
-    emulated_core, dtype, channels_last, align_corners
-):
-    for seed, (channels, (low, high)) in enumerate(_MATRIX):
-        _compare(dtype, 2, channels, low, high, channels_last, align_corners, seed)
-
-
-@pytest.mark.parametrize(
-    ("why", "channels", "low", "high", "channels_last"),
-    [
-        ("more rows than a table holds", 3, (2, 3), (150, 5), False),
-        ("more source rows than a chunk", 2, (70, 2), (75, 3), False),
-        ("more source columns than a tile", 1, (2, 600), (3, 603), False),
-        ("columns down by more than a tile", 1, (2, 600), (2, 3), False),
-        ("several passes over the columns", 1, (2, 1), (3, 2500), False),
-        ("several passes, aligned", 2, (2, 2), (3, 4096), False),
-        ("several passes, channels_last", 3, (3, 1), (5, 1500), True),
-        ("several passes, channels_last, aligned", 16, (2, 1), (3, 700), True),
-        ("channels in unequal tiles", 150, (2, 3), (4, 6), True),
-        ("channels fill several tiles", 96, (3, 3), (9, 9), True),
-        ("few channels per tile, as many columns touch one", 64, (3, 1), (7, 129), True),
-        ("more planes than a tile", 700, (1, 1), (2, 2), False),
-    ],
-    ids=lambda v: v if isinstance(v, str) else "",
-)
-def test_upsample_bilinear_beyond_tiles(emulated_core, why, channels, low, high, channels_last):
-    for dtype, align_corners in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-        _compare(dtype, 1, channels, low, high, channels_last, align_corners, seed=3)
-
-
-def _compare(
-    dtype: torch.dtype,
-    batch: int,
-    channels: int,
-    low: tuple[int, int],
-    high: tuple[int, int],
-    channels_last: bool,
-    align_corners: bool,
-    seed: int,
-) -> None:
-    """Both directions against the reference in float64: one rounding of the storage type, and a few
-    of the compute type."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(batch, channels, *low).to(dtype, memory_format=layout)
-    grad = torch.randn(batch, channels, *high).to(dtype, memory_format=layout)
-
-    def both(x: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = x.detach().requires_grad_()
-        out = upsample_bilinear(x, high, align_corners=align_corners)
-        return out.detach(), torch.autograd.grad(out, x, grad)[0]
-
-    _native._C.cuda_on_cpu.set_order(seed)
-    with use_backend(Backend.NATIVE), poisoned_empty():
-        results = both(x, grad)
-    with use_backend(Backend.REFERENCE):
-        truths = both(x.double(), grad.double())
-        magnitudes = both(x.double().abs(), grad.double().abs())
-    compute = torch.float64 if dtype is torch.float64 else torch.float32
-    for what, result, truth, magnitude in zip(
-        ("result", "gradient"), results, truths, magnitudes, strict=True
-    ):
-        assert result.is_contiguous(memory_format=layout)
-        bound = torch.finfo(dtype).eps / 2 * truth.abs() + 8 * torch.finfo(compute).eps * magnitude
-        wrong = ~(
-            (result.double() - truth).abs()
-            <= bound + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-        )
-        assert not wrong.any(), f"{what}, {channels} channels {low} -> {high}: {wrong.nonzero()}"
-
-
-def test_upsample_bilinear_on_misaligned_memory(emulated_core):
-    """A map that starts 4 bytes after a 16-byte boundary takes the scalar path."""
-    x = torch.randn(2 * 3 * 4 + 1)[1:].view(1, 2, 3, 4)
-    expected = torch.nn.functional.interpolate(x, (6, 8), mode="bilinear")
-    out = torch.full((1 * 2 * 6 * 8 + 1,), float("nan"))[1:].view(1, 2, 6, 8)
-    with torch.no_grad():
-        upsample_bilinear(x, (6, 8), out=out)
-    torch.testing.assert_close(out, expected)
-    y = torch.randn(2 * 8 * 4 * 4 + 1)[1:].view(2, 4, 4, 8).permute(0, 3, 1, 2)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    expected = torch.nn.functional.interpolate(y, (6, 8), mode="bilinear")
-    torch.testing.assert_close(upsample_bilinear(y, (6, 8)), expected)
-
-
-# The emulation finds what it is there to find.
-
-
-def _run(core, kernel: str, blocks: int = 3) -> torch.Tensor:
-    out = torch.full((64 * blocks,), -7, dtype=torch.int32)
-    core.cuda_on_cpu.run(kernel, out.data_ptr(), blocks)
-    return out.view(blocks, 64)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_emulation_runs_barriers_and_warp_operations(emulated_core, seed):
-    emulated_core.cuda_on_cpu.set_order(seed)
-    neighbour = (torch.arange(64, dtype=torch.int32) + 1) % 64
-    assert torch.equal(_run(emulated_core, "neighbour"), neighbour.expand(3, 64))
-    assert (_run(emulated_core, "warp") == 2016 + 2 * 16 * 1000).all()
-
-
-def test_emulation_shows_a_missing_barrier(emulated_core):
-    emulated_core.cuda_on_cpu.set_order(1)
-    assert not torch.equal(_run(emulated_core, "race"), _run(emulated_core, "neighbour"))
-
-
-def test_emulation_poisons_shared_memory_in_every_block(emulated_core):
-    expected = (torch.arange(64) == 5).int().expand(3, 64)
-    assert torch.equal(_run(emulated_core, "unwritten"), expected)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "message"),
-    [
-        ("divergent", "divergent barrier, block 0: .*10 threads wait at the barrier"),
-        ("absent lane", "deadlock, block 0: .*1 threads wait at the barrier"),
-        ("misaligned", "misaligned access of 16 bytes"),
-        ("too many threads", "invalid block of 2048 threads"),
-        ("too much shared", "more than 48 KB"),
-    ],
-)
-def test_emulation_reports_errors_and_goes_on(emulated_core, kernel, message):
-    with pytest.raises(RuntimeError, match=message):
-        _run(emulated_core, kernel, blocks=1)
-    assert (_run(emulated_core, "warp") == 2016 + 2 * 16 * 1000).all()
+    for order in (1, 2):
+        assert all(map(torch.equal, first, bits(order))), f"order {order}"

@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cuda_samples import CUDA_SAMPLES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastseg
@@ -19,7 +21,9 @@ from fastseg.testing import ErrorSample, Maker, OpSamples, Sample
 
 assert fastseg.ops  # the ops register themselves when they are imported
 
+ROOT = Path(__file__).resolve().parents[2]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DEVICE = "cpu"  # where inputs() puts its tensors; tests/gpu changes it
 CPU_BACKENDS = (Backend.NATIVE, Backend.TORCH, Backend.REFERENCE)
 
 
@@ -63,6 +67,11 @@ def variants(op: OpSpec) -> list[Variant]:
     return found
 
 
+def has_cuda_twin(op: OpSpec) -> bool:
+    """Whether csrc has CUDA kernels of this op's name."""
+    return any((ROOT / "csrc" / op.name).glob("*_cuda.cu"))
+
+
 def is_level_available(name: str) -> bool:
     core = _native._C
     return int(getattr(core.CpuLevel, name)) <= int(core.best_cpu_level())
@@ -72,7 +81,7 @@ def is_level_available(name: str) -> bool:
 
 
 def inputs(sample: Sample | ErrorSample, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    return sample.inputs(Maker(dtype))
+    return sample.inputs(Maker(dtype, DEVICE))
 
 
 def tensors(values: dict[str, Any]) -> list[torch.Tensor]:
@@ -167,6 +176,11 @@ def _few(op: OpSpec) -> list[Sample]:
     return list(chosen.values())
 
 
+def _cuda_samples(op: OpSpec) -> list[Sample]:
+    """Of an op with CUDA kernels: its filled samples, and those for the paths of these kernels."""
+    return [*_filled(op), *CUDA_SAMPLES.get(op.name, ())] if has_cuda_twin(op) else []
+
+
 each_sample = _cases(lambda op: list(samples_of(op).samples))
 each_filled_sample = _cases(_filled)
 each_differentiable_sample = _cases(lambda op: _filled(op) if samples_of(op).differentiable else [])
@@ -174,6 +188,8 @@ each_linear_sample = _cases(lambda op: _filled(op) if samples_of(op).linear_in e
 few_samples = _cases(_few)
 each_labelling_sample = _cases(lambda op: [] if samples_of(op).differentiable else _filled(op))
 first_samples = _cases(lambda op: _few(op)[:1])
+each_cuda_sample = _cases(_cuda_samples)
+few_cuda_samples = _cases(lambda op: _few(op) if has_cuda_twin(op) else [])
 each_variant_dtype_sample = pytest.mark.parametrize(
     ("op", "variant", "dtype", "sample"),
     [

@@ -11,7 +11,7 @@ from ... import _native
 
 def unsupported_reason(logits: torch.Tensor, *_: Any) -> str | None:
     """Why this backend cannot run on logits, or None."""
-    return _native.unsupported_reason(logits, cuda=False)
+    return _native.unsupported_reason(logits, cuda=True)
 
 
 def logits_shape(logits: torch.Tensor, size: list[int] | torch.Size, align_corners: bool) -> Any:
@@ -39,12 +39,14 @@ def forward(logits: torch.Tensor, size: list[int], align_corners: bool) -> torch
     dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
     labels = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
     if labels.numel() > 0:
-        _native._C.upsample_argmax.cpu_forward(
+        _native.launch(
+            _native._C.upsample_argmax,
+            "forward",
+            logits,
             _native.dtype_code(logits),
             _native.LABEL_CODES[dtype],
             logits.data_ptr(),
             labels.data_ptr(),
             logits_shape(logits, size, align_corners),
-            torch.get_num_threads(),
         )
     return labels

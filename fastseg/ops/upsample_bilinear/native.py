@@ -82,9 +82,5 @@ def _launch(
         scale_w=scale_w or 0.0,
         channels_last=map_format(source) is torch.channels_last,
     )
-    pointers = (_native.dtype_code(source), source.data_ptr(), target.data_ptr())
-    if source.is_cuda:
-        with torch.cuda.device_of(source):
-            getattr(core, f"cuda_{direction}")(*pointers, shape, _native.stream(source))
-    else:
-        getattr(core, f"cpu_{direction}")(*pointers, shape, torch.get_num_threads())
+    pointers = (source.data_ptr(), target.data_ptr())
+    _native.launch(core, direction, source, _native.dtype_code(source), *pointers, shape)

@@ -8,12 +8,13 @@ import torch
 
 from ... import _native
 from ..._checks import bad_target
+from ...target_checks import TargetCheck
 from ..upsample_argmax.native import logits_shape
 
 
 def unsupported_reason(logits: torch.Tensor, *_: Any) -> str | None:
     """Why this backend cannot run on logits, or None."""
-    return _native.unsupported_reason(logits, cuda=False)
+    return _native.unsupported_reason(logits, cuda=True)
 
 
 def forward(
@@ -26,16 +27,21 @@ def forward(
     counts = torch.zeros((classes, classes), dtype=torch.int64, device=logits.device)
     if target.numel() == 0:
         return counts
-    bad = _native._C.upsample_confusion_matrix.cpu_forward(
+    core = _native._C.upsample_confusion_matrix
+    arguments = (
         _native.dtype_code(logits),
         _native.LABEL_CODES[target.dtype],
         logits.data_ptr(),
         target.data_ptr(),
         ignore_index,
         counts.data_ptr(),
-        logits_shape(logits, target.shape[1:], align_corners),
-        torch.get_num_threads(),
     )
+    shape = logits_shape(logits, target.shape[1:], align_corners)
+    if _native.on_cuda(logits):
+        with TargetCheck(target, classes, ignore_index) as check:
+            _native.launch(core, "forward", logits, *arguments, check.pointer, shape)
+        return counts
+    bad = _native.launch(core, "forward", logits, *arguments, shape)
     if bad >= 0:
         raise bad_target(target, bad, classes, ignore_index)
     return counts

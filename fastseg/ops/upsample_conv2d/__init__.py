@@ -16,9 +16,10 @@ from ..._checks import (
 )
 from ...layout import map_format
 from .autocast import autocast_enabled, in_autocast_dtype
-from .lowres import Resize, add_resized, convolve_large, largest, project
+from .lowres import Resize, add_resized, convolve_large, largest, project, smallest
 from .phases import add_phases
 from .plan import pays, phases_pay
+from .pointwise import add_product, in_layout, with_gradient_of_sum
 
 __all__ = ["upsample_conv2d"]
 
@@ -68,7 +69,7 @@ def upsample_conv2d(
     layout = map_format(main)
     parts, weight, bias = in_autocast_dtype(parts, weight, bias)
     out = _convolve(parts, weight, bias, resize)
-    return out.contiguous(memory_format=layout)
+    return in_layout(out, layout)
 
 
 def _convolve(
@@ -89,18 +90,41 @@ def _convolve(
         else:
             large.append(resize(part))
             large_weights.append(part_weight)
+    kernel = weight.shape[2]
+    if low and kernel == 1:
+        return _convolve_pointwise(large, large_weights, low, low_weights, bias, resize)
     out = None
     if large:
-        out = convolve_large(
-            _cat(large), weight if len(large) == len(parts) else _cat(large_weights), bias
-        )
+        large_weight = weight if len(large) == len(parts) else _cat(large_weights)
+        out = convolve_large(_cat(large), large_weight, bias)
     taps = [project(p, w) for p, w in zip(low, low_weights, strict=True)]
     if taps:
-        out = add_resized(out, taps, weight.shape[2], resize)
+        out = add_resized(out, taps, kernel, resize)
     for part, part_weight in doubled:
         out = add_phases(out, part, part_weight)
     assert out is not None
     return out if large or bias is None else out.add_(bias[:, None, None])
+
+
+def _convolve_pointwise(
+    large: list[torch.Tensor],
+    large_weights: list[torch.Tensor],
+    low: list[torch.Tensor],
+    low_weights: list[torch.Tensor],
+    bias: torch.Tensor | None,
+    resize: Resize,
+) -> torch.Tensor:
+    """The parts of low resolution first, so that the product with the others is added in place."""
+    constant = None if bias is None else bias.detach()
+    taps = [
+        # Resizing keeps a constant: the bias is added where there are fewest pixels.
+        project(p, w, constant if i == smallest(low) else None)
+        for i, (p, w) in enumerate(zip(low, low_weights, strict=True))
+    ]
+    out = add_resized(None, taps, 1, resize)
+    if large:
+        out = add_product(out, _cat(large), _cat(large_weights))
+    return out if bias is None else with_gradient_of_sum(out, bias)
 
 
 def _cat(maps: list[torch.Tensor]) -> torch.Tensor:

@@ -50,6 +50,15 @@ def largest(maps: list[torch.Tensor]) -> int:
     return found
 
 
+def smallest(maps: list[torch.Tensor]) -> int:
+    """Index of the map with fewest pixels, of equals the first."""
+    found = 0
+    for i, x in enumerate(maps):
+        if x.shape[2] * x.shape[3] < maps[found].shape[2] * maps[found].shape[3]:
+            found = i
+    return found
+
+
 def convolve_large(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
@@ -74,19 +83,23 @@ def _slow_backward(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return records and x.device.type == "cpu" and x.dtype is torch.float32 and not _AVX512
 
 
-def project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def project(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Products with every tap: [N, C, h, w] -> [N, k * k * C_out, h, w], tap after tap.
 
     Args:
         x: map, quickest in channels_last.
         weight: [C_out, C, k, k].
+        bias: [k * k * C_out].
     """
     n, channels, height, width = x.shape
     # [C_out, k * k, C], then tap after tap: two copies, of which each moves whole cache lines.
     by_channel = weight.permute(0, 2, 3, 1).contiguous()
     matrix = by_channel.permute(1, 2, 0, 3).reshape(-1, channels)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    taps = _multiply(rows, matrix.T).view(n, height, width, matrix.shape[0])
+    product = _multiply(rows, matrix.T) if bias is None else torch.addmm(bias, rows, matrix.T)
+    taps = product.view(n, height, width, matrix.shape[0])
     return taps.permute(0, 3, 1, 2)
 
 

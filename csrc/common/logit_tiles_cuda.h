@@ -1,0 +1,280 @@
+// Low-resolution logits on the device, upsampled in registers: what every fused upsample_* kernel
+// reads. Layout, strides and storage type end here.
+//
+// A block takes a rectangle of pieces (pixel_tiles.h), a thread one tile of up to 4x4 pixels. The
+// classes go through shared memory a few at a time, as compute-type values of the block's source
+// cells: each is read and converted once per block, in the order in which memory has it, and a
+// tile then costs four shared loads, ten multiply-adds for the columns and one per pixel.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+
+#include "common/cuda_launch.h"
+#include "common/cuda_vector.h"
+#include "common/pixel_tiles.h"
+
+namespace fastseg {
+
+constexpr int kTileThreads = 256;
+constexpr int kMostPieces = 64; // along one axis of a block
+constexpr int kMostCells = 384;
+// Classes in shared memory at a time: 32 bytes of float32 logits, a whole sector in NHWC.
+template <class T> inline constexpr int kChunk = 32 / static_cast<int>(sizeof(T));
+// Distance of classes in shared memory: 4 modulo 32, so that storing 8 classes x 4 cells at a time
+// meets every bank once.
+constexpr int kCellPitch = kMostCells + 4;
+
+// Logits [N, C, in_h, in_w] of any strides, and the cut of their pixels into blocks.
+template <class Storage> struct LogitTiles {
+  const Storage* logits;
+  std::int64_t classes, stride_n, stride_c, stride_h, stride_w;
+  PieceAxis rows, columns;
+  int piece_rows, piece_columns; // of a block
+  int block_rows, block_columns; // of an image
+};
+
+// The part of an axis that a block works on.
+struct BlockAxis {
+  int first_piece, pieces;
+  int first_cell, cells; // sources that its pieces read
+};
+FASTSEG_DEVICE BlockAxis block_axis(const PieceAxis& axis, int first_piece, int pieces) {
+  const int count = min(pieces, axis.pieces - first_piece);
+  const int in = static_cast<int>(axis.resize.in);
+  const int first = first_piece / axis.per_interval + axis.first_interval;
+  const int last = (first_piece + count - 1) / axis.per_interval + axis.first_interval;
+  const int first_cell = max(first, 0);
+  return {first_piece, count, first_cell, min(last + 1, in - 1) - first_cell + 1};
+}
+
+// A piece of an axis, and where it reads in the block's cells.
+template <class T> struct Piece {
+  int first, count; // outputs
+  int cell, step;   // slot of lo; of hi minus that of lo
+  T w_hi[kPiece];
+};
+template <class T>
+FASTSEG_DEVICE Piece<T> piece_at(const PieceAxis& axis, const BlockAxis& block, int index) {
+  const int interval = index / axis.per_interval, part = index % axis.per_interval;
+  const std::int64_t begin = first_in_interval(axis.resize, interval + axis.first_interval);
+  const std::int64_t end = first_in_interval(axis.resize, interval + axis.first_interval + 1);
+  const std::int64_t first = begin + part * kPiece;
+  const int count = static_cast<int>(min(end - first, static_cast<std::int64_t>(kPiece)));
+  Piece<T> piece{static_cast<int>(first), max(count, 0), 0, 0, {}};
+  for (int k = 0; k < kPiece; ++k) {
+    if (k >= count) continue; // its weights are zero
+    const Taps<T> t = taps<T>(axis.resize, first + k);
+    piece.cell = static_cast<int>(t.lo) - block.first_cell;
+    piece.step = static_cast<int>(t.hi - t.lo);
+    piece.w_hi[k] = t.w_hi;
+  }
+  return piece;
+}
+
+// 2^x. For float the hardware's unit: a relative error below 2^-22, denormal results are zero.
+FASTSEG_DEVICE float exp2_fast(float x) {
+#ifdef FASTSEG_CUDA_ON_CPU
+  return cuda_on_cpu::exp2_approx(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+FASTSEG_DEVICE double exp2_fast(double x) { return exp2(x); }
+
+// Modest values can be subtracted from one another.
+template <class T> inline constexpr T kModest = static_cast<T>(sizeof(T) == 8 ? 1e300 : 1e37);
+
+// A block's rectangle of pieces.
+struct TilePlace {
+  std::int64_t image;
+  BlockAxis rows, columns;
+};
+
+// The shared memory of a block. The place is here as well: registers are what limits the blocks
+// that a processor holds.
+template <class T> struct TileMemory {
+  TilePlace place;
+  Piece<T> rows[kMostPieces], columns[kMostPieces];
+  std::int64_t offsets[kMostCells]; // of cells in the logits of one class
+  T cells[kChunk<T> * kCellPitch];  // [class][cell]
+};
+
+// The blocks of an image, one image after another; blocks that share cells run side by side.
+template <class Storage> FASTSEG_DEVICE TilePlace tile_place(const LogitTiles<Storage>& p) {
+  const Division image = divide(blockIdx.x, std::int64_t{p.block_rows} * p.block_columns);
+  const int at = static_cast<int>(image.remainder);
+  return {image.quotient, block_axis(p.rows, at / p.block_columns * p.piece_rows, p.piece_rows),
+          block_axis(p.columns, at % p.block_columns * p.piece_columns, p.piece_columns)};
+}
+
+// A block's view of the logits. All threads of the block call its functions.
+template <class Storage> struct BlockTiles {
+  using T = compute_t<Storage>;
+  const LogitTiles<Storage>& p;
+  TileMemory<T>& memory;
+
+  FASTSEG_DEVICE BlockTiles(const LogitTiles<Storage>& tiles, TileMemory<T>& shared,
+                            const TilePlace& place)
+      : p(tiles), memory(shared) {
+    const BlockAxis &rows = place.rows, &columns = place.columns;
+    if (threadIdx.x == 0) memory.place = place;
+    for (int i = threadIdx.x; i < rows.pieces + columns.pieces; i += kTileThreads) {
+      if (i < columns.pieces) {
+        memory.columns[i] = piece_at<T>(p.columns, columns, columns.first_piece + i);
+      } else {
+        Piece<T> piece = piece_at<T>(p.rows, rows, rows.first_piece + i - columns.pieces);
+        piece.cell *= columns.cells;
+        piece.step *= columns.cells;
+        memory.rows[i - columns.pieces] = piece;
+      }
+    }
+    for (int i = threadIdx.x; i < rows.cells * columns.cells; i += kTileThreads)
+      memory.offsets[i] = place.image * p.stride_n +
+                          (rows.first_cell + i / columns.cells) * p.stride_h +
+                          (columns.first_cell + i % columns.cells) * p.stride_w;
+    __syncthreads();
+  }
+
+  // This thread's pieces. Threads beyond the last row of pieces repeat row 0: they take part in
+  // staging, and write nothing.
+  FASTSEG_DEVICE bool has_tile() const {
+    return static_cast<int>(threadIdx.x) < memory.place.rows.pieces * memory.place.columns.pieces;
+  }
+  FASTSEG_DEVICE const Piece<T>& row() const {
+    return memory.rows[has_tile() ? threadIdx.x / memory.place.columns.pieces : 0];
+  }
+  FASTSEG_DEVICE const Piece<T>& column() const {
+    return memory.columns[threadIdx.x % memory.place.columns.pieces];
+  }
+
+  // Brings classes [first, first + kChunk) to shared memory, times `scale`. Returns whether one of
+  // the values is not finite or exceeds `bound`; classes beyond the last are zero.
+  FASTSEG_DEVICE bool stage(int first, T scale, T bound) {
+    const int thread = threadIdx.x;
+    constexpr int kSlots = kTileThreads / kChunk<T>; // cells side by side
+    const bool channels_last = p.stride_c == 1;
+    const int k = channels_last ? thread % kChunk<T> : thread / kSlots;
+    const int slot = channels_last ? thread / kChunk<T> : thread % kSlots;
+    const bool inside = first + k < p.classes;
+    const Storage* source = p.logits + (first + k) * p.stride_c;
+    const int cells = memory.place.rows.cells * memory.place.columns.cells;
+    bool odd = false;
+#pragma unroll 4
+    for (int i = slot; i < cells; i += kSlots) {
+      const T v = inside ? to_compute(load(source + memory.offsets[i])) * scale : T(0);
+      odd = odd || !(v >= -bound && v <= bound);
+      memory.cells[k * kCellPitch + i] = v;
+    }
+    return __syncthreads_or(odd) != 0;
+  }
+};
+
+// How a thread's pixels read the block's cells.
+template <class T> struct Tile {
+  int corner, right, down; // slot of the upper left cell, and from there to the others
+  T wx[kPiece], wy[kPiece];
+
+  FASTSEG_DEVICE Tile(const Piece<T>& row, const Piece<T>& column)
+      : corner(row.cell + column.cell), right(column.step), down(row.step) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      wx[i] = column.w_hi[i];
+      wy[i] = row.w_hi[i];
+    }
+  }
+};
+
+// A value that the compiler cannot know anything about: what is computed from it is computed here.
+template <class T> FASTSEG_DEVICE T opaque(T v) {
+#ifndef FASTSEG_CUDA_ON_CPU
+  if constexpr (sizeof(T) == 4)
+    asm volatile("" : "+f"(v));
+  else
+    asm volatile("" : "+d"(v));
+#endif
+  return v;
+}
+
+// a * (1 - w) + b * w. With kBounded as one multiply-add, which infinities do not survive.
+template <bool kBounded, class T> FASTSEG_DEVICE T blend(T a, T b, T w) {
+  if constexpr (kBounded) return a + w * (b - a);
+  if (a == b) return a; // also where b is a: at the border, and on an axis of kept size
+  w = opaque(w);        // or 1 - w of all eight weights would take registers for the whole loop
+  return a * (T(1) - w) + b * w;
+}
+
+// Calls visit(r, k, z) for the 16 pixels of a tile, whatever its width and height, row by row; z is
+// the upsampled logit of the class at `cells`. end_of_row(r) follows each row.
+template <bool kBounded, class T, class Visit, class EndOfRow>
+FASTSEG_DEVICE void visit_pixels(const T* cells, const Tile<T>& tile, const Visit& visit,
+                                 const EndOfRow& end_of_row) {
+  const T tl = cells[tile.corner], tr = cells[tile.corner + tile.right];
+  const T bl = cells[tile.corner + tile.down], br = cells[tile.corner + tile.down + tile.right];
+  T upper[kPiece], lower[kPiece];
+#pragma unroll
+  for (int k = 0; k < kPiece; ++k) {
+    upper[k] = blend<kBounded>(tl, tr, tile.wx[k]);
+    lower[k] = blend<kBounded>(bl, br, tile.wx[k]);
+  }
+#pragma unroll
+  for (int r = 0; r < kPiece; ++r) {
+#pragma unroll
+    for (int k = 0; k < kPiece; ++k) visit(r, k, blend<kBounded>(upper[k], lower[k], tile.wy[r]));
+    end_of_row(r);
+  }
+}
+
+// ---- host ---------------------------------------------------------------------------------------
+
+inline int cells_of(const PieceAxis& axis, int pieces) {
+  return (pieces - 1) / axis.per_interval +
+         3; // both ends, and pieces that begin inside an interval
+}
+
+// The block shape that spends the least on threads without a tile and on cells read twice.
+template <class Storage> void choose_blocks(LogitTiles<Storage>& p) {
+  double best = 0.0;
+  for (int w = 1; w <= std::min(kMostPieces, p.columns.pieces); ++w) {
+    for (int h = std::min({kMostPieces, p.rows.pieces, kTileThreads / w}); h >= 1; h /= 2) {
+      const int cells = cells_of(p.columns, w) * cells_of(p.rows, h);
+      if (cells > kMostCells) continue;
+      const double blocks = static_cast<double>(ceil_div(p.columns.pieces, w)) *
+                            static_cast<double>(ceil_div(p.rows.pieces, h));
+      // A narrow block reads short runs of memory.
+      const double cost = blocks * (kTileThreads + 0.5 * cells + (w < 16 ? 32.0 : 0.0));
+      if (best != 0.0 && cost >= best) continue;
+      best = cost;
+      p.piece_columns = w;
+      p.piece_rows = h;
+    }
+  }
+  p.block_columns = static_cast<int>(ceil_div(p.columns.pieces, p.piece_columns));
+  p.block_rows = static_cast<int>(ceil_div(p.rows.pieces, p.piece_rows));
+}
+
+inline void check_axes(const char* what, std::initializer_list<std::int64_t> sizes) {
+  if (std::max(sizes) > (std::int64_t{1} << 30))
+    throw std::invalid_argument(std::string("fastseg: ") + what +
+                                ": an axis of over 2^30 elements");
+}
+
+// From a Shape with batch, classes, in_h, ..., stride_w, as the fused ops have them.
+template <class Storage, class Shape>
+LogitTiles<Storage> logit_tiles(const char* what, const Storage* logits, const Shape& s) {
+  check_axes(what, {s.classes, s.in_h, s.in_w, s.out_h, s.out_w});
+  LogitTiles<Storage> p{};
+  p.logits = logits;
+  p.classes = s.classes;
+  p.stride_n = s.stride_n, p.stride_c = s.stride_c;
+  p.stride_h = s.stride_h, p.stride_w = s.stride_w;
+  p.rows = piece_axis(s.in_h, s.out_h, s.align_corners);
+  p.columns = piece_axis(s.in_w, s.out_w, s.align_corners);
+  choose_blocks(p);
+  return p;
+}
+
+} // namespace fastseg

@@ -1,0 +1,91 @@
+"""Inputs with more than 2^31 elements, for ops with CUDA kernels: op -> (what is large, inputs).
+
+The batch is larger than one image, so that the last image alone can be computed for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Inputs = Callable[[], dict[str, Any]]
+
+
+def _map(*shape: int, channels_last: bool = False) -> torch.Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.empty(shape, device="cuda", dtype=torch.bfloat16, memory_format=layout)
+    return x.normal_()
+
+
+def _labels(*shape: int, classes: int) -> torch.Tensor:
+    return torch.randint(0, classes, shape, device="cuda", dtype=torch.uint8)
+
+
+def _bilinear(channels_last: bool) -> dict[str, Any]:
+    return {"x": _map(3, 180, 512, 512, channels_last=channels_last), "size": (2048, 2048)}
+
+
+def _logits(channels_last: bool) -> torch.Tensor:
+    return _map(2, 150, 2688, 2688, channels_last=channels_last)
+
+
+def _many_pixels(with_target: bool, **options: Any) -> dict[str, Any]:
+    rest = {"target": _labels(2, 33000, 33000, classes=3)} if with_target else {"size": 33000}
+    return {"logits": _map(2, 3, 40, 40), **rest, **options}
+
+
+def _many_logits(channels_last: bool, with_target: bool, **options: Any) -> dict[str, Any]:
+    rest = {"target": _labels(2, 2700, 2700, classes=150)} if with_target else {"size": 2700}
+    return {"logits": _logits(channels_last), **rest, **options}
+
+
+def _pool(channels_last: bool) -> dict[str, Any]:
+    return {"x": _map(3, 2048, 600, 600, channels_last=channels_last), "bins": (1, 2, 3, 6)}
+
+
+def _depthwise(channels_last: bool, stride: int = 1) -> dict[str, Any]:
+    x = _map(3, 2048, 600, 600, channels_last=channels_last)
+    options = {"stride": stride, "padding": 12, "dilation": 12, "groups": 2048}
+    return {"x": x, "weight": _map(2048, 1, 3, 3), **options}
+
+
+def _taps(channels: int, source: int, size: int) -> dict[str, Any]:
+    x = _map(3, 9 * channels, source, source, channels_last=True)
+    return {"x": x, "size": (size, size), "kernel": 3}
+
+
+LARGE: dict[str, dict[str, Inputs]] = {
+    "upsample_bilinear": {
+        "result": lambda: _bilinear(False),
+        "result, channels_last": lambda: _bilinear(True),
+    },
+    "upsample_argmax": {
+        "labels": lambda: _many_pixels(False),
+        "logits": lambda: _many_logits(False, False),
+        "logits, channels_last": lambda: _many_logits(True, False),
+    },
+    "upsample_confusion_matrix": {
+        "target": lambda: _many_pixels(True),
+        "logits": lambda: _many_logits(False, True),
+    },
+    "upsample_cross_entropy": {
+        "target": lambda: _many_pixels(True, reduction="none"),
+        "logits": lambda: _many_logits(False, True, reduction="none"),
+        "logits, channels_last": lambda: _many_logits(True, True, reduction="none"),
+    },
+    "pyramid_pool": {
+        "map": lambda: _pool(False),
+        "map, channels_last": lambda: _pool(True),
+    },
+    "dilated_conv2d": {
+        "map": lambda: _depthwise(False),
+        "map, channels_last": lambda: _depthwise(True),
+        "map, channels_last, stride 2": lambda: _depthwise(True, stride=2),
+    },
+    "upsample_taps": {
+        "result": lambda: _taps(180, 512, 2048),
+        "taps": lambda: _taps(320, 512, 600),
+    },
+}
