@@ -2,6 +2,7 @@
 
 from . import crf
 from ._version import __version__
+from .accelerate import accelerate, predict, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
@@ -26,6 +27,7 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "accelerate",
     "capture",
     "check_targets",
     "crf",
@@ -34,7 +36,9 @@ __all__ = [
     "gaussian_filter",
     "load_checkpoint",
     "permutohedral_filter",
+    "predict",
     "pyramid_pool",
+    "restore",
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",

@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 from fastseg.ops.dilated_conv2d import triton_kernels
 from fastseg.ops.dilated_conv2d.triton_config import (
+    SUM_BLOCK,
     WARPS,
     ConvConfig,
     GradientConfig,
@@ -88,15 +89,18 @@ def _map_type(dtype: torch.dtype, block: list[int], descriptors: bool) -> str:
     return f"tensordesc<{name}{block}>" if descriptors else f"*{name}"
 
 
-def conv(config: ConvConfig, dtype: torch.dtype, how: Precision, descriptors: bool) -> Kernel:
-    """conv_kernel with all that it can have: four branches, scale, shift, clamping."""
+def conv(
+    config: ConvConfig, dtype: torch.dtype, how: Precision, descriptors: bool, plain: bool = False
+) -> Kernel:
+    """conv_kernel with all that it can have: four branches, scale, shift, clamping; `plain`: with
+    one branch and nothing else, as it computes a gradient."""
+    branches = 1 if plain else 4
     sizes = "tile_count images height width channels out_height out_width out_channels"
     weight = _map_type(dtype, [1, config.out_channels, config.depth], descriptors)
     types = {
         "x": _map_type(dtype, [*config.box, config.depth], descriptors),
-        **{f"weight{b}": weight for b in range(4)},
-        "scale": "*fp32",
-        "shift": "*fp32",
+        **{f"weight{b}": weight for b in range(branches)},
+        **({} if plain else {"scale": "*fp32", "shift": "*fp32"}),
         "out": f"*{_TYPES[dtype]}",
         "tiles": "*i32",
         **{n: "i32" for n in [*sizes.split(), "out_pixel_stride"]},
@@ -106,15 +110,16 @@ def conv(config: ConvConfig, dtype: torch.dtype, how: Precision, descriptors: bo
         **dict(zip(("BI", "BH", "BW"), config.box, strict=True)),
         "BN": config.out_channels,
         "BK": config.depth,
-        "BRANCHES": 4,
+        "BRANCHES": branches,
         "DESCRIPTORS": descriptors,
-        "SCALE": True,
-        "SHIFT": True,
-        "CLAMP": True,
+        "SCALE": not plain,
+        "SHIFT": not plain,
+        "CLAMP": not plain,
         "PRECISION": how,
     }
     tile = "x".join(map(str, config.box))
     name = f"conv {_TYPES[dtype]} {how} {tile} pixels, {config.out_channels} channels"
+    name += ", plain" if plain else ""
     return Kernel(name, triton_kernels.conv_kernel, types, constants, config.stages)
 
 
@@ -143,6 +148,19 @@ def gradient(
     return Kernel(name, triton_kernels.weight_gradient_kernel, types, constants, config.stages)
 
 
+def gradient_sum() -> Kernel:
+    """weight_gradient_sum_kernel."""
+    types = {
+        "partial": "*fp32",
+        "first_slots": "*i32",
+        "grad_weight": "*bf16",
+        "out_channels": "i32",
+        "channels": "i32",
+    }
+    function = triton_kernels.weight_gradient_sum_kernel
+    return Kernel("sum of weight gradients", function, types, {"BLOCK": SUM_BLOCK}, stages=3)
+
+
 def kernels(architecture: int) -> list[Kernel]:
     """Every tile that runs on this architecture, float16 being as bfloat16."""
     descriptors = architecture >= 90
@@ -155,8 +173,9 @@ def kernels(architecture: int) -> list[Kernel]:
     for dtype, how in kinds:
         kind = (dtype, how, descriptors)
         found += [conv(config, *kind) for config in conv_configs(*kind)]
+        found.append(conv(conv_configs(*kind)[0], *kind, plain=True))
         found += [gradient(config, *kind) for config in gradient_configs(*kind)]
-    return found
+    return [*found, gradient_sum()]
 
 
 def measure(architectures: tuple[int, ...] = ARCHITECTURES) -> Table:

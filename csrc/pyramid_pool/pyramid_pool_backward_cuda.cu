@@ -32,7 +32,7 @@ FASTSEG_DEVICE void pixel_gradient(const Plan& p, const Grids& grids, const Stor
 
 // NHWC, channels a multiple of 16 bytes. A thread writes an atom for its channels.
 template <class Storage>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     pyramid_pool_bwd_packs_kernel(const Plan p, const Grids grids, std::int64_t cells,
                                   const Storage* grad_out, Storage* grad_x) {
   constexpr int kItems = kPack<Storage>;

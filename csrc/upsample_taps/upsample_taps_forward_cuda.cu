@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Storage) == 8 ? 1 : 2)
     // The line of row `tap_row` of the kernel.
     const auto resize_line = [&](int source_row, int tap_row, T(&line)[kItems]) {
       const Storage* row = image + source_row * width.in * pixel + tap_row * kKernel * p.channels;
-      Items<Storage, kItems> low[kKernel] = {}, high[kKernel] = {};
+      Items<Storage, kItems> low[kKernel], high[kKernel];
 #pragma unroll
       for (int k = 0; k < kKernel; ++k) {
         const Storage* tap = row + k * p.channels;

@@ -66,7 +66,7 @@ def test_tensor_cores_multiply(measured):
 
 
 def test_loads_run_ahead(measured):
-    for what, architecture, numbers in rows(measured):
+    for what, architecture, numbers in rows(measured, "pixels,"):
         # Some before the loop and some in it: the loop is a pipeline.
         kind = "async_copies" if architecture == "sm_80" else "tma_loads"
         assert numbers[kind] >= 4, what

@@ -19,6 +19,9 @@ Precision = Literal["ieee", "tf32"]
 # Triton miscompiles loops over taps and channels with 8 (pytorch/pytorch#173068).
 WARPS = 4
 
+# Elements of weight_gradient_sum_kernel's programs.
+SUM_BLOCK = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvConfig:

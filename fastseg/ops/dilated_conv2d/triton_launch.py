@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .triton_config import (
+    SUM_BLOCK,
     WARPS,
     ConvConfig,
     GradientConfig,
@@ -27,7 +28,6 @@ from .triton_tables import (
 from .triton_tiles import Maps, Pair, Taps
 
 MAX_BRANCHES = 4
-_SUM_BLOCK = 1024
 
 
 def descriptors_for(*tensors: torch.Tensor) -> bool:
@@ -185,8 +185,8 @@ def weight_gradient(
                 num_warps=WARPS,
                 num_stages=config.stages,
             )
-        weight_gradient_sum_kernel[(math.ceil(out_channels * channels / _SUM_BLOCK), taps.count)](
-            partial, first, grad_weight, out_channels, channels, BLOCK=_SUM_BLOCK, num_warps=WARPS
+        weight_gradient_sum_kernel[(math.ceil(out_channels * channels / SUM_BLOCK), taps.count)](
+            partial, first, grad_weight, out_channels, channels, BLOCK=SUM_BLOCK, num_warps=WARPS
         )
     return grad_weight.permute(0, 3, 1, 2)
 
