@@ -78,14 +78,17 @@ def named(module: str, *names: str) -> Callable[[nn.Module], bool]:
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had, or has, without fastseg."""
-    mark = type(module).__dict__.get(_MARK)
+    """The class that a module had, or has, without fastseg.
+
+    Of a class that sharding or a parametrization derived from ours, what ours was derived from.
+    """
+    mark = getattr(type(module), _MARK, None)
     return type(module) if mark is None else mark[0]
 
 
 def swap_of(module: nn.Module) -> Swap | None:
     """What a module's forward has been exchanged for, if it has."""
-    mark = type(module).__dict__.get(_MARK)
+    mark = getattr(type(module), _MARK, None)
     return None if mark is None else mark[1]
 
 
@@ -127,7 +130,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def not_plain(part: nn.Module) -> str | None:
     """Why the parameters of a layer cannot be used without calling it, or None."""
-    if original_class(part) not in _PLAIN:
+    ours = _MARK in type(part).__dict__
+    if type(part) not in _PLAIN and not (ours and original_class(part) in _PLAIN):
         return f"a {type(part).__name__} is inside"
     for name in part._parameters:
         value = getattr(part, name)
