@@ -1,7 +1,8 @@
 """Builds fastseg._C, the torch-free native core, with CMake; the rest is in pyproject.toml.
 
 Environment: FASTSEG_CUDA=AUTO|ON|OFF (default AUTO: CUDA kernels when nvcc is found),
-FASTSEG_CUDA_ARCHITECTURES (default 80-real;90-real;100), CMAKE_BUILD_PARALLEL_LEVEL.
+FASTSEG_CUDA_ARCHITECTURES (default 80-real;90-real;100), FASTSEG_CPU_DISPATCH=ON|OFF (default ON:
+AVX2 and AVX-512 kernels besides the baseline's), CMAKE_BUILD_PARALLEL_LEVEL.
 """
 
 import os
@@ -37,6 +38,7 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "FASTSEG_VERSION": version,
             "FASTSEG_CUDA": os.environ.get("FASTSEG_CUDA", "AUTO"),
+            "FASTSEG_CPU_DISPATCH": os.environ.get("FASTSEG_CPU_DISPATCH", "ON"),
         }
         if architectures := os.environ.get("FASTSEG_CUDA_ARCHITECTURES"):
             options["FASTSEG_CUDA_ARCHITECTURES"] = architectures

@@ -24,6 +24,7 @@ from fastseg.bench.memory import peak_extra_bytes
 from fastseg.bench.timing import Variant, time_interleaved
 from fastseg.models import PSPNet, SegmentationModel
 from fastseg.testing import relative_error
+from fastseg.testing.peers import declare_torchvision_ops
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 CLASSES = 21
@@ -75,10 +76,7 @@ def _smp(name: str, encoder: str) -> Callable[[SegmentationModel], nn.Module]:
     def make(model: SegmentationModel) -> nn.Module:
         if importlib.util.find_spec("segmentation_models_pytorch") is None:
             pytest.skip("segmentation_models_pytorch is not installed")
-        for op in ("nms", "qnms"):  # for a torchvision without its library
-            if not hasattr(torch.ops.torchvision, op):
-                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                torch.library.define(f"torchvision::{op}", schema)
+        declare_torchvision_ops()
         import segmentation_models_pytorch as smp
 
         peer = getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES)

@@ -17,7 +17,7 @@ add_library(testing_options INTERFACE)
 target_include_directories(testing_options INTERFACE csrc)
 target_compile_definitions(testing_options INTERFACE FASTSEG_VERSION="${FASTSEG_VERSION}"
   FASTSEG_CUDA_ON_CPU FASTSEG_WITH_CUDA FASTSEG_X86=0 PYBIND11_STDLIB="_fastseg_testing")
-target_compile_options(testing_options INTERFACE -O1 -g1 -Wall -Wextra -Wno-psabi
+target_compile_options(testing_options INTERFACE -O1 -Wall -Wextra -Wno-psabi
   -Wno-unknown-pragmas) # unroll
 if(OpenMP_CXX_FOUND)
   target_link_libraries(testing_options INTERFACE OpenMP::OpenMP_CXX)

@@ -10,6 +10,9 @@ namespace fastseg {
 
 // One line per op: declaration here, call below.
 void bind_dilated_conv2d(py::module_& m);
+void bind_gaussian_filter(py::module_& m);
+void bind_mean_field(py::module_& m);
+void bind_permutohedral_filter(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
@@ -47,6 +50,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_cpu_level", &set_cpu_level);
   m.def("advise_huge_pages", &advise_huge_pages);
   bind_dilated_conv2d(m);
+  bind_gaussian_filter(m);
+  bind_mean_field(m);
+  bind_permutohedral_filter(m);
   bind_pyramid_pool(m);
   bind_upsample_argmax(m);
   bind_upsample_bilinear(m);

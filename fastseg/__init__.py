@@ -1,10 +1,16 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
+from . import crf
 from ._version import __version__
+from .accelerate import accelerate, predict, restore
 from .backends import Backend, BackendUnavailable, use_backend
+from .inference import capture
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .nn import fuse
 from .ops import (
     dilated_conv2d,
+    gaussian_filter,
+    permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
@@ -21,10 +27,18 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "__version__",
+    "accelerate",
+    "capture",
     "check_targets",
+    "crf",
     "dilated_conv2d",
+    "fuse",
+    "gaussian_filter",
     "load_checkpoint",
+    "permutohedral_filter",
+    "predict",
     "pyramid_pool",
+    "restore",
     "upsample_argmax",
     "upsample_bilinear",
     "upsample_confusion_matrix",

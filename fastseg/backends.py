@@ -80,8 +80,15 @@ def _reason(module: ModuleType, function: str, args: tuple[Any, ...]) -> str | N
     return module.unsupported_reason(*args)
 
 
+def _passed_over(module: ModuleType, args: tuple[Any, ...]) -> str | None:
+    """Why a backend that could run is left out of the automatic choice: another one is faster."""
+    return module.passed_over(*args) if hasattr(module, "passed_over") else None
+
+
 def choose(op: OpSpec, function: str, args: tuple[Any, ...]) -> ModuleType:
     """The first backend of `op`, in its order of preference, whose `function` can run on `args`.
+
+    A module's `passed_over(*args)`, where it has one, may leave it out, unless it is forced.
 
     Raises:
         BackendUnavailable: none can, or the forced one cannot; lists every reason.
@@ -95,6 +102,8 @@ def choose(op: OpSpec, function: str, args: tuple[Any, ...]) -> ModuleType:
         if forced is not None and backend is not forced:
             continue
         reason = _reason(module, function, args)
+        if reason is None and forced is None:
+            reason = _passed_over(module, args)
         if reason is None:
             return module
         refusals.append(f"  {backend.value}: {reason}")

@@ -59,7 +59,8 @@ class OpSpec:
         functions: suffix of the registered name -> Function; "" is the op itself, "_backward" its
             derivative.
         backends: in order of preference; each module has the functions named by `implementation`
-            and unsupported_reason(*args) -> str | None, called with the same arguments.
+            and unsupported_reason(*args) -> str | None, called with the same arguments; perhaps
+            passed_over(*args) too (backends.choose).
         autocast: "input dtype": the op runs in its input's dtype (its kernels accumulate in
             float32); "lower precision": tensors are cast to the autocast dtype, as for
             convolutions.
@@ -152,9 +153,11 @@ def _traceable(error: ValueError | TypeError) -> Exception:
 def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
     """What torch.library.register_autograd would register, at half its cost per call."""
 
+    count = len(op._schema.arguments)
+
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
+            output = op(*args[:count])
         if autograd is not None:
             ctx.forced_backend = forced_backend()
             autograd.setup_context(ctx, args, output)
@@ -175,11 +178,18 @@ def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return derivative.apply(*args)
+            return derivative.apply(*args, *_listed(args))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 
     return kernel
+
+
+def _listed(args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Tensors in lists, which autograd does not look into: those of functions that have no
+    derivative, so that asking for it is an error there too."""
+    lists = (a for a in args if isinstance(a, (list, tuple)))
+    return [t for values in lists for t in values if isinstance(t, torch.Tensor)]
 
 
 def _register_lower_precision(name: str, device: str) -> None:
@@ -187,6 +197,8 @@ def _register_lower_precision(name: str, device: str) -> None:
     keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [cast(v, dtype) for v in value]
         castable = (
             isinstance(value, torch.Tensor)
             and value.is_floating_point()

@@ -12,7 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("FASTSEG_SHARED", ROOT.parent / "shared")) / "data"
 
-torch.set_num_threads(2)
+# Two cores: two threads, or one in each of two workers of pytest-xdist.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,8 @@
 python tools/gpu_ceilings.py                  print as JSON
 python tools/gpu_ceilings.py --device         only the name, or why there is none (exit code 1)
 python tools/gpu_ceilings.py --results FOLDER --benchmarks FILE
-                                              write FOLDER/<gpu>-<date>.json, print a table
+                                              write FOLDER/<gpu>-<date>.json and, where there
+                                              are benchmarks, the same as .png; print a table
 """
 
 from __future__ import annotations
@@ -130,6 +131,10 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print_table(report)
+    if report["benchmarks"]:
+        picture = path.with_suffix(".png")
+        command = ["bench", "report", str(arguments.benchmarks), "--png", str(picture)]
+        subprocess.run([sys.executable, "-m", "fastseg", *command], cwd=ROOT, check=True)
     print(f"written: {path}")
     return 0
 

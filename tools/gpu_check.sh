@@ -1,15 +1,16 @@
 #!/bin/bash
-# Builds, tests and benchmarks on a machine with a GPU; needs no network, only what is installed.
+# Builds, tests, sanitizes and benchmarks on a machine with a GPU; needs no network, only what is
+# installed.
 #
 #   tools/gpu_check.sh [PARTS] [FILTER]
 #
-# PARTS: any of build,test,bench with commas (default: all). FILTER: a pytest -k expression for the
-# tests and the benchmarks. RESULTS=<folder> instead of benchmarks/results; PYTHON=<interpreter>.
-# Each part has a time limit; together they stay under ten minutes. The exit code is that of the
-# first part that failed, after all have run.
+# PARTS: any of build,test,sanitize,bench with commas (default: all). FILTER: a pytest -k expression
+# for the tests and the benchmarks; where it is a word of op names, it also picks the sanitized ops.
+# RESULTS=<folder> instead of benchmarks/results; PYTHON=<interpreter>. Each part has a time limit;
+# together they are 8 minutes. The exit code is that of the first part that failed, after all have run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-parts=",${1:-build,test,bench},"
+parts=",${1:-build,test,sanitize,bench},"
 filter=${2:-}
 python=${PYTHON:-python3}
 results=${RESULTS:-benchmarks/results}
@@ -17,36 +18,53 @@ log=$(mktemp -d)
 status=0
 summary=()
 
+known=,build,test,sanitize,bench,
+for part in ${parts//,/ }; do
+  [[ $known == *,$part,* ]] || { echo "unknown part '$part', allowed: build test sanitize bench" >&2; exit 2; }
+done
 $python tools/gpu_ceilings.py --device || exit 1
 
-# run NAME SECONDS COMMAND...: one part; its last lines go into the summary.
+# run NAME SECONDS COMMAND...: one part; its last line goes into the summary.
 run() {
   local name=$1 limit=$2 code started=$SECONDS
   shift 2
-  timeout "$limit" "$@" 2>&1 | tee "$log/$name"
+  timeout -k 5 "$limit" "$@" 2>&1 | tee "$log/$name"
   code=${PIPESTATUS[0]}
   [ "$code" = 5 ] && code=0 # pytest: no tests matched
   [ "$code" = 124 ] && echo "stopped after $limit s" >>"$log/$name"
   [ "$code" = 0 ] || [ "$status" != 0 ] || status=$code
-  summary+=("$(printf '%-6s exit %-3s %4d s  %s' "$name" "$code" $((SECONDS - started)) "$(tail -n 1 "$log/$name")")")
+  summary+=("$(printf '%-9s exit %-3s %4d s  %s' "$name" "$code" $((SECONDS - started)) "$(tail -n 1 "$log/$name")")")
 }
+skip() { summary+=("$(printf '%-9s skipped: %s' "$1" "$2")"); }
 
 if [[ $parts == *,build,* ]]; then
   # This GPU's machine code alone: a third of the time of all architectures.
   : "${FASTSEG_CUDA_ARCHITECTURES:=$($python -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')}"
   export FASTSEG_CUDA_ARCHITECTURES
-  FASTSEG_CUDA=ON run build 180 $python setup.py -q build_ext --inplace
+  FASTSEG_CUDA=ON run build 140 $python setup.py -q build_ext --inplace
 fi
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 if [[ $parts == *,test,* ]]; then
-  run test 150 $python -m pytest -q -m gpu ${filter:+-k "$filter"} tests
+  run test 120 $python -m pytest -q -m gpu ${filter:+-k "$filter"} tests
+fi
+if [[ $parts == *,sanitize,* ]]; then
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  for tool in memcheck racecheck; do
+    if [ -x "$sanitizer" ]; then
+      # Every tensor in an allocation of its own, so that memcheck sees where it ends.
+      PYTORCH_NO_CUDA_MEMORY_CACHING=1 run $tool 45 "$sanitizer" --tool $tool --error-exitcode 1 \
+        $python tools/gpu_sanitize.py ${filter:+"$filter"}
+    else
+      skip $tool "compute-sanitizer is not installed"
+    fi
+  done
 fi
 if [[ $parts == *,bench,* ]]; then
   # Without torch.compile among the peers: its compilations alone take longer than this part may.
-  run bench 180 $python -m pytest -q benchmarks --benchmark-only --no-compile \
+  run bench 110 $python -m pytest -q benchmarks --benchmark-only --no-compile \
     --benchmark-json="$log/benchmarks.json" ${filter:+-k "$filter"}
 fi
-run report 60 $python tools/gpu_ceilings.py --results "$results" --benchmarks "$log/benchmarks.json"
+run report 20 $python tools/gpu_ceilings.py --results "$results" --benchmarks "$log/benchmarks.json"
 
 printf '%s\n' "" "${summary[@]}"
 exit "$status"

@@ -73,4 +73,71 @@ template <class Storage> FASTSEG_DEVICE void store_pack(Storage* p, const Pack<S
   *reinterpret_cast<uint4*>(p) = bits;
 }
 
+// The same for one value, or 4, 8 or 16 bytes of values.
+template <class Storage, int kItems> struct alignas(kItems * sizeof(Storage)) Items {
+  Storage v[kItems];
+};
+template <int kItems, class Storage>
+FASTSEG_DEVICE Items<Storage, kItems> load_items(const Storage* p) {
+  constexpr int kBytes = kItems * static_cast<int>(sizeof(Storage));
+  static_assert(kItems == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16);
+#ifdef FASTSEG_CUDA_ON_CPU
+  cuda_on_cpu::require_aligned(p, kBytes);
+#endif
+  Items<Storage, kItems> items;
+  if constexpr (kItems == 1) {
+    items.v[0] = load(p);
+  } else if constexpr (kBytes == 4) {
+    const unsigned bits = __ldg(reinterpret_cast<const unsigned*>(p));
+    memcpy(&items, &bits, kBytes);
+  } else if constexpr (kBytes == 8) {
+    const uint2 bits = __ldg(reinterpret_cast<const uint2*>(p));
+    memcpy(&items, &bits, kBytes);
+  } else {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(p));
+    memcpy(&items, &bits, kBytes);
+  }
+  return items;
+}
+// Rounds to the storage type.
+template <int kItems, class Storage>
+FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[kItems]) {
+  constexpr int kBytes = kItems * static_cast<int>(sizeof(Storage));
+  static_assert(kItems == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16);
+#ifdef FASTSEG_CUDA_ON_CPU
+  cuda_on_cpu::require_aligned(p, kBytes);
+#endif
+  Items<Storage, kItems> items;
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) from_compute(values[k], items.v[k]);
+  if constexpr (kItems == 1) {
+    *p = items.v[0];
+  } else if constexpr (kBytes == 4) {
+    unsigned bits;
+    memcpy(&bits, &items, kBytes);
+    *reinterpret_cast<unsigned*>(p) = bits;
+  } else if constexpr (kBytes == 8) {
+    uint2 bits;
+    memcpy(&bits, &items, kBytes);
+    *reinterpret_cast<uint2*>(p) = bits;
+  } else {
+    uint4 bits;
+    memcpy(&bits, &items, kBytes);
+    *reinterpret_cast<uint4*>(p) = bits;
+  }
+}
+
+// Asks for the cache line of `p`, which may be read later, without waiting for it.
+FASTSEG_DEVICE void prefetch_l2(const void* p) {
+#ifdef FASTSEG_CUDA_ON_CPU
+  (void)*static_cast<const volatile unsigned char*>(p); // for AddressSanitizer
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
+inline bool is_aligned(const void* p, std::size_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
+}
+
 } // namespace fastseg

@@ -35,4 +35,13 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda { // the same
+std::int64_t workspace_bytes(DType dtype, const Shape& shape);
+void forward(DType dtype, const void* x, const void* weight, const void* bias, void* out,
+             const Shape& shape, std::uintptr_t stream);
+void backward(DType dtype, const void* grad_out, const void* x, const void* weight, void* grad_x,
+              void* grad_weight, void* grad_bias, void* workspace, const Shape& shape,
+              std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::dilated_conv2d

@@ -18,7 +18,7 @@ void bind_dilated_conv2d(py::module_& m) {
            py::kw_only(), py::arg("batch"), py::arg("channels"), py::arg("in_size"),
            py::arg("out_size"), py::arg("kernel"), py::arg("stride"), py::arg("padding"),
            py::arg("dilation"), py::arg("channels_last"));
-  sub.def("cpu_workspace_bytes", [](int dtype, const Shape& shape) {
+  sub.def("cpu_workspace_bytes", [](int dtype, const Shape& shape, int) {
     return cpu_kernels().workspace_bytes(static_cast<DType>(dtype), shape);
   });
   sub.def(
@@ -39,6 +39,29 @@ void bind_dilated_conv2d(py::module_& m) {
                                pointer(grad_bias), pointer(workspace), shape, threads);
       },
       release_gil());
+#ifdef FASTSEG_WITH_CUDA
+  sub.def("cuda_workspace_bytes", [](int dtype, const Shape& shape, std::uintptr_t) {
+    return cuda::workspace_bytes(static_cast<DType>(dtype), shape);
+  });
+  sub.def(
+      "cuda_forward",
+      [](int dtype, std::uintptr_t x, std::uintptr_t weight, std::uintptr_t bias,
+         std::uintptr_t out, const Shape& shape, std::uintptr_t stream) {
+        cuda::forward(static_cast<DType>(dtype), pointer(x), pointer(weight), pointer(bias),
+                      pointer(out), shape, stream);
+      },
+      release_gil());
+  sub.def(
+      "cuda_backward",
+      [](int dtype, std::uintptr_t grad_out, std::uintptr_t x, std::uintptr_t weight,
+         std::uintptr_t grad_x, std::uintptr_t grad_weight, std::uintptr_t grad_bias,
+         std::uintptr_t workspace, const Shape& shape, std::uintptr_t stream) {
+        cuda::backward(static_cast<DType>(dtype), pointer(grad_out), pointer(x), pointer(weight),
+                       pointer(grad_x), pointer(grad_weight), pointer(grad_bias),
+                       pointer(workspace), shape, stream);
+      },
+      release_gil());
+#endif
 }
 
 } // namespace fastseg

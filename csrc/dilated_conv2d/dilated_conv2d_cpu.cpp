@@ -8,6 +8,7 @@
 #include "dilated_conv2d/dilated_conv2d.h"
 
 #include "common/parallel.h"
+#include "dilated_conv2d/dilated_conv2d_direct.h"
 #include "dilated_conv2d/dilated_conv2d_tiles.h"
 
 namespace fastseg::dilated_conv2d::FASTSEG_CPU_LEVEL {
@@ -309,6 +310,23 @@ void reduce_partials(const T* partials, std::int64_t count, std::int64_t size, S
   }
 }
 
+// channels_last, in place.
+template <class Storage>
+void run_direct(const Storage* x, const Storage* weight, const Storage* bias, Storage* out,
+                const Shape& s, int threads) {
+  using T = compute_t<Storage>;
+  const Plans plans(s, Direction::forward);
+  const std::int64_t taps = s.kernel_h * s.kernel_w, C = s.channels;
+  Buffer<T> by_tap(taps * C), start(C);
+  for (std::int64_t c = 0; c < C; ++c) {
+    start[c] = bias != nullptr ? to_compute(bias[c]) : T(0);
+    for (std::int64_t tap = 0; tap < taps; ++tap)
+      by_tap[tap * C + c] = to_compute(weight[c * taps + tap]);
+  }
+  direct_forward(x, by_tap.get(), start.get(), out, s.batch, C, plans.rows, plans.columns,
+                 s.kernel_w, threads);
+}
+
 // ---- entry points -------------------------------------------------------------------------------
 
 // Partial sums per chunk of rows and image.
@@ -332,6 +350,9 @@ void forward(DType dtype, const void* x, const void* weight, const void* bias, v
              const Shape& s, int threads) {
   dispatch_dtype(dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
+    if (s.channels_last && s.channels >= kLanes<compute_t<Storage>>)
+      return run_direct(static_cast<const Storage*>(x), static_cast<const Storage*>(weight),
+                        static_cast<const Storage*>(bias), static_cast<Storage*>(out), s, threads);
     Sweep<Storage> job{};
     job.direction = Direction::forward;
     job.source = static_cast<const Storage*>(x);

@@ -17,7 +17,6 @@ struct ConvAxis {
 FASTSEG_HD std::int64_t floor_div(std::int64_t a, std::int64_t b) {
   return a >= 0 ? a / b : -((b - 1 - a) / b);
 }
-FASTSEG_HD std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
 
 // The input that `tap` of output `out` reads; it lies in the padding unless 0 <= result < in.
 FASTSEG_HD std::int64_t input_index(const ConvAxis& axis, std::int64_t out, std::int64_t tap) {

@@ -12,6 +12,8 @@
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
+
 enum class Direction { forward, backward };
 
 // A tap of a span, and the source that the span's first target reads through it.
@@ -43,6 +45,9 @@ public:
   std::int64_t spans() const { return span_count_; }
   const Span& span(std::int64_t i) const { return spans_[i]; }
   const Tap& tap(std::int64_t i) const { return taps_[i]; }
+
+  // Taps of one target, at most.
+  std::int64_t most_taps() const { return axis_.kernel; }
 
   // How many targets next to a block of targets read sources that the block reads too, at most.
   std::int64_t overlap() const {

@@ -32,4 +32,16 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+// More windows on an axis, over all grids, or longer axes are an error.
+inline constexpr std::int64_t kMaxWindows = 128, kMaxAxis = std::int64_t{1} << 17;
+
+// The workspace of the forward.
+std::int64_t workspace_bytes(DType dtype, const Shape& shape, const Bins& bins);
+void forward(DType dtype, const void* x, void* out, void* workspace, const Shape& shape,
+             const Bins& bins, std::uintptr_t stream);
+void backward(DType dtype, const void* grad_out, void* grad_x, const Shape& shape, const Bins& bins,
+              std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::pyramid_pool

@@ -3,24 +3,23 @@
 // neighbouring windows share a pixel where bins does not divide in.
 #pragma once
 
-#include <cstdint>
-
 #include "common/host_device.h"
 
 namespace FASTSEG_MATH_NAMESPACE {
 
-FASTSEG_HD std::int64_t window_begin(std::int64_t cell, std::int64_t in, std::int64_t bins) {
+// Int is std::int64_t, or int where the products are known to fit: a division costs a quarter.
+template <class Int> FASTSEG_HD Int window_begin(Int cell, Int in, Int bins) {
   return cell * in / bins;
 }
-FASTSEG_HD std::int64_t window_end(std::int64_t cell, std::int64_t in, std::int64_t bins) {
+template <class Int> FASTSEG_HD Int window_end(Int cell, Int in, Int bins) {
   return ((cell + 1) * in + bins - 1) / bins;
 }
 
 // The cells that cover a pixel, one or two since bins <= in: the same rule with the roles swapped.
-FASTSEG_HD std::int64_t cells_begin(std::int64_t pixel, std::int64_t in, std::int64_t bins) {
+template <class Int> FASTSEG_HD Int cells_begin(Int pixel, Int in, Int bins) {
   return window_begin(pixel, bins, in);
 }
-FASTSEG_HD std::int64_t cells_end(std::int64_t pixel, std::int64_t in, std::int64_t bins) {
+template <class Int> FASTSEG_HD Int cells_end(Int pixel, Int in, Int bins) {
   return window_end(pixel, bins, in);
 }
 

@@ -19,8 +19,8 @@ using namespace fastseg::FASTSEG_CPU_LEVEL;
 
 // What is worked on at a time along a row: it stays in the L1 cache with its partners.
 constexpr std::int64_t kSegment = 2048;
-// Output rows summed in one go: their weights stay in registers.
-constexpr int kStreams = 4;
+// How far ahead of the pixels being summed their lines are fetched, in bytes.
+constexpr std::int64_t kAhead = 6144;
 
 template <class Storage> struct Job {
   using T = compute_t<Storage>;
@@ -94,84 +94,29 @@ void forward_typed(const Storage* x, Storage* out, const Shape& s, int threads) 
 
 // ---- backward -----------------------------------------------------------------------------------
 
-// A run of output rows between the same two source rows.
-template <class T> struct Run {
-  std::int64_t first, count;
-  std::int64_t lo, hi; // hi == lo: w_lo holds the whole weight
-  // How far ahead to prefetch, in elements: what is summed after these rows. Streams as short as
-  // one row end before a hardware prefetcher follows them.
-  std::int64_t ahead;
-  T w_lo[kStreams], w_hi[kStreams];
-};
-
-template <class T> Run<T> next_run(const ResizeAxis& rows, std::int64_t first, std::int64_t end) {
-  Run<T> run{first, 0, 0, 0, 0, {}, {}};
-  for (std::int64_t y = first; y < end && run.count < kStreams; ++y) {
-    const Taps<T> t = taps<T>(rows, y);
-    if (run.count > 0 && (t.lo != run.lo || t.hi != run.hi)) break;
-    run.lo = t.lo;
-    run.hi = t.hi;
-    run.w_lo[run.count] = t.lo == t.hi ? T(1) : t.w_lo;
-    run.w_hi[run.count] = t.lo == t.hi ? T(0) : t.w_hi;
-    ++run.count;
-  }
-  return run;
-}
-
-// lo[i] += sum of w_lo * row[i] over the rows of the run, and the same for hi, n values each.
-template <int kCount, bool kLo, bool kHi, class Storage, class T = compute_t<Storage>>
-void add_rows(const Run<T>& run, const Storage* source, std::int64_t stride, std::int64_t n, T* lo,
-              T* hi) {
-  T w_lo[kCount], w_hi[kCount];
-  for (int r = 0; r < kCount; ++r) w_lo[r] = run.w_lo[r], w_hi[r] = run.w_hi[r];
+// lo[i] += w_lo * row[i] and hi[i] += w_hi * row[i]. One row at a time: read in order of the
+// addresses, the gradient comes at the memory's speed, and rows read in turns do not.
+template <bool kLo, bool kHi, class Storage, class T = compute_t<Storage>>
+void add_row(const Storage* row, std::int64_t n, T w_lo, T w_hi, T* lo, T* hi) {
   std::int64_t i = 0;
   for (; i + kLanes<T> <= n; i += kLanes<T>) {
-    vec<T> a{}, b{};
-    if (kLo) a = load_vec(lo + i);
-    if (kHi) b = load_vec(hi + i);
-    for (int r = 0; r < kCount; ++r) {
-      __builtin_prefetch(source + r * stride + i + run.ahead);
-      const vec<T> g = load(source + r * stride + i);
-      if (kLo) a += g * w_lo[r];
-      if (kHi) b += g * w_hi[r];
-    }
-    if (kLo) store_vec(lo + i, a);
-    if (kHi) store_vec(hi + i, b);
+    __builtin_prefetch(row + n + i); // the next row
+    const vec<T> g = load(row + i);
+    if (kLo) store_vec(lo + i, load_vec(lo + i) + g * w_lo);
+    if (kHi) store_vec(hi + i, load_vec(hi + i) + g * w_hi);
   }
-  for (; i < n; ++i)
-    for (int r = 0; r < kCount; ++r) {
-      const T g = to_compute(source[r * stride + i]);
-      if (kLo) lo[i] += g * w_lo[r];
-      if (kHi) hi[i] += g * w_hi[r];
-    }
+  for (; i < n; ++i) {
+    const T g = to_compute(row[i]);
+    if (kLo) lo[i] += g * w_lo;
+    if (kHi) hi[i] += g * w_hi;
+  }
 }
 
-// Null: that source row is not wanted.
-template <int kCount, class Storage, class T = compute_t<Storage>>
-void add_rows(const Run<T>& run, const Storage* source, std::int64_t stride, std::int64_t n, T* lo,
-              T* hi) {
-  if (lo != nullptr && hi != nullptr)
-    add_rows<kCount, true, true>(run, source, stride, n, lo, hi);
-  else if (lo != nullptr)
-    add_rows<kCount, true, false>(run, source, stride, n, lo, hi);
-  else if (hi != nullptr)
-    add_rows<kCount, false, true>(run, source, stride, n, lo, hi);
-}
-
-template <class Storage, class T = compute_t<Storage>>
-void add_run(const Run<T>& run, const Storage* source, std::int64_t stride, std::int64_t n, T* lo,
-             T* hi) {
-  static_assert(kStreams == 4);
-  switch (run.count) {
-  case 1:
-    return add_rows<1>(run, source, stride, n, lo, hi);
-  case 2:
-    return add_rows<2>(run, source, stride, n, lo, hi);
-  case 3:
-    return add_rows<3>(run, source, stride, n, lo, hi);
-  default:
-    return add_rows<4>(run, source, stride, n, lo, hi);
-  }
+// Parts that `count` units are cut into, for `threads` threads with `images` images. Every part
+// reads the output rows above it a second time, so there are no more than balance the threads.
+inline std::int64_t parts_of(std::int64_t count, std::int64_t images, int threads) {
+  const std::int64_t wanted = (2 * threads + images - 1) / std::max<std::int64_t>(images, 1);
+  return std::min(std::max<std::int64_t>(wanted, 1), count);
 }
 
 // The horizontal adjoint of one vector of values per column: lo never decreases, so two running
@@ -207,52 +152,148 @@ void backward_nchw(const Storage* grad_out, Storage* grad_x, const Shape& s, int
   constexpr int L = kLanes<T>;
   const Job<Storage> job(s);
   const std::int64_t groups = (s.in_h + L - 1) / L; // L source rows each
+  const std::int64_t parts = parts_of(groups, job.images, threads);
   const std::int64_t stride = job.columns.blocks() * L;
-  parallel_for(job.images * groups, threads, [&](std::int64_t task) {
-    const std::int64_t plane = task / groups, first = task % groups * L;
-    const std::int64_t count = std::min<std::int64_t>(L, s.in_h - first);
+  parallel_for(job.images * parts, threads, [&](std::int64_t task) {
+    const std::int64_t plane = task / parts, part = task % parts;
     const Storage* source = grad_out + plane * s.out_h * s.out_w;
-    Storage* target = grad_x + (plane * s.in_h + first) * s.in_w;
+    Storage* plane_target = grad_x + plane * s.in_h * s.in_w;
     Buffer<T> vertical(L * stride);
     Buffer<T> sums(s.in_w * L + L * L);
-    zero_row(vertical.get(), L * stride);
-    zero_row(sums.get(), s.in_w * L + L * L);
-    const auto row = [&](std::int64_t i) {
-      return i >= first && i < first + count ? vertical.get() + (i - first) * stride : nullptr;
-    };
-    const std::int64_t end = first_output(job.rows, first + count);
-    for (std::int64_t y = first_output(job.rows, first - 1); y < end;) {
-      Run<T> run = next_run<T>(job.rows, y, end);
-      run.ahead = run.count * s.out_w; // the next rows
-      add_run(run, source + y * s.out_w, s.out_w, s.out_w, row(run.lo),
-              run.hi == run.lo ? nullptr : row(run.hi));
-      y += run.count;
-    }
-    // Lanes are rows: transposed tiles of L columns, and back.
-    vec<T> tile[L];
-    columns_adjoint(
-        job.columns, 0, s.out_w,
-        [&](std::int64_t x) {
-          if (x % L == 0) {
-            for (int k = 0; k < L; ++k) tile[k] = load_vec(vertical.get() + k * stride + x);
-            transpose<T>(tile);
-          }
-          return tile[x % L];
-        },
-        [&](std::int64_t i, vec<T> sum) {
-          store_vec(sums.get() + i * L, load_vec(sums.get() + i * L) + sum);
-        });
-    for (std::int64_t i = 0; i < s.in_w; i += L) {
-      for (int k = 0; k < L; ++k) tile[k] = load_vec(sums.get() + (i + k) * L);
-      transpose<T>(tile);
-      for (std::int64_t k = 0; k < count; ++k) {
-        if (i + L <= s.in_w)
-          store(target + k * s.in_w + i, tile[k]);
+    for (std::int64_t group = groups * part / parts; group < groups * (part + 1) / parts; ++group) {
+      const std::int64_t first = group * L, count = std::min<std::int64_t>(L, s.in_h - first);
+      Storage* target = plane_target + first * s.in_w;
+      zero_row(vertical.get(), L * stride);
+      zero_row(sums.get(), s.in_w * L + L * L);
+      const auto row = [&](std::int64_t i) { return vertical.get() + (i - first) * stride; };
+      const std::int64_t end = first_output(job.rows, first + count);
+      for (std::int64_t y = first_output(job.rows, first - 1); y < end; ++y) {
+        const Taps<T> t = taps<T>(job.rows, y);
+        const Storage* from = source + y * s.out_w;
+        if (t.lo < first)
+          add_row<false, true>(from, s.out_w, T(0), t.w_hi, row(first), row(first));
+        else if (t.hi == t.lo)
+          add_row<true, false>(from, s.out_w, T(1), T(0), row(t.lo), row(t.lo));
+        else if (t.hi >= first + count)
+          add_row<true, false>(from, s.out_w, t.w_lo, T(0), row(t.lo), row(t.lo));
         else
-          store_partial(target + k * s.in_w + i, tile[k], s.in_w - i);
+          add_row<true, true>(from, s.out_w, t.w_lo, t.w_hi, row(t.lo), row(t.hi));
+      }
+      // Lanes are rows: transposed tiles of L columns, and back. Memory would idle meanwhile.
+      const char* ahead = reinterpret_cast<const char*>(source + end * s.out_w);
+      vec<T> tile[L];
+      columns_adjoint(
+          job.columns, 0, s.out_w,
+          [&](std::int64_t x) {
+            if (x % L == 0) {
+              for (int k = 0; k < L; ++k) {
+                __builtin_prefetch(ahead + (x + k) * 64);
+                tile[k] = load_vec(vertical.get() + k * stride + x);
+              }
+              transpose<T>(tile);
+            }
+            return tile[x % L];
+          },
+          [&](std::int64_t i, vec<T> sum) {
+            store_vec(sums.get() + i * L, load_vec(sums.get() + i * L) + sum);
+          });
+      for (std::int64_t i = 0; i < s.in_w; i += L) {
+        for (int k = 0; k < L; ++k) tile[k] = load_vec(sums.get() + (i + k) * L);
+        transpose<T>(tile);
+        for (std::int64_t k = 0; k < count; ++k) {
+          if (i + L <= s.in_w)
+            store(target + k * s.in_w + i, tile[k]);
+          else
+            store_partial(target + k * s.in_w + i, tile[k], s.in_w - i);
+        }
       }
     }
   });
+}
+
+// The sums of one source column and of the one to its right, over the pixels of an output row.
+// Beyond the channels they hold zeros, up to a whole vector.
+template <class T> struct ColumnSums {
+  std::int64_t width;
+  Buffer<T> first, second;
+  T *lo, *hi;
+
+  explicit ColumnSums(std::int64_t channels)
+      : width((channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>), first(width), second(width),
+        lo(first.get()), hi(second.get()) {
+    zero_row(lo, width);
+    zero_row(hi, width);
+  }
+  // On to the next source column.
+  void advance() {
+    std::swap(lo, hi);
+    zero_row(hi, width);
+  }
+};
+
+// Adds kCount neighbouring pixels of C channels that lie between the same two source columns.
+// `end`: of the whole map, which the last vector of its last pixel must not read over.
+template <int kCount, class Storage, class T = compute_t<Storage>>
+void add_pixels(const Storage* pixels, const Storage* end, std::int64_t C,
+                const ResizeColumns<T>& columns, std::int64_t x, ColumnSums<T>& sums) {
+  constexpr int L = kLanes<T>;
+  T w_lo[kCount], w_hi[kCount];
+  for (int k = 0; k < kCount; ++k) w_lo[k] = columns.w_lo(x + k), w_hi[k] = columns.w_hi(x + k);
+  std::int64_t c = 0;
+  for (; c + L <= C; c += L) {
+    vec<T> lo = load_vec(sums.lo + c), hi = load_vec(sums.hi + c);
+    for (int k = 0; k < kCount; ++k) {
+      // Pixels in turns end too soon for a hardware prefetcher: their lines, in address order.
+      __builtin_prefetch(pixels + kAhead / sizeof(Storage) + c * kCount + k * L);
+      const vec<T> g = load(pixels + k * C + c);
+      lo += g * w_lo[k];
+      hi += g * w_hi[k];
+    }
+    store_vec(sums.lo + c, lo);
+    store_vec(sums.hi + c, hi);
+  }
+  if (c == C) return;
+  const ivec<T> inside = iota<T>() < isplat<T>(static_cast<lane_int<T>>(C - c));
+  vec<T> lo = load_vec(sums.lo + c), hi = load_vec(sums.hi + c);
+  for (int k = 0; k < kCount; ++k) {
+    const Storage* p = pixels + k * C + c;
+    const vec<T> g = end - p < L ? load_partial(p, C - c) : inside ? load(p) : vec<T>{};
+    lo += g * w_lo[k];
+    hi += g * w_hi[k];
+  }
+  store_vec(sums.lo + c, lo);
+  store_vec(sums.hi + c, hi);
+}
+
+// Sums an output row into source columns: flush(column, sums) gets each column at most twice.
+template <class Storage, class T = compute_t<Storage>, class Flush>
+void add_pixel_row(const Storage* row, const Storage* end, std::int64_t C,
+                   const ResizeColumns<T>& columns, ColumnSums<T>& sums, const Flush& flush) {
+  std::int64_t at = columns.lo(0);
+  for (std::int64_t x = 0; x < columns.out();) {
+    const std::int64_t lo = columns.lo(x);
+    if (lo != at) {
+      flush(at, sums.lo);
+      sums.advance();
+      if (lo != at + 1) {
+        flush(at + 1, sums.lo);
+        sums.advance();
+      }
+      at = lo;
+    }
+    const auto pixels = row + x * C;
+    if (x + 3 < columns.out() && columns.lo(x + 3) == lo)
+      add_pixels<4>(pixels, end, C, columns, x, sums), x += 4;
+    else if (x + 1 < columns.out() && columns.lo(x + 1) == lo)
+      add_pixels<2>(pixels, end, C, columns, x, sums), x += 2;
+    else
+      add_pixels<1>(pixels, end, C, columns, x, sums), x += 1;
+  }
+  // At the right border hi is lo.
+  flush(at, sums.lo);
+  sums.advance();
+  flush(std::min(at + 1, columns.in() - 1), sums.lo);
+  sums.advance();
 }
 
 template <class Storage>
@@ -261,55 +302,46 @@ void backward_channels_last(const Storage* grad_out, Storage* grad_x, const Shap
   constexpr int L = kLanes<T>;
   const Job<Storage> job(s);
   const std::int64_t C = s.channels, in_row = job.in_row(), out_row = job.out_row();
-  const std::int64_t segment = std::max<std::int64_t>(kSegment / C, 1);
-  // A chunk also visits the output rows of the source row above it: at least 8 rows keep that
-  // small.
-  const std::int64_t per_chunk = std::max<std::int64_t>(8, s.in_h / 16);
-  const std::int64_t chunks = (s.in_h + per_chunk - 1) / per_chunk;
-  parallel_for(s.batch * chunks, threads, [&](std::int64_t task) {
-    const std::int64_t n = task / chunks, first = task % chunks * per_chunk;
-    const std::int64_t end = std::min(first + per_chunk, s.in_h);
+  const std::int64_t parts = parts_of(s.in_h, s.batch, threads);
+  const Storage* grad_end = grad_out + s.batch * s.out_h * out_row;
+  parallel_for(s.batch * parts, threads, [&](std::int64_t task) {
+    const std::int64_t n = task / parts, part = task % parts;
+    const std::int64_t first = s.in_h * part / parts, end = s.in_h * (part + 1) / parts;
     const Storage* source = grad_out + n * s.out_h * out_row;
     Storage* target = grad_x + n * s.in_h * in_row;
-    // L values beyond the end: the last vector of a pixel may read over it.
-    Buffer<T> above(in_row), below(in_row), lo_sums(segment * C + L), hi_sums(segment * C + L);
-    zero_row(above.get(), in_row);
-    zero_row(below.get(), in_row);
+    ColumnSums<T> sums(C);
+    // A source column is whole vectors here, on boundaries of vectors.
+    const std::int64_t line = s.in_w * sums.width;
+    Buffer<T> above(line), below(line);
+    zero_row(above.get(), line);
+    zero_row(below.get(), line);
     T* current = above.get(); // the sum of source row `row`
     T* next = below.get();    // of source row `row` + 1
     std::int64_t row = first - 1;
     const auto finish_row = [&] {
-      if (row >= first) write_row(target + row * in_row, current, in_row, false);
+      if (row >= first)
+        for (std::int64_t x = 0; x < s.in_w; ++x)
+          write_row(target + row * in_row + x * C, current + x * sums.width, C, false);
       std::swap(current, next);
-      zero_row(next, in_row);
+      zero_row(next, line);
       ++row;
     };
-    const auto add_columns = [&](std::int64_t x0, std::int64_t x1, const T* sums, T* to) {
-      for (std::int64_t c = 0; c < C; c += L)
-        columns_adjoint(
-            job.columns, x0, x1, [&](std::int64_t x) { return load_vec(sums + (x - x0) * C + c); },
-            [&](std::int64_t i, vec<T> sum) {
-              T* at = to + i * C + c;
-              if (c + L <= C) return store_vec(at, load_vec(at) + sum);
-              for (std::int64_t k = 0; c + k < C; ++k) at[k] += sum[k];
-            });
-    };
     const std::int64_t last_output = first_output(job.rows, end);
-    for (std::int64_t y = first_output(job.rows, first - 1); y < last_output;) {
-      Run<T> run = next_run<T>(job.rows, y, last_output);
-      run.ahead = segment * C; // the next columns
-      while (row < run.lo) finish_row();
-      const bool above_owned = run.lo >= first, below_owned = run.hi != run.lo && run.hi < end;
-      for (std::int64_t x = 0; x < s.out_w; x += segment) {
-        const std::int64_t x1 = std::min(x + segment, s.out_w), values = (x1 - x) * C;
-        zero_row(lo_sums.get(), values + L);
-        zero_row(hi_sums.get(), values + L);
-        add_run(run, source + y * out_row + x * C, out_row, values,
-                above_owned ? lo_sums.get() : nullptr, below_owned ? hi_sums.get() : nullptr);
-        if (above_owned) add_columns(x, x1, lo_sums.get(), current);
-        if (below_owned) add_columns(x, x1, hi_sums.get(), next);
-      }
-      y += run.count;
+    for (std::int64_t y = first_output(job.rows, first - 1); y < last_output; ++y) {
+      const Taps<T> t = taps<T>(job.rows, y);
+      while (row < t.lo) finish_row();
+      const T w_lo = t.hi == t.lo ? T(1) : t.w_lo, w_hi = t.w_hi;
+      const bool two = t.hi != t.lo;
+      add_pixel_row(source + y * out_row, grad_end, C, job.columns, sums,
+                    [&](std::int64_t column, const T* from) {
+                      T* a = current + column * sums.width;
+                      T* b = next + column * sums.width;
+                      for (std::int64_t c = 0; c < sums.width; c += L) {
+                        const vec<T> sum = load_vec(from + c);
+                        store_vec(a + c, load_vec(a + c) + sum * w_lo);
+                        if (two) store_vec(b + c, load_vec(b + c) + sum * w_hi);
+                      }
+                    });
     }
     while (row < end) finish_row();
   });

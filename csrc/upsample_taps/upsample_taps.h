@@ -35,4 +35,11 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda { // the same
+void forward(DType dtype, const Source* sources, int count, const void* added, void* out,
+             const Shape& shape, std::uintptr_t stream);
+void backward(DType dtype, const void* grad_out, void* grad_taps, std::int64_t h, std::int64_t w,
+              const Shape& shape, std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::upsample_taps

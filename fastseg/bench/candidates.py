@@ -50,13 +50,13 @@ class Problem:
             return {OURS: samples.function, EAGER: samples.peer_out}
         return {OURS: samples.function, EAGER: samples.peer, **samples.other_peers}
 
-    def reference(self, *, exact: bool) -> Candidate:
-        """The peer in NCHW without out; `exact`: on the same inputs in float64."""
+    def reference(self, *, exact: bool, layout: str = "NCHW") -> Candidate:
+        """The peer without out; `exact`: on the same inputs in float64."""
         direction = self.case.direction.removesuffix(FORWARD_OUT.removeprefix("forward"))
         plain = dataclasses.replace(self.case, direction=direction)
         problem = Problem(plain)
         problem._made, problem._upstream = self._made, self._upstream
-        return problem.candidate(EAGER, plain.samples.peer, "NCHW", exact=exact)
+        return problem.candidate(EAGER, plain.samples.peer, layout, exact=exact)
 
     def compiled(self, layout: str) -> Candidate:
         """The peer through torch.compile with its default settings."""

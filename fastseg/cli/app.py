@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from . import bench
+from .crf import crf
 from .eval import eval_
 from .info import info
 from .models import models
@@ -41,6 +42,7 @@ def _options(
 
 
 app.command()(segment)
+app.command()(crf)
 app.command()(train)
 app.command("eval")(eval_)
 app.command()(models)

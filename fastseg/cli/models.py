@@ -11,9 +11,9 @@ from rich.table import Table
 from torch.overrides import TorchFunctionMode
 
 from ..classes import numbered_classes
-from ..engine.architectures import ARCHITECTURES, Description
 from ..models.checkpoints import FAMILIES
 from ..models.default import NAME as DEFAULT_NAME
+from ..models.description import ARCHITECTURES, Description
 from .console import out
 
 

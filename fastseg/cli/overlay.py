@@ -40,6 +40,25 @@ def write_overlay(
         _with_legend(picture, labels, classes).save(file, "PNG", optimize=True)
 
 
+def write_before_after(
+    path: Path,
+    photo: numpy.ndarray,
+    before: numpy.ndarray,
+    after: numpy.ndarray,
+    classes: ClassSet,
+) -> None:
+    """Writes the photograph under two labellings [H, W], side by side, with one legend."""
+    parts = [Image.fromarray(_blend(photo, labels, classes)) for labels in (before, after)]
+    width, height = parts[0].size
+    gap = max(4, width // 100)
+    pair = Image.new("RGB", (2 * width + gap, height), _BAND)
+    for i, (part, caption) in enumerate(zip(parts, ("before", "after"), strict=True)):
+        pair.paste(part, (i * (width + gap), 0))
+        _write_caption(ImageDraw.Draw(pair), i * (width + gap), caption, width)
+    with written_whole(path) as file:
+        _with_legend(pair, after, classes).save(file, "PNG", optimize=True)
+
+
 def shares(labels: numpy.ndarray, classes: ClassSet) -> list[tuple[int, int]]:
     """(class, pixels) of the classes that occur, the largest first."""
     counts = numpy.bincount(labels.ravel(), minlength=len(classes))
@@ -69,6 +88,17 @@ def _edges(labels: numpy.ndarray) -> numpy.ndarray:
         edges[:, shift:] |= labels[:, shift:] != labels[:, :-shift]
     soft = Image.fromarray(edges * 255).filter(ImageFilter.GaussianBlur(0.7))
     return numpy.asarray(soft) * numpy.float32(1 / 255)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, x: int, caption: str, width: int) -> None:
+    """Writes the caption on a small plate in the corner of the picture that begins at column x."""
+    size = min(max(round(width / 32), 9), 40)
+    font = ImageFont.load_default(size)
+    right = x + round(font.getlength(caption) + 1.8 * size)
+    draw.rounded_rectangle(
+        (x + size // 2, size // 2, right, 2 * size + size // 4), size // 3, _BAND
+    )
+    draw.text((x + size * 1.15, size * 1.38), caption, _TEXT, font, anchor="lm")
 
 
 def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet) -> Image.Image:

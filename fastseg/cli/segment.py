@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
+from ..crf import PRESETS, DenseCRF
 from ..engine.architectures import load_model
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
@@ -25,7 +26,7 @@ from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
 from .options import AsJson, Device, Weights, WorkingSize
-from .overlay import shares, write_labels, write_overlay
+from .overlay import shares, write_before_after, write_labels, write_overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +56,28 @@ def segment(
         typer.Option(help="Force native, triton, torch or reference; see `fastseg info`."),
     ] = None,
     working_size: WorkingSize = None,
+    crf: Annotated[
+        str | None,
+        typer.Option(
+            "--crf",
+            metavar="PRESET",
+            help=f"Refine the classes with a dense CRF along the edges of the photograph, and show "
+            f"both side by side: {', '.join(PRESETS)}.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment images: for each a picture of its classes and a label map of the same size.
 
     Writes NAME_overlay.png (the image under its classes, with a legend) and NAME_labels.png (the
     class of every pixel, with the data set's palette), and prints how much of the images each
-    class covers. An image that cannot be read does not stop the others; the exit code then is 1.
+    class covers. With --crf there is NAME_before_after.png too, and the others show the refined
+    classes. An image that cannot be read does not stop the others; the exit code then is 1.
     """
+    if crf is not None and crf not in PRESETS:
+        fail(f"--crf is {crf!r}, allowed are {', '.join(PRESETS)}")
     model = _load(weights, device_named(device))
+    layer = _layer(crf, model) if crf is not None else None
     sources, problems = find_images(images, without=out_dir)
     failures = [*problems]
     results = []
@@ -72,7 +86,7 @@ def segment(
     with _forced(backend), _progress(len(sources)) as advance:
         for source in sources:
             try:
-                results.append(_segment_one(model, source, out_dir, working_size))
+                results.append(_segment_one(model, source, out_dir, working_size, layer))
             except BackendUnavailable as error:
                 fail(error)
             except (ImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
@@ -90,13 +104,21 @@ def segment(
 
 
 def _segment_one(
-    model: SegmentationModel, source: Source, out_dir: Path, working_size: int | None
+    model: SegmentationModel,
+    source: Source,
+    out_dir: Path,
+    working_size: int | None,
+    crf: DenseCRF | None,
 ) -> Result:
     photo = read_image(source.path)
     start = time.perf_counter()
-    labels = model.segment(photo, working_size).cpu().numpy()
+    labels = model.segment(photo, working_size, crf).cpu().numpy()
     seconds = time.perf_counter() - start
     base = out_dir / source.name
+    if crf is not None:
+        before = model.segment(photo, working_size).cpu().numpy()
+        pair = base.with_name(f"{base.name}_before_after.png")
+        write_before_after(pair, photo, before, labels, model.classes)
     overlay = base.with_name(f"{base.name}_overlay.png")
     label_map = base.with_name(f"{base.name}_labels.png")
     write_overlay(overlay, photo, labels, model.classes)
@@ -112,6 +134,11 @@ def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
         fail(f"{weights}: {reason(error)}")
     except ValueError as error:
         fail(error)
+
+
+def _layer(preset: str, model: SegmentationModel) -> DenseCRF:
+    device = next(model.parameters()).device
+    return DenseCRF.preset(preset, max(len(model.classes), 2)).to(device)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,12 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data import find_splits, labelling_of
-from ..engine.architectures import ARCHITECTURES, Description, load_model, start_from
+from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
 from ..engine.processes import Processes
 from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
 from ..metrics import Scores
+from ..models.description import ARCHITECTURES, Description
 from .console import err, out, reason
 from .datasets import cache_bytes, describe, local_count, read_split
 from .devices import device_named

@@ -9,9 +9,8 @@ import torch
 
 from .._files import written_whole
 from .._messages import reason
+from ..models.description import TRAINING_FORMAT, is_training_checkpoint
 from ..models.files import read_tensors
-
-FORMAT = "fastseg training 1"
 
 
 class CheckpointError(Exception):
@@ -21,7 +20,7 @@ class CheckpointError(Exception):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a state of tensors, numbers, strings, lists and dicts."""
     with written_whole(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+        torch.save({"format": TRAINING_FORMAT, **state}, file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -36,6 +35,6 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {reason(error)}") from error
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not is_training_checkpoint(state):
         raise CheckpointError(f"{path}: not a checkpoint of fastseg train")
     return state

@@ -14,7 +14,7 @@ import numpy
 
 from .._files import written_whole
 from ..metrics import Scores
-from .architectures import Description
+from ..models.description import Description
 from .config import TrainConfig
 
 METRICS, CURVE = "metrics.json", "curve.png"

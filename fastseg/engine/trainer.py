@@ -21,9 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Augmentation, Batch, Batches, Sampler, Split
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
+from ..models.description import Description
 from ..nn.sync_batch_norm import synchronised
 from . import checkpoint, history
-from .architectures import Description
 from .config import TrainConfig
 from .evaluate import evaluate
 from .optim import Averaged, class_weights, learning_rate, make_optimizer

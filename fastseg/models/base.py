@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
 import torch.nn.functional as F
 
 from ..classes import ClassSet
+from ..nn.fusion import is_fused
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
 from .pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from ..crf import DenseCRF
 
 Image = numpy.ndarray | torch.Tensor
 
@@ -57,6 +62,20 @@ class SegmentationModel(Pretrained):
             -(-(height - offset) // step) * step + offset,
             -(-(width - offset) // step) * step + offset,
         )
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """Sets the mode of every module.
+
+        Raises:
+            ValueError: training mode of a model that comes from `fastseg.fuse`.
+        """
+        if mode and is_fused(self):
+            raise ValueError(
+                f"train is called on a fused {type(self).__name__}, which is for inference only: "
+                "train the model that fastseg.fuse was given, and fuse it again"
+            )
+        super().train(mode)
+        return self
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, 3, H, W] with its border repeated at the bottom and right, up to `padded_size`.
@@ -175,7 +194,9 @@ class SegmentationModel(Pretrained):
         )
 
     @torch.no_grad()
-    def segment(self, image: Image, working_size: int | None = None) -> torch.Tensor:
+    def segment(
+        self, image: Image, working_size: int | None = None, crf: DenseCRF | None = None
+    ) -> torch.Tensor:
         """The class of every pixel of one photograph of any size.
 
         The image is resized, with antialiasing, so that its longer side is about `working_size`
@@ -185,6 +206,8 @@ class SegmentationModel(Pretrained):
         Args:
             image: RGB uint8 [H, W, 3].
             working_size: the longer side in pixels, at least 1; by default the model's own.
+            crf: refines the logits with the photograph at its full size; for as many labels as
+                there are classes (two for a single class: without, with).
 
         Returns:
             Labels [H, W], uint8 up to 256 classes, else int32, on the model's device.
@@ -203,7 +226,11 @@ class SegmentationModel(Pretrained):
             planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
             pixels = planes.permute(0, 2, 3, 1)
         logits = _with_background(self.coarse_logits(self.preprocess(pixels)))
-        return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
+        if crf is None:
+            return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
+        logits = upsample_bilinear(logits, (height, width), align_corners=self.align_corners)
+        photo = _rgb_batch(image).to(logits.device).permute(0, 3, 1, 2)
+        return crf.predict(logits, photo)[0]
 
     def preprocess(self, images: Image) -> torch.Tensor:
         """The network's input from photographs: (RGB / 255 - mean) / std.

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import ASPP, Chain, SeparableConv2d
-from ..nn.chain import run_chain
+from ..nn import ASPP, AuxiliaryHead, Chain, SeparableConv2d, upsample_separable_conv2d
+from ..nn.chain import can_be_folded, folded_parameters, has_no_hooks, run_chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
+from ..ops.upsample_conv2d import upsample_conv2d
+from ..ops.upsample_conv2d.plan import separable_pays
 from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
@@ -22,9 +24,10 @@ LOW_LEVEL_CHANNELS = 48
 
 
 class DeepLabV3Decoder(Decoder):
-    """ASPP, then 3x3 convolution, batch norm and ReLU."""
+    """ASPP, then (unless `refine` is False) 3x3 convolution, batch norm and ReLU."""
 
     reads = (-1,)
+    chains: tuple[tuple[str, ...], ...] = (("conv", "bn", "relu"),)
 
     def __init__(
         self,
@@ -33,16 +36,26 @@ class DeepLabV3Decoder(Decoder):
         rates: Sequence[int],
         separable: bool,
         dropout: float,
+        refine: bool = True,
+        pooled_first: bool = False,
+        project_kernel: int = 1,
     ) -> None:
         super().__init__()
-        self.aspp = ASPP(in_channels, out_channels, rates, separable, dropout)
+        self.refine = refine
+        self.aspp = ASPP(
+            in_channels, out_channels, rates, separable, dropout, pooled_first, project_kernel
+        )
+        if not refine:
+            self.chains = ()
+            return
         self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size of the last."""
-        return run_chain(self.aspp(features[-1]), self.conv, self.bn, self.relu)
+        y = self.aspp(features[-1])
+        return run_chain(y, self.conv, self.bn, self.relu) if self.refine else y
 
 
 class DeepLabV3PlusDecoder(Decoder):
@@ -57,31 +70,86 @@ class DeepLabV3PlusDecoder(Decoder):
         rates: Sequence[int],
         separable: bool,
         dropout: float,
+        refine: bool = True,
+        dense: bool = False,
+        low_level_first: bool = False,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
-        self.aspp = nn.Sequential(
-            ASPP(encoder_channels[-1], out_channels, rates, separable, dropout),
+        self.dense = dense
+        self.low_level_first = low_level_first
+        self.align_corners = align_corners
+        refinement = (
             SeparableConv2d(out_channels, out_channels),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
+        )
+        self.aspp = nn.Sequential(
+            ASPP(encoder_channels[-1], out_channels, rates, separable, dropout),
+            *(refinement if refine else ()),
         )
         self.block1 = Chain(
             nn.Conv2d(encoder_channels[2], LOW_LEVEL_CHANNELS, 1, bias=False),
             nn.BatchNorm2d(LOW_LEVEL_CHANNELS),
             nn.ReLU(inplace=True),
         )
+        channels = LOW_LEVEL_CHANNELS + out_channels
         self.block2 = Chain(
-            SeparableConv2d(LOW_LEVEL_CHANNELS + out_channels, out_channels),
+            nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+            if dense
+            else SeparableConv2d(channels, out_channels),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
-        low = features[2]
-        size = (low.shape[2], low.shape[3])
-        high = upsample_bilinear(self.aspp(features[-1]), size, align_corners=True)
-        return self.block2(torch.cat([high, self.block1(low)], dim=1))
+        low = self.block1(features[2])
+        size = [low.shape[2], low.shape[3]]
+        high = self.aspp(features[-1])
+        if self.dense:
+            return self._dense(high, low)
+        if self._commutes(high, size):
+            return self._fused(high, low)
+        high = upsample_bilinear(high, (size[0], size[1]), align_corners=self.align_corners)
+        return self.block2(torch.cat([low, high] if self.low_level_first else [high, low], dim=1))
+
+    def _dense(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """block2 with a dense convolution, of which each map's share is its own."""
+        modules: Any = self.block2
+        convolution, *after = modules
+        parts = [low, high] if self.low_level_first else [high, low]
+        y = upsample_conv2d(
+            parts,
+            convolution.weight,
+            convolution.bias,
+            size=(low.shape[2], low.shape[3]),
+            align_corners=self.align_corners,
+        )
+        return run_chain(y, *after)
+
+    def _commutes(self, high: torch.Tensor, size: list[int]) -> bool:
+        """Whether block2 may be computed by its weights, and is cheaper before the resize."""
+        if self.low_level_first:
+            return False
+        modules: Any = self.block2
+        return has_no_hooks(*modules.modules()) and separable_pays(
+            high, modules[0][1].weight[:, : high.shape[1]], size
+        )
+
+    def _fused(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """block2 of both maps at the size of the second, which are neither resized nor joined."""
+        modules: Any = self.block2
+        (depthwise, pointwise), norm, relu = modules
+        weight, bias = pointwise.weight, pointwise.bias
+        if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
+            weight, bias = folded_parameters(pointwise, norm)
+            norm = nn.Identity()
+        parts = [high, low]
+        y = upsample_separable_conv2d(
+            parts, depthwise.weight, weight, bias, align_corners=self.align_corners
+        )
+        return relu(norm(y))
 
 
 class DeepLabV3(EncoderDecoder):
@@ -103,6 +171,12 @@ class DeepLabV3(EncoderDecoder):
         activation: of `forward`'s result; see fastseg.nn.make_activation.
         upsampling: from the coarse logits to the output; None for the size of the input.
         aux_params: arguments of a fastseg.nn.ClassificationHead on the encoder's last features.
+        encoder_options: further arguments of the encoder, such as contract_dilation.
+        auxiliary_channels: of a second head on the features before the last, for `loss`; None for
+            no such head.
+        align_corners: of the upsampling of the logits.
+        decoder_refine: a 3x3 convolution after the projection.
+        aspp_pooled_first, aspp_project_kernel: see fastseg.nn.ASPP.
 
     Raises:
         ValueError: an argument out of range, or weights that cannot be had.
@@ -125,10 +199,22 @@ class DeepLabV3(EncoderDecoder):
         activation: ActivationName = None,
         upsampling: int | None = None,
         aux_params: dict[str, Any] | None = None,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        auxiliary_channels: int | None = None,
+        align_corners: bool = True,
+        decoder_refine: bool = True,
+        aspp_pooled_first: bool = False,
+        aspp_project_kernel: int = 1,
     ) -> None:
         _check_encoder(encoder_depth, encoder_output_stride)
         encoder = make_encoder(
-            encoder_name, in_channels, encoder_depth, encoder_weights, encoder_output_stride
+            encoder_name,
+            in_channels,
+            encoder_depth,
+            encoder_weights,
+            encoder_output_stride,
+            **(encoder_options or {}),
         )
         decoder = DeepLabV3Decoder(
             encoder.out_channels[-1],
@@ -136,6 +222,9 @@ class DeepLabV3(EncoderDecoder):
             decoder_atrous_rates,
             decoder_aspp_separable,
             decoder_aspp_dropout,
+            decoder_refine,
+            aspp_pooled_first,
+            aspp_project_kernel,
         )
         super().__init__(
             encoder,
@@ -147,6 +236,18 @@ class DeepLabV3(EncoderDecoder):
             activation,
             aux_params,
         )
+        self.align_corners = align_corners
+        self.auxiliary_head = (
+            AuxiliaryHead(encoder.out_channels[-2], auxiliary_channels, len(self.classes))
+            if auxiliary_channels
+            else None
+        )
+
+    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+        features = self.encoder(self.pad(x))
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
+        return self.decode(features), auxiliary
 
 
 class DeepLabV3Plus(EncoderDecoder):
@@ -168,6 +269,11 @@ class DeepLabV3Plus(EncoderDecoder):
         activation: of `forward`'s result; see fastseg.nn.make_activation.
         upsampling: from the coarse logits to the output; 4 for the size of the input.
         aux_params: arguments of a fastseg.nn.ClassificationHead on the encoder's last features.
+        encoder_options: further arguments of the encoder, such as contract_dilation.
+        align_corners: of every upsampling.
+        decoder_refine: a separable convolution between the projection and the upsampling.
+        decoder_dense: a dense 3x3 convolution instead of a separable one at the end.
+        low_level_first: concatenated as [features at stride 4, upsampled], not the other way.
 
     Raises:
         ValueError: an argument out of range, or weights that cannot be had.
@@ -190,10 +296,21 @@ class DeepLabV3Plus(EncoderDecoder):
         activation: ActivationName = None,
         upsampling: int = 4,
         aux_params: dict[str, Any] | None = None,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        align_corners: bool = True,
+        decoder_refine: bool = True,
+        decoder_dense: bool = False,
+        low_level_first: bool = False,
     ) -> None:
         _check_encoder(encoder_depth, encoder_output_stride)
         encoder = make_encoder(
-            encoder_name, in_channels, encoder_depth, encoder_weights, encoder_output_stride
+            encoder_name,
+            in_channels,
+            encoder_depth,
+            encoder_weights,
+            encoder_output_stride,
+            **(encoder_options or {}),
         )
         decoder = DeepLabV3PlusDecoder(
             encoder.out_channels,
@@ -201,10 +318,15 @@ class DeepLabV3Plus(EncoderDecoder):
             decoder_atrous_rates,
             decoder_aspp_separable,
             decoder_aspp_dropout,
+            decoder_refine,
+            decoder_dense,
+            low_level_first,
+            align_corners,
         )
         super().__init__(
             encoder, decoder, decoder_channels, classes, 4, upsampling, activation, aux_params
         )
+        self.align_corners = align_corners
 
 
 def _check_encoder(depth: int, output_stride: int) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from .._files import written_whole
 from ..classes import ClassSet, numbered_classes
+from ..nn.fusion import is_fused
 from .files import fill, read_tensors, unwrap
 
 CONFIG = "config.json"
@@ -72,8 +73,14 @@ class Pretrained(nn.Module):
             folder: made if it is not there.
 
         Raises:
-            ValueError: safetensors is not installed, or an argument of the model is no plain value.
+            ValueError: safetensors is not installed, an argument of the model is no plain value, or
+                the model comes from `fastseg.fuse`.
         """
+        if is_fused(self):
+            raise ValueError(
+                f"this {type(self).__name__} is fused, and a folder holds models that are not: "
+                "save the model that fastseg.fuse was given"
+            )
         save = _safetensors().save
         content = json.dumps(self.config(), indent=2) + "\n"
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}

@@ -36,8 +36,10 @@ def deeplabv3plus_arguments(state_dict: StateDict) -> dict[str, Any]:
 
 
 def _deeplab_arguments(state_dict: StateDict, aspp: str) -> dict[str, Any]:
+    options = _stem_options(state_dict)
     return {
-        **_encoder_arguments(state_dict, f"{aspp}.convs.0.0.weight"),
+        **_encoder_arguments(state_dict, f"{aspp}.convs.0.0.weight", options),
+        **({"encoder_options": options} if options else {}),
         "decoder_channels": _size(state_dict, f"{aspp}.project.0.weight", 0, 256),
         "decoder_aspp_separable": f"{aspp}.convs.1.0.1.weight" in state_dict,
     }
@@ -49,10 +51,7 @@ def pspnet_arguments(state_dict: StateDict) -> dict[str, Any]:
     The upsampling is the one that gives the size of the input, whatever smp was told.
     """
     kernel_size = _size(state_dict, "decoder.conv.0.weight", 2, 1)
-    options = {}
-    if "encoder.conv1.0.weight" in state_dict:
-        stem = [_size(state_dict, f"encoder.conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
-        options["stem_channels"] = stem
+    options = _stem_options(state_dict)
     shared = _encoder_arguments(state_dict, "decoder.psp.blocks.0.pool.1.0.weight", options)
     arguments = {
         **shared,
@@ -68,6 +67,14 @@ def pspnet_arguments(state_dict: StateDict) -> dict[str, Any]:
     if kernel_size > 1:
         arguments |= {"psp_input_first": True, "encoder_output_stride": 8}
     return arguments
+
+
+def _stem_options(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of an encoder that begins with three 3x3 convolutions."""
+    if "encoder.conv1.0.weight" not in state_dict:
+        return {}
+    stem = [_size(state_dict, f"encoder.conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
+    return {"stem_channels": stem}
 
 
 def _encoder_arguments(

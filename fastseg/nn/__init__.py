@@ -3,11 +3,14 @@
 from .aspp import ASPP
 from .chain import Chain
 from .conv import DilatedConv2d
+from .fusion import fuse
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
 from .loss import UpsampleCrossEntropy
+from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
-from .separable import SeparableConv2d
+from .pyramid_conv import pyramid_conv2d
+from .separable import SeparableConv2d, upsample_separable_conv2d
 
 __all__ = [
     "ASPP",
@@ -19,6 +22,10 @@ __all__ = [
     "SegmentationHead",
     "SeparableConv2d",
     "UpsampleCrossEntropy",
+    "fuse",
     "make_activation",
     "make_norm",
+    "mlp_fuse",
+    "pyramid_conv2d",
+    "upsample_separable_conv2d",
 ]

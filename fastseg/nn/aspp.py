@@ -10,13 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops.pyramid_pool import pyramid_pool
+from .branches import run_branches
 from .chain import Chain
 from .norm import check_batch
+from .pyramid_conv import pyramid_conv2d
 from .separable import SeparableConv2d
 
 
 class ImagePooling(nn.Sequential):
     """Mean over the image, 1x1 convolution, batch norm, ReLU: one vector per image."""
+
+    chains = (("1", "2", "3"),)
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -44,6 +48,8 @@ class ASPP(nn.Module):
         rates: dilations of the three 3x3 branches.
         separable: depthwise and pointwise convolutions instead of dense ones.
         dropout: probability, after the projection.
+        pooled_first: the pooled branch comes first in what is projected (mmseg), not last.
+        project_kernel: 1, or 3 (mmseg).
 
     Raises:
         ValueError: rates are not three; one image in training mode (in forward).
@@ -58,8 +64,11 @@ class ASPP(nn.Module):
         rates: Sequence[int] = (12, 24, 36),
         separable: bool = False,
         dropout: float = 0.5,
+        pooled_first: bool = False,
+        project_kernel: int = 1,
     ) -> None:
         super().__init__()
+        self.pooled_first = pooled_first
         if len(tuple(rates)) != 3:
             raise ValueError(f"rates is {tuple(rates)}, expected three dilations")
         branches: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 1, bias=False)]
@@ -77,7 +86,13 @@ class ASPP(nn.Module):
         )
         self.convs.append(ImagePooling(in_channels, out_channels))
         self.project: Any = nn.Sequential(
-            nn.Conv2d(5 * out_channels, out_channels, 1, bias=False),
+            nn.Conv2d(
+                5 * out_channels,
+                out_channels,
+                project_kernel,
+                padding=project_kernel // 2,
+                bias=False,
+            ),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
@@ -87,8 +102,18 @@ class ASPP(nn.Module):
         """Map [N, in_channels, H, W] -> map [N, out_channels, H, W]."""
         *branches, pooling = self.convs
         pooled = pooling(x)
-        maps = torch.cat([branch(x) for branch in branches], dim=1)
+        maps = run_branches(x, branches)
         projection, norm, relu, dropout = self.project
+        if self.pooled_first or projection.kernel_size != (1, 1):
+            # The pooled branch is a grid of one cell.
+            y = pyramid_conv2d(
+                maps,
+                [pooled],
+                projection.weight,
+                projection.bias,
+                input_first=not self.pooled_first,
+            )
+            return dropout(relu(norm(y)))
         map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight)
+        y = F.conv2d(maps, map_weight) + F.conv2d(pooled, pooled_weight, projection.bias)
         return dropout(relu(norm(y)))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
@@ -24,20 +25,24 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     """The modules one after the other, those of nn.Sequential inside included.
 
     Where no gradients are recorded, a batch norm in eval mode is folded into the convolution before
-    it, and a ReLU or ReLU6 after them joins them, which saves two passes over the map. In training,
-    a batch norm, ReLU or ReLU6, and convolution that follow each other keep for the backward only
-    what the norm reads: what the convolution reads is computed again, an elementwise operation,
-    which nearly halves the memory of the chain.
+    it, and a ReLU or ReLU6 after them joins them, which saves two passes over the map
+    (`fastseg.fuse` folds once instead of at every call). In training, a batch norm, ReLU or ReLU6,
+    and convolution that follow each other keep for the backward only what the norm reads: what the
+    convolution reads is computed again, an elementwise operation, which nearly halves the memory of
+    the chain.
     A module that has hooks is always called itself.
     """
-    layers = list(_flat(modules))
+    layers = list(flat_layers(modules))
     position = 0
     while position < len(layers):
         group = layers[position : position + 3]
         if _can_fold(group):
             act = group[2] if len(group) > 2 and _is_clamp(group[2]) else None
-            x = _folded(group[0], group[1], act, x)
+            x = _convolve(group[0], x, *folded_parameters(group[0], group[1]), act)
             position += 2 if act is None else 3
+        elif _can_join(group):
+            x = _convolve(group[0], x, group[0].weight, group[0].bias, group[1])
+            position += 2
         elif _can_recompute(group, x):
             x = _norm_act_conv(group[0], group[1], group[2], x)
             position += 3
@@ -47,15 +52,17 @@ def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     return x
 
 
-def _flat(modules: Iterable[nn.Module]) -> Iterable[Any]:
+def flat_layers(modules: Iterable[nn.Module]) -> Iterable[Any]:
+    """The layers that the modules run one after the other, identities left out."""
     for module in modules:
-        if isinstance(module, nn.Sequential) and _has_no_hooks(module):
-            yield from _flat(module)
-        else:
+        if isinstance(module, nn.Sequential) and has_no_hooks(module):
+            yield from flat_layers(module)
+        elif type(module) is not nn.Identity or not has_no_hooks(module):
             yield module
 
 
-def _has_no_hooks(*modules: nn.Module) -> bool:
+def has_no_hooks(*modules: nn.Module) -> bool:
+    """Whether the modules may be run by other means than calling them."""
     return not any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -70,38 +77,68 @@ def _is_plain_batch_norm(norm: Any) -> bool:
     return type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None
 
 
-def _can_fold(group: list[Any]) -> bool:
+def can_be_folded(convolution: Any, norm: Any) -> bool:
+    """Whether `folded_parameters` has an answer for these two modules, nn.Conv2d and batch norm."""
     return (
-        len(group) > 1
-        and not torch.is_grad_enabled()
-        and type(group[0]) in (nn.Conv2d, DilatedConv2d)
-        and _is_plain_batch_norm(group[1])
-        and not group[1].training
-        and _has_no_hooks(group[0], group[1])
+        type(convolution) in (nn.Conv2d, DilatedConv2d)
+        and convolution.padding_mode == "zeros"
+        and _is_plain_batch_norm(norm)
+        and not norm.training
+        and has_no_hooks(convolution, norm)
     )
 
 
+def _can_fold(group: list[Any]) -> bool:
+    return len(group) > 1 and not torch.is_grad_enabled() and can_be_folded(group[0], group[1])
+
+
 def _is_clamp(module: nn.Module) -> bool:
-    return type(module) in (nn.ReLU, nn.ReLU6) and _has_no_hooks(module)
+    return type(module) in (nn.ReLU, nn.ReLU6) and has_no_hooks(module)
 
 
 def _upper_limit(act: nn.Module) -> float:
     return 6.0 if isinstance(act, nn.ReLU6) else float("inf")
 
 
-def _folded(
-    convolution: nn.Conv2d, norm: Any, act: nn.Module | None, x: torch.Tensor
-) -> torch.Tensor:
-    """act(norm(convolution(x))) of a norm in eval mode: a factor and a summand per channel."""
+def _can_join(group: list[Any]) -> bool:
+    return (
+        len(group) > 1
+        and not torch.is_grad_enabled()
+        and type(group[0]) in (nn.Conv2d, DilatedConv2d)
+        and group[0].padding_mode == "zeros"
+        and has_no_hooks(group[0])
+        and _is_clamp(group[1])
+    )
+
+
+def folded_parameters(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the convolution that is norm(convolution(x)), norm in eval mode.
+
+    They are computed in float32 at least, and rounded once.
+    """
     weight = convolution.weight
-    exact = torch.promote_types(weight.dtype, torch.float32)
+    scale, shift = scale_and_shift(convolution, norm)
+    folded = (weight.to(scale.dtype) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+    return folded, shift.to(weight.dtype)
+
+
+def scale_and_shift(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What norm, in eval mode, does to the convolution's sum of products; in float32 at least."""
+    exact = torch.promote_types(convolution.weight.dtype, torch.float32)
     scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
     mean = norm.running_mean.to(exact)
     if convolution.bias is not None:
         mean = mean - convolution.bias.to(exact)
-    bias = norm.bias.to(exact) - mean * scale
-    weight = (weight.to(exact) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
-    bias = bias.to(weight.dtype)
+    return scale, norm.bias.to(exact) - mean * scale
+
+
+def _convolve(
+    convolution: nn.Conv2d,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    act: nn.Module | None,
+) -> torch.Tensor:
     if act is None:
         return convolve(convolution, x, weight, bias)
     return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
@@ -119,7 +156,7 @@ def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
         and group[2].bias is None
         and group[2].padding_mode == "zeros"
         and not isinstance(group[2].padding, str)
-        and _has_no_hooks(*group)
+        and has_no_hooks(*group)
         # torch.compile decides itself what to compute again.
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
@@ -157,8 +194,9 @@ class _NormActConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor):
+        if torch.is_grad_enabled():  # create_graph=True
+            return _NormActConv._differentiable_backward(ctx, grad_out)
         x, gamma, beta, weight, mean, inverse_std, reserve = ctx.saved_tensors
         needs_x, needs_gamma, needs_beta, needs_weight = ctx.needs_input_grad[:4]
         scale = gamma * inverse_std
@@ -191,6 +229,21 @@ class _NormActConv(torch.autograd.Function):
         if needs_weight:
             grad_weight = grad_weight.to(weight.dtype)
         return *grads, grad_weight if needs_weight else None, None, None, None
+
+    @staticmethod
+    def _differentiable_backward(ctx: Any, grad_out: torch.Tensor) -> tuple[Any, ...]:
+        """The same through PyTorch's own derivatives, which have derivatives themselves."""
+        x, gamma, beta, weight = ctx.saved_tensors[:4]
+        y = F.batch_norm(x, None, None, gamma, beta, True, eps=ctx.eps)
+        y = y.clamp(0.0, ctx.limit).to(grad_out.dtype)
+        out = convolve(ctx.convolution, y, weight.to(grad_out.dtype), None)
+        inputs = (x, gamma, beta, weight)
+        needed = [i for i in range(4) if ctx.needs_input_grad[i]]
+        grads: list[Any] = [None] * 7
+        found = torch.autograd.grad(out, [inputs[i] for i in needed], grad_out, create_graph=True)
+        for index, grad in zip(needed, found, strict=True):
+            grads[index] = grad
+        return tuple(grads)
 
 
 def _convolution_backward(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops.dilated_conv2d import dilated_conv2d
+from ..ops.dilated_conv2d import conv_branches, dilated_conv2d
 
 
 class DilatedConv2d(nn.Conv2d):
@@ -55,8 +55,11 @@ def convolve_and_clamp(
     """`convolve`, then ReLU with an upper limit (infinity: none); not differentiable.
 
     On a CPU the activation is part of oneDNN's convolution: a pass over the map less. It turns NaN
-    to 0, as what torch.compile makes of a frozen network does.
+    to 0, as what torch.compile makes of a frozen network does. On a GPU it may be part of a dilated
+    one (`fastseg.ops.dilated_conv2d.conv_branches`).
     """
+    if is_one_call(x) and convolution.dilation[0] > 1 and keeps_the_size(convolution):
+        return conv_branches(x, [weight], [convolution.dilation[0]], None, bias, limit)
     if not _onednn_clamps(convolution, x):
         return convolve(convolution, x, weight, bias).clamp_(0.0, limit)
     kind, numbers = ("relu", []) if limit == float("inf") else ("hardtanh", [0.0, limit])
@@ -71,6 +74,29 @@ def convolve_and_clamp(
         kind,
         numbers,
         "",
+    )
+
+
+def is_one_call(x: torch.Tensor) -> bool:
+    """Whether conv_branches may be faster than its parts: on a GPU, where no gradients are recorded
+    (torch.compile joins by itself what follows a convolution)."""
+    return x.is_cuda and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def keeps_the_size(convolution: Any) -> bool:
+    """Whether conv_branches has it: a dense convolution with an odd kernel, stride 1, one dilation
+    for both axes, and the padding with which the size is kept."""
+    if type(convolution) not in (nn.Conv2d, DilatedConv2d):
+        return False
+    rows, columns = convolution.kernel_size
+    rate = convolution.dilation[0]
+    return bool(
+        convolution.padding_mode == "zeros"
+        and convolution.groups == 1
+        and convolution.stride == (1, 1)
+        and convolution.dilation[1] == rate
+        and rows % 2 == columns % 2 == 1
+        and convolution.padding == (rate * (rows // 2), rate * (columns // 2))
     )
 
 

@@ -13,6 +13,7 @@ from ..layout import map_format
 from ..ops.pyramid_pool import pyramid_pool
 from ..ops.upsample_bilinear import upsample_bilinear
 from .norm import NormName, check_batch, make_norm
+from .pyramid_conv import pyramid_conv2d
 
 
 class PoolingBranch(nn.Module):
@@ -96,60 +97,18 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *branches] if self.input_first else [*branches, x], dim=1)
 
     def convolve(self, x: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
-        """convolution(self(x)), without the concatenated map.
-
-        A convolution of a concatenation is the sum of the convolutions of its parts. That of an
-        upsampled grid is linear in its few cells: each cell's value times each tap of the kernel,
-        spread over the map by the same weights for all channels and images. So the branches cost
-        one small matrix product instead of as many multiplications as the map itself.
+        """convolution(self(x)), without the concatenated map: see `pyramid_conv2d`.
 
         Args:
             x: map [N, in_channels, H, W].
             convolution: of out_channels to any number of channels; odd square kernel, padded by
                 half of it, stride 1, not dilated, without groups.
         """
-        cells = self.cells(x)
-        channels = cells[0].shape[1]
-        weights = list(
-            convolution.weight.split(
-                [x.shape[1], *[channels] * len(cells)]
-                if self.input_first
-                else [*[channels] * len(cells), x.shape[1]],
-                dim=1,
-            )
+        return pyramid_conv2d(
+            x,
+            self.cells(x),
+            convolution.weight,
+            convolution.bias,
+            input_first=self.input_first,
+            align_corners=self.align_corners,
         )
-        map_weight = weights.pop(0 if self.input_first else -1)
-        out = F.conv2d(x, map_weight, convolution.bias, padding=convolution.padding)
-        with torch.no_grad():
-            spread = torch.cat([self._spread(b, convolution, out) for b in self.bins], dim=1)
-        # [N, cells and taps, channels of the result], in the order of `spread`'s columns.
-        table = torch.cat(
-            [
-                (c.flatten(2).mT @ w.flatten(2).permute(1, 2, 0).flatten(1)).view(
-                    c.shape[0], -1, w.shape[0]
-                )
-                for c, w in zip(cells, weights, strict=True)
-            ],
-            dim=1,
-        ).to(out.dtype)
-        batch = out.shape[0]
-        if map_format(out) is torch.channels_last:
-            flat = out.permute(0, 2, 3, 1).flatten(1, 2)
-            added = torch.baddbmm(flat, spread.expand(batch, -1, -1), table)
-            return added.unflatten(1, out.shape[2:]).permute(0, 3, 1, 2)
-        added = torch.baddbmm(out.flatten(2), table.mT, spread.mT.expand(batch, -1, -1))
-        return added.unflatten(2, out.shape[2:])
-
-    def _spread(self, b: int, convolution: nn.Conv2d, out: torch.Tensor) -> torch.Tensor:
-        """What each pixel takes of each cell and tap: [H * W, b * b * taps]."""
-        # Weights in full precision, rounded once.
-        dtype = torch.promote_types(out.dtype, torch.float32)
-        one_hot = torch.eye(b * b, device=out.device, dtype=dtype)
-        size = (out.shape[2], out.shape[3])
-        maps = upsample_bilinear(
-            one_hot.view(1, b * b, b, b), size, align_corners=self.align_corners
-        )
-        kernel = convolution.kernel_size[0]
-        # For each tap the map shifted by it, zero outside.
-        shifted = F.unfold(maps.transpose(0, 1), kernel, padding=kernel // 2)
-        return shifted.flatten(0, 1).T.to(out.dtype)

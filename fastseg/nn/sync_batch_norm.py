@@ -68,6 +68,8 @@ class _SyncBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> Any:
+        if torch.is_grad_enabled():  # create_graph=True: sums over processes are not recorded
+            raise NotImplementedError("synchronised batch norm has no second derivative")
         x, weight, mean, inverse, total = ctx.saved_tensors
         dtype = mean.dtype
         gradient = grad.to(dtype)

@@ -1,6 +1,8 @@
 """The ops. One folder each: the public function, its contract (op.py) and its backends."""
 
 from .dilated_conv2d import dilated_conv2d
+from .gaussian_filter import gaussian_filter
+from .permutohedral_filter import permutohedral_filter
 from .pyramid_pool import pyramid_pool
 from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
@@ -11,6 +13,8 @@ from .upsample_taps import upsample_taps
 
 __all__ = [
     "dilated_conv2d",
+    "gaussian_filter",
+    "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",

@@ -97,7 +97,7 @@ class OpSamples:
         compare: for discrete results (labels, counts), which have no error to measure:
             compare(inputs, result) fails unless result is right. None: the error of the result is
             at most OpSpec.tolerance times that of the peer.
-        cpu_workloads, gpu_workloads: benchmark cases.
+        cpu_workloads, gpu_workloads: benchmark cases; the first is that of `bench quick`.
         peer_out: the peer with one more argument out, for ops that take out too: benchmarked with
             the result's buffer kept by both sides.
         other_peers: name -> other ways to write the peer in PyTorch, benchmarked beside it.

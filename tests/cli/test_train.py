@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_data import make_dataset
 from typer.testing import CliRunner, Result
 
+import fastseg
 from fastseg import PSPNet
 from fastseg.cli.app import app
 from fastseg.engine.architectures import load_model
@@ -66,6 +67,21 @@ def test_train_writes_everything(trained: Path) -> None:
     assert model.classes.names == ("ground", "box", "sky")
     assert model.working_size == 64
     assert not model.training
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_load_checkpoint_reads_what_train_writes(trained: Path, name: str, tmp_path: Path) -> None:
+    """From a file and from its content; the averaged weights, which are the validated ones."""
+    state = torch.load(trained / name, weights_only=True)
+    for source in (trained / name, state):
+        model = fastseg.load_checkpoint(source)
+        assert isinstance(model, PSPNet) and not model.training
+        assert (model.classes.names, model.working_size) == (("ground", "box", "sky"), 64)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, (state["averaged"] or state["weights"])[key])
+    torch.save({**state, "averaged": {}, "weights": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt: not written by this version"):
+        fastseg.load_checkpoint(tmp_path / "other.pt")
 
 
 def test_the_folder_is_a_pretrained_model(trained: Path) -> None:

@@ -12,11 +12,11 @@ from tiny_data import CLASSES, TinyModel, read
 
 from fastseg import DeepLabV3Plus
 from fastseg.data import Batch
-from fastseg.engine.architectures import Description
 from fastseg.engine.config import TrainConfig
 from fastseg.engine.processes import Processes
 from fastseg.engine.trainer import RunOptions, Trainer
 from fastseg.metrics import Scores
+from fastseg.models.description import Description
 
 BATCH = 4
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0])

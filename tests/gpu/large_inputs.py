@@ -41,6 +41,21 @@ def _many_logits(channels_last: bool, with_target: bool, **options: Any) -> dict
     return {"logits": _logits(channels_last), **rest, **options}
 
 
+def _pool(channels_last: bool) -> dict[str, Any]:
+    return {"x": _map(3, 2048, 600, 600, channels_last=channels_last), "bins": (1, 2, 3, 6)}
+
+
+def _depthwise(channels_last: bool, stride: int = 1) -> dict[str, Any]:
+    x = _map(3, 2048, 600, 600, channels_last=channels_last)
+    options = {"stride": stride, "padding": 12, "dilation": 12, "groups": 2048}
+    return {"x": x, "weight": _map(2048, 1, 3, 3), **options}
+
+
+def _taps(channels: int, source: int, size: int) -> dict[str, Any]:
+    x = _map(3, 9 * channels, source, source, channels_last=True)
+    return {"x": x, "size": (size, size), "kernel": 3}
+
+
 LARGE: dict[str, dict[str, Inputs]] = {
     "upsample_bilinear": {
         "result": lambda: _bilinear(False),
@@ -59,5 +74,18 @@ LARGE: dict[str, dict[str, Inputs]] = {
         "target": lambda: _many_pixels(True, reduction="none"),
         "logits": lambda: _many_logits(False, True, reduction="none"),
         "logits, channels_last": lambda: _many_logits(True, True, reduction="none"),
+    },
+    "pyramid_pool": {
+        "map": lambda: _pool(False),
+        "map, channels_last": lambda: _pool(True),
+    },
+    "dilated_conv2d": {
+        "map": lambda: _depthwise(False),
+        "map, channels_last": lambda: _depthwise(True),
+        "map, channels_last, stride 2": lambda: _depthwise(True, stride=2),
+    },
+    "upsample_taps": {
+        "result": lambda: _taps(180, 512, 2048),
+        "taps": lambda: _taps(320, 512, 600),
     },
 }

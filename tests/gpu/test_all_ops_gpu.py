@@ -222,8 +222,9 @@ def test_more_than_2_to_the_31_elements(op, make):
 
 
 def _has_batch(value: Any) -> bool:
-    """Maps [N, C, H, W] and labels [N, H, W]; weights and matrices have none."""
-    return isinstance(value, torch.Tensor) and value.dim() > 2
+    """Maps [N, C, H, W], labels [N, H, W] and cells [N, C, cells]; weights and matrices have none,
+    those of a depthwise convolution [C, 1, kernel_h, kernel_w] included."""
+    return isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[1] > 1
 
 
 # PyTorch's machinery.

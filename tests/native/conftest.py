@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from testing_build import ROOT, configure_testing_build, run
+from testing_build import ROOT, native_testing_build, run
 
 from fastseg import _native
 
@@ -25,8 +25,8 @@ def testing_core() -> ModuleType:
         "AMD64",
     ):
         pytest.skip("the test build needs AVX2, this processor has none")
-    build = configure_testing_build()
-    run(["cmake", "--build", build, "--target", "testing_core"])
+    with native_testing_build() as build:
+        run(["cmake", "--build", build, "--target", "testing_core"])
     (path,) = (build / "testing").glob("_C.*")
     spec = importlib.util.spec_from_file_location("fastseg_testing._C", path)
     assert spec is not None and spec.loader is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,27 @@ from fastseg._version import __version__
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def configure_testing_build(*options: str) -> Path:
-    """Configures CMake for the test build in build/testing*; building again is incremental."""
-    import pybind11
+@contextlib.contextmanager
+def native_testing_build() -> Iterator[Path]:
+    """The configured CMake folder of the test build, build/testing*; building again is incremental.
 
+    Inside, no other process (a worker of pytest-xdist) configures or builds it.
+    """
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed, the test build needs it")
     sanitizers = os.environ.get("FASTSEG_SANITIZE", "")
     build = ROOT / "build" / ("testing-sanitized" if sanitizers else "testing")
     build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _configure(build, sanitizers)
+        yield build
+
+
+def _configure(build: Path, sanitizers: str) -> None:
+    import pybind11
+
     defines = {
         "CMAKE_BUILD_TYPE": "Release",
         "FASTSEG_TESTING": "ON",
@@ -36,8 +50,7 @@ def configure_testing_build(*options: str) -> Path:
         "pybind11_DIR": pybind11.get_cmake_dir(),
     }
     arguments = [f"-D{name}={value}" for name, value in defines.items()]
-    run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *arguments, *options])
-    return build
+    run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *arguments])
 
 
 def run(command: list[Any], **rest: Any) -> str:

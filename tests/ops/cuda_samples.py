@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cuda_samples_maps import MAP_SAMPLES
+
 from fastseg.testing import Maker, Sample
 
 # Pieces of up to 4x4 pixels (csrc/common/pixel_tiles.h), blocks of them, chunks of 8 classes (4 in
@@ -42,6 +44,7 @@ def _with_target(shape: tuple[int, ...], size: tuple[int, int], layout: str, opt
 
 
 CUDA_SAMPLES: dict[str, tuple[Sample, ...]] = {
+    **MAP_SAMPLES,
     "upsample_argmax": tuple(Sample(why, _argmax(*rest)) for why, *rest in _TILES),
     "upsample_cross_entropy": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
     "upsample_confusion_matrix": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),

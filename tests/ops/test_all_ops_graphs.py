@@ -19,7 +19,7 @@ from op_cases import (
 from torch._dynamo.testing import CompileCounterWithBackend
 
 # Public arguments whose first dimension is the batch.
-BATCHED = ("x", "x2", "x3", "x4", "added", "logits", "target")
+BATCHED = ("x", "x2", "x3", "x4", "added", "logits", "target", "values", "features")
 
 
 @pytest.fixture(autouse=True)

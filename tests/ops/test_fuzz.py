@@ -177,13 +177,43 @@ def upsample_taps(draw: Any) -> dict[str, Any]:
     return values
 
 
+@st.composite
+def gaussian_filter(draw: Any) -> dict[str, Any]:
+    batch, points = draw(st.integers(0, 2)), draw(st.integers(1, 80))
+    result = {}
+    for name, most in (("values", 12), ("features", 8)):
+        usual = st.tuples(st.just(batch), st.integers(1, most), st.just(points))
+        odd = st.lists(st.integers(0, 4), max_size=4)
+        dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+        result[name] = draw(tensors(*draw(_usually(usual, odd)), dtype=dtype))
+    return result
+
+
+@st.composite
+def permutohedral_filter(draw: Any) -> dict[str, Any]:
+    sizes = [draw(st.integers(low, high)) for low, high in ((0, 2), (1, 30), (12, 40))]
+    count = draw(_usually(st.integers(1, 8), st.sampled_from([0, 9])))
+    images = draw(_usually(st.just(sizes[0]), st.sampled_from([1, 3])))
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+    pixels = draw(_usually(st.just(sizes[2]), st.integers(0, 3)))
+    features = draw(tensors(images, count, pixels, dtype=dtype))
+    factor = draw(_usually(st.sampled_from([1.0, 7.0]), st.sampled_from([1e6, math.nan])))
+    return {
+        "values": draw(tensors(*sizes, dtype=draw(_usually(st.just(dtype), FLOATS)))),
+        "features": (features * factor).to(dtype),
+        "transpose": draw(st.booleans()),
+    }
+
+
 STRATEGIES = {
+    "permutohedral_filter": permutohedral_filter(),
     "upsample_bilinear": upsample_bilinear(),
     "upsample_argmax": upsample_argmax(),
     "upsample_cross_entropy": upsample_cross_entropy(),
     "upsample_confusion_matrix": _logits_and_target(),
     "pyramid_pool": pyramid_pool(),
     "dilated_conv2d": dilated_conv2d(),
+    "gaussian_filter": gaussian_filter(),
     "upsample_taps": upsample_taps(),
 }
 

@@ -38,6 +38,7 @@ def route(request, monkeypatch):
             return before and list(part.shape[2:]) != list(size)
 
         monkeypatch.setattr(OP, "pays", always)
+        monkeypatch.setattr(OP, "phases_pay", lambda *_: False)
     return request.param
 
 
@@ -113,7 +114,7 @@ def test_gradcheck(sample, route):
         return SAMPLES.function(**{**values, **dict(zip(names, leaves, strict=True))})
 
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-    if route == "before":
+    if route == "before" or (route == "chosen" and "doubled" in sample.why):
         assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
@@ -172,6 +173,28 @@ def test_what_pays():
     assert not pays(512, 512, 3, 128, 128)
     assert not pays(512, 512, 3, 128, 64)
     assert not pays(512, 512, 3, 127, 128)
+
+
+def test_when_phases_pay():
+    """Few channels of a map that is doubled to the nearest pixel: the last stages of a UNet."""
+
+    def pays(channels: int, size: int, mode: str = "nearest", kernel: int = 3) -> bool:
+        part = torch.empty(1, channels, 16, 16, device="meta")
+        weight = torch.empty(32, channels, kernel, kernel, device="meta")
+        return plan.phases_pay(part, weight, [size, size], mode)
+
+    assert pays(32, 32) and pays(64, 32)
+    assert not pays(128, 32)  # nine taps at low resolution are fewer products
+    assert not pays(32, 32, kernel=1) and not pays(32, 31) and not pays(32, 32, "bilinear")
+
+
+def test_a_doubled_map_is_never_there(monkeypatch):
+    """Neither resized nor multiplied with nine taps."""
+    sample = next(s for s in SAMPLES.samples if s.why == "nearest, doubled alone")
+    monkeypatch.setattr(F, "interpolate", None)
+    with RecordedCalls() as mode, torch.no_grad():
+        SAMPLES.function(**inputs(sample))
+    assert mode.calls == []
 
 
 def _workload_like(dtype: torch.dtype = torch.float32) -> dict[str, Any]:

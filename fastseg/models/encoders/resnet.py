@@ -16,6 +16,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions, added to x (or to its 1x1 projection where the shape changes)."""
 
     expansion = 1
+    chains = (("conv1", "bn1", "relu", "conv2", "bn2"),)
 
     def __init__(
         self, in_channels: int, width: int, stride: int, dilation: int, first_dilation: int
@@ -39,6 +40,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride and the dilation) and 1x1 convolution, added to x."""
 
     expansion = 4
+    chains = (("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3"),)
 
     def __init__(
         self, in_channels: int, width: int, stride: int, dilation: int, first_dilation: int
@@ -81,6 +83,7 @@ class ResNetEncoder(Encoder):
 
     prefixes = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
     classifier_prefix = "fc."
+    chains = (("conv1", "bn1", "relu"),)
 
     def __init__(
         self,

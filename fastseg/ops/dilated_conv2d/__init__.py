@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .branches import conv_branches
 from .geometry import pair, same_padding
 from .op import dilated_conv2d_op
 
-__all__ = ["dilated_conv2d"]
+__all__ = ["conv_branches", "dilated_conv2d"]
 
 
 def dilated_conv2d(
@@ -27,8 +28,9 @@ def dilated_conv2d(
     y * stride - padding + i * dilation, x * stride - padding + j * dilation].
     Depthwise convolutions (groups == C_in == C_out) run on the native kernels, whose backward
     computes all gradients in one pass over x and the gradient of the result; the others run on
-    torch's. The result has the memory format of x. Under autocast the op runs in the autocast
-    dtype, as F.conv2d does; it accumulates in float32.
+    torch's, or on a GPU on Triton's where those were measured to be faster. The result has the
+    memory format of x. Under autocast the op runs in the autocast dtype, as F.conv2d does; it
+    accumulates in float32.
 
     Args:
         x: map [N, C_in, H, W]; float32, bfloat16, float16 or float64; N may be 0.

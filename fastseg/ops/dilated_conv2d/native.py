@@ -1,7 +1,8 @@
-"""dilated_conv2d through the native core: depthwise convolutions on the CPU."""
+"""dilated_conv2d through the native core: depthwise convolutions, in C++ and CUDA C++."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def unsupported_reason(*args: Any) -> str | None:
             f"{x.shape[1]} channels to {weight.shape[0]} in {groups} groups "
             "(supported: depthwise, groups == C_in == C_out)"
         )
-    return _native.unsupported_reason(x, cuda=False)
+    return _native.unsupported_reason(x, cuda=True)
 
 
 def forward(
@@ -40,14 +41,16 @@ def forward(
     layout = map_format(x)
     x, weight = x.contiguous(memory_format=layout), weight.contiguous()
     bias = bias.contiguous() if bias is not None else None
-    _core().cpu_forward(
+    _native.launch(
+        _core(),
+        "forward",
+        x,
         _native.dtype_code(x),
         x.data_ptr(),
         weight.data_ptr(),
         _address(bias),
         out.data_ptr(),
         _shape(x, weight, out, stride, padding, dilation, layout),
-        torch.get_num_threads(),
     )
     return out
 
@@ -65,8 +68,8 @@ def backward(
     """Gradients to x, weight and bias; empty where output_mask says that they are not needed."""
     layout = map_format(x)
     grad_x = empty_map(x, x.shape[1], x.shape[2:]) if output_mask[0] else x.new_empty(0)
-    grad_weight = torch.empty(weight.shape if output_mask[1] else 0, dtype=x.dtype)
-    grad_bias = torch.empty(weight.shape[0] if output_mask[2] else 0, dtype=x.dtype)
+    grad_weight = _empty_like(x, weight.shape if output_mask[1] else (0,))
+    grad_bias = _empty_like(x, weight.shape[:1] if output_mask[2] else (0,))
     if x.numel() == 0:
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
     _native.with_huge_pages(grad_x)
@@ -76,8 +79,12 @@ def backward(
         _native.dtype_code(x),
         _shape(x, weight, grad_out, stride, padding, dilation, layout),
     )
-    workspace = torch.empty(_core().cpu_workspace_bytes(code, shape), dtype=torch.uint8)
-    _core().cpu_backward(
+    workspace_bytes = _native.launch(_core(), "workspace_bytes", x, code, shape)
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=x.device)
+    _native.launch(
+        _core(),
+        "backward",
+        x,
         code,
         grad_out.data_ptr(),
         x.data_ptr(),
@@ -87,7 +94,6 @@ def backward(
         _address(grad_bias),
         workspace.data_ptr(),
         shape,
-        torch.get_num_threads(),
     )
     return grad_x, grad_weight, grad_bias
 
@@ -95,6 +101,11 @@ def backward(
 def _core() -> Any:
     assert _native._C is not None
     return _native._C.dilated_conv2d
+
+
+def _empty_like(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Dtype and device of x."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
 def _address(tensor: torch.Tensor | None) -> int:

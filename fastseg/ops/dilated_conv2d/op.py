@@ -10,7 +10,8 @@ from ..._checks import check_map, check_same_device, check_shape
 from ...backends import Backend
 from ...layout import empty_map, map_format
 from ...registry import Autograd, Function, OpSpec, define
-from . import native, reference, torch_conv
+from . import native, reference, torch_conv, triton_conv
+from .branches import BRANCHES
 from .geometry import output_size
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
@@ -195,9 +196,11 @@ dilated_conv2d_op = define(
                 implementation="backward",
                 layout=_gradient_formats,
             ),
+            "_branches": BRANCHES,
         },
         backends={
             Backend.NATIVE: native,
+            Backend.TRITON: triton_conv,
             Backend.TORCH: torch_conv,
             Backend.REFERENCE: reference,
         },

@@ -69,6 +69,28 @@ def backward(
     )
 
 
+def branches(
+    x: torch.Tensor,
+    weights: list[torch.Tensor],
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    dilations: list[int],
+    limit: float,
+) -> torch.Tensor:
+    """clamp(scale * cat(convolutions) + shift, 0, limit), rounded once."""
+    maps = []
+    for weight, dilation in zip(weights, dilations, strict=True):
+        padding = [dilation * (size // 2) for size in weight.shape[2:]]
+        double = (x.double(), weight.double())
+        maps.append(forward(*double, None, [1, 1], padding, [dilation, dilation], 1))
+    out = torch.cat(maps, 1)
+    if scale is not None:
+        out *= scale.double()[:, None, None]
+    if shift is not None:
+        out += shift.double()[:, None, None]
+    return out.clamp_(0.0, limit).to(x.dtype)
+
+
 def _padded(x: torch.Tensor, padding: list[int]) -> torch.Tensor:
     return F.pad(x.double(), (padding[1], padding[1], padding[0], padding[0]))
 

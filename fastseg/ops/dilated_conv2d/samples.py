@@ -103,12 +103,12 @@ SAMPLES = OpSamples(
         ),
         _sample(
             "channels_last, more channels than one task takes",
-            (1, 150, 10, 9),
-            (150, 1, 3, 3),
+            (1, 70, 31, 120),
+            (70, 1, 3, 3),
             "channels_last",
-            padding=2,
-            dilation=2,
-            groups=150,
+            padding=(14, 2),
+            dilation=(14, 2),
+            groups=70,
         ),
         _sample(
             "depthwise, everything differs between the axes",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...layout import map_format
+from .branches import same_padding_of
 
 
 def unsupported_reason(*_: Any) -> str | None:
@@ -60,3 +61,24 @@ def backward(
         output_mask,
     )
     return tuple(x.new_empty(0) if g is None else g for g in grads)
+
+
+def branches(
+    x: torch.Tensor,
+    weights: list[torch.Tensor],
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    dilations: list[int],
+    limit: float,
+) -> torch.Tensor:
+    """Map [N, len(weights) * C_out, H, W]; the scale becomes part of the weights."""
+    maps = []
+    for i, (weight, dilation) in enumerate(zip(weights, dilations, strict=True)):
+        part = slice(i * weight.shape[0], (i + 1) * weight.shape[0])
+        if scale is not None:
+            weight = (weight * scale[part].view(-1, 1, 1, 1)).to(x.dtype)
+        bias = shift[part].to(x.dtype) if shift is not None else None
+        padding = same_padding_of(weight, dilation)
+        y = forward(x, weight, bias, [1, 1], padding, [dilation, dilation], 1)
+        maps.append(y.clamp_(0.0, limit))
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)

@@ -1,4 +1,4 @@
-"""pyramid_pool through the native core: C++ on the CPU."""
+"""pyramid_pool through the native core: C++ on the CPU, CUDA C++ on the GPU."""
 
 from __future__ import annotations
 
@@ -11,16 +11,32 @@ from ...layout import map_format
 from .cells import empty_cells, empty_gradient, order_cells
 
 
-def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
-    """Why this backend cannot run on x (or grad_out), or None."""
-    return _native.unsupported_reason(x, cuda=False)
+def unsupported_reason(x: torch.Tensor, *args: Any) -> str | None:
+    """Why this backend cannot run forward or backward on these arguments, or None."""
+    reason = _native.unsupported_reason(x, cuda=True)
+    if reason is None and _native.on_cuda(x):
+        # (x, bins), or (grad_out, input_size, bins, channels_last)
+        size, bins = (x.shape[2:], args[0]) if len(args) == 1 else args[:2]
+        core = _core()
+        if sum(bins) > core.cuda_max_windows or max(size) > core.cuda_max_axis:
+            return (
+                f"bins {tuple(bins)} of {size[0]} x {size[1]} pixels on a GPU (supported: a sum of "
+                f"at most {core.cuda_max_windows}, and {core.cuda_max_axis} pixels of an axis)"
+            )
+    return reason
 
 
 def forward(x: torch.Tensor, bins: list[int]) -> torch.Tensor:
     """Cells [N, C, sum(b * b)]."""
     x = x.contiguous(memory_format=map_format(x))
     out = empty_cells(x, bins)
-    _launch("forward", x, out, x, bins, map_format(x) is torch.channels_last)
+    if out.numel() == 0:
+        return out
+    code, shape = _native.dtype_code(x), _shape(x, map_format(x) is torch.channels_last)
+    bytes_ = _native.launch(_core(), "workspace_bytes", x, code, shape, bins)
+    workspace = torch.empty(bytes_, dtype=torch.uint8, device=x.device)
+    pointers = (x.data_ptr(), out.data_ptr(), workspace.data_ptr())
+    _native.launch(_core(), "forward", x, code, *pointers, shape, bins)
     return out
 
 
@@ -30,36 +46,26 @@ def backward(
     """Gradient [N, C, *input_size]."""
     grad_out = order_cells(grad_out, channels_last)
     grad_x = empty_gradient(grad_out, input_size, bins, channels_last)
+    if grad_x.numel() == 0:
+        return grad_x
     _native.with_huge_pages(grad_x)
-    _launch("backward", grad_out, grad_x, grad_x, bins, channels_last)
+    code, shape = _native.dtype_code(grad_x), _shape(grad_x, channels_last)
+    pointers = (grad_out.data_ptr(), grad_x.data_ptr())
+    _native.launch(_core(), "backward", grad_x, code, *pointers, shape, bins)
     return grad_x
 
 
-def _launch(
-    direction: str,
-    source: torch.Tensor,
-    target: torch.Tensor,
-    pixels: torch.Tensor,
-    bins: list[int],
-    channels_last: bool,
-) -> None:
-    """`pixels` is the map before the pooling."""
-    if target.numel() == 0:
-        return
+def _core() -> Any:
     assert _native._C is not None
-    core = _native._C.pyramid_pool
-    shape = core.Shape(
+    return _native._C.pyramid_pool
+
+
+def _shape(pixels: torch.Tensor, channels_last: bool) -> Any:
+    """`pixels` is the map before the pooling."""
+    return _core().Shape(
         batch=pixels.shape[0],
         channels=pixels.shape[1],
         in_h=pixels.shape[2],
         in_w=pixels.shape[3],
         channels_last=channels_last,
-    )
-    getattr(core, f"cpu_{direction}")(
-        _native.dtype_code(source),
-        source.data_ptr(),
-        target.data_ptr(),
-        shape,
-        bins,
-        torch.get_num_threads(),
     )

@@ -97,8 +97,8 @@ SAMPLES = OpSamples(
     linear_in="x",
     double_backward=True,
     cpu_workloads=(
-        _workload("N1 C2048 90x90 bins 1 2 3 6", (1, 2048, 90, 90), (1, 2, 3, 6)),
         _workload("N2 C512 65x65 bins 1 2 3 6", (2, 512, 65, 65), (1, 2, 3, 6)),
+        _workload("N1 C2048 90x90 bins 1 2 3 6", (1, 2048, 90, 90), (1, 2, 3, 6)),
         _workload("N4 C2048 16x16 bins 1 2 3 6", (4, 2048, 16, 16), (1, 2, 3, 6)),
     ),
     gpu_workloads=(_workload("W6a N8 C2048 90x90 bins 1 2 3 6", (8, 2048, 90, 90), (1, 2, 3, 6)),),

@@ -105,6 +105,7 @@ SAMPLES = OpSamples(
     ),
     compare=_compare,
     cpu_workloads=(
+        _workload("N1 C21 129->513", (1, 21, 129, 129), (513, 513)),
         _workload("N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),
         _workload("N1 C150 128->512", (1, 150, 128, 128), (512, 512)),
     ),

@@ -144,7 +144,10 @@ SAMPLES = OpSamples(
         ),
     ),
     compare=_compare,
-    cpu_workloads=(_workload("N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),),
+    cpu_workloads=(
+        _workload("N1 C21 129->513", (1, 21, 129, 129), (513, 513)),
+        _workload("N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),
+    ),
     gpu_workloads=(
         _workload("W9a+W10 N1 C19 128x256->1024x2048", (1, 19, 128, 256), (1024, 2048)),
         _workload("W9b+W10 N16 C150 128->512", (16, 150, 128, 128), (512, 512)),

@@ -15,8 +15,11 @@ from ..._checks import (
     size_pair,
 )
 from ...layout import map_format
-from .lowres import Resize, add_resized, convolve_large, largest, project
-from .plan import pays
+from .autocast import autocast_enabled, in_autocast_dtype
+from .lowres import Resize, add_resized, convolve_large, largest, project, smallest
+from .phases import add_phases
+from .plan import pays, phases_pay
+from .pointwise import add_product, in_layout, with_gradient_of_sum
 
 __all__ = ["upsample_conv2d"]
 
@@ -34,9 +37,10 @@ def upsample_conv2d(
     The same function as F.conv2d(torch.cat([F.interpolate(p, size, mode=mode, ...) for p in parts],
     1), weight, bias, padding=k // 2), and linear in the same tensors, but where that is cheaper a
     part is multiplied with every tap of the kernel at its own resolution, and the products are
-    resized and summed: an x4 map costs a sixteenth. Zero padding is exact at the borders. Parts of
-    the final size go through an ordinary convolution. Gradients are deterministic. Under autocast
-    it runs in the lower precision, as F.conv2d.
+    resized and summed: an x4 map costs a sixteenth. Maps of few channels that are doubled to the
+    nearest pixel go through four 2x2 convolutions, one per phase of the result. Zero padding is
+    exact at the borders. Parts of the final size go through an ordinary convolution. Gradients are
+    deterministic. Under autocast it runs in the lower precision, as F.conv2d.
 
     Args:
         parts: maps [N, C_i, h_i, w_i] of one dtype and device; N may be 0.
@@ -63,9 +67,9 @@ def upsample_conv2d(
     _check_weight(parts, weight, bias)
     resize = Resize(target, mode, align_corners)
     layout = map_format(main)
-    parts, weight, bias = _in_autocast_dtype(parts, weight, bias)
+    parts, weight, bias = in_autocast_dtype(parts, weight, bias)
     out = _convolve(parts, weight, bias, resize)
-    return out.contiguous(memory_format=layout)
+    return in_layout(out, layout)
 
 
 def _convolve(
@@ -75,23 +79,52 @@ def _convolve(
     resize: Resize,
 ) -> torch.Tensor:
     size = resize.size
-    large, large_weights, low, low_weights = [], [], [], []
+    large, large_weights, low, low_weights, doubled = [], [], [], [], []
     weights = weight.split([p.shape[1] for p in parts], dim=1)
     for part, part_weight in zip(parts, weights, strict=True):
-        if pays(part, part_weight, size):
+        if phases_pay(part, part_weight, size, resize.mode):
+            doubled.append((part, part_weight))
+        elif pays(part, part_weight, size):
             low.append(part.contiguous(memory_format=torch.channels_last))
             low_weights.append(part_weight)
         else:
             large.append(resize(part))
             large_weights.append(part_weight)
+    kernel = weight.shape[2]
+    if low and kernel == 1:
+        return _convolve_pointwise(large, large_weights, low, low_weights, bias, resize)
     out = None
     if large:
-        out = convolve_large(_cat(large), weight if not low else _cat(large_weights), bias)
+        large_weight = weight if len(large) == len(parts) else _cat(large_weights)
+        out = convolve_large(_cat(large), large_weight, bias)
     taps = [project(p, w) for p, w in zip(low, low_weights, strict=True)]
     if taps:
-        out = add_resized(out, taps, weight.shape[2], resize)
+        out = add_resized(out, taps, kernel, resize)
+    for part, part_weight in doubled:
+        out = add_phases(out, part, part_weight)
     assert out is not None
     return out if large or bias is None else out.add_(bias[:, None, None])
+
+
+def _convolve_pointwise(
+    large: list[torch.Tensor],
+    large_weights: list[torch.Tensor],
+    low: list[torch.Tensor],
+    low_weights: list[torch.Tensor],
+    bias: torch.Tensor | None,
+    resize: Resize,
+) -> torch.Tensor:
+    """The parts of low resolution first, so that the product with the others is added in place."""
+    constant = None if bias is None else bias.detach()
+    taps = [
+        # Resizing keeps a constant: the bias is added where there are fewest pixels.
+        project(p, w, constant if i == smallest(low) else None)
+        for i, (p, w) in enumerate(zip(low, low_weights, strict=True))
+    ]
+    out = add_resized(None, taps, 1, resize)
+    if large:
+        out = add_product(out, _cat(large), _cat(large_weights))
+    return out if bias is None else with_gradient_of_sum(out, bias)
 
 
 def _cat(maps: list[torch.Tensor]) -> torch.Tensor:
@@ -110,7 +143,7 @@ def _check_parts(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             raise TypeError(f"{name} is a {type(part).__name__}, expected a map [N, C, H, W]")
         check_map(name, part)
         check_same_device(name, part, "parts[0]", first)
-        if part.dtype != first.dtype and not _autocast(part):
+        if part.dtype != first.dtype and not autocast_enabled(part):
             raise TypeError(f"{name} has dtype {part.dtype}, expected {first.dtype} as parts[0]")
         if part.shape[0] != first.shape[0]:
             raise ValueError(
@@ -136,27 +169,8 @@ def _check_weight(
         if tensor is None:
             continue
         check_same_device(name, tensor, "parts[0]", parts[0])
-        castable = _autocast(tensor) and tensor.dtype in FLOAT_DTYPES
+        castable = autocast_enabled(tensor) and tensor.dtype in FLOAT_DTYPES
         if tensor.dtype != parts[0].dtype and not castable:
             raise TypeError(
                 f"{name} has dtype {tensor.dtype}, expected {parts[0].dtype} as parts[0]"
             )
-
-
-def _in_autocast_dtype(
-    parts: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
-    """As autocast casts for a convolution: all but float64, which is left alone."""
-    if not _autocast(weight) or weight.dtype is torch.float64:
-        return parts, weight, bias
-    dtype = torch.get_autocast_dtype(weight.device.type)
-    return (
-        [p.to(dtype) for p in parts],
-        weight.to(dtype),
-        None if bias is None else bias.to(dtype),
-    )
-
-
-def _autocast(x: torch.Tensor) -> bool:
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

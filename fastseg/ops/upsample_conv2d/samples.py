@@ -172,6 +172,8 @@ SAMPLES = OpSamples(
             align_corners=True,
         ),
         _sample("nearest", (8, 10, 17), (64, 5, 7), out=16, mode="nearest"),
+        _sample("nearest, doubled beside a skip", (7, 8, 6), (6, 4, 3), out=9, mode="nearest"),
+        _sample("nearest, doubled alone", (6, 3, 5), out=9, mode="nearest", size=(6, 10)),
         _sample(
             "nearest, 1x1, not the part's ratio",
             (80, 5, 7),

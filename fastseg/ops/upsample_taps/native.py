@@ -1,4 +1,4 @@
-"""upsample_taps through the native core: C++ on the CPU, in channels_last."""
+"""upsample_taps through the native core, in channels_last: C++ on the CPU, CUDA C++ on the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...layout import map_format
 
 def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
     """Why this backend cannot run on x (or grad_out), or None."""
-    return _native.unsupported_reason(x, cuda=False)
+    return _native.unsupported_reason(x, cuda=True)
 
 
 def forward(
@@ -34,13 +34,15 @@ def forward(
     out = _empty(x, x.shape[1] // kernel**2, size, layout)
     if out.numel() == 0:
         return out
-    _core().cpu_forward(
+    _native.launch(
+        _core(),
+        "forward",
+        x,
         _native.dtype_code(x),
         [(s.data_ptr(), s.shape[2], s.shape[3]) for s in sources],
         0 if added is None else added.data_ptr(),
         out.data_ptr(),
         _shape(out, kernel, nearest, align_corners),
-        torch.get_num_threads(),
     )
     return out
 
@@ -59,13 +61,15 @@ def backward(
     grad_x = _empty(grad_out, kernel**2 * grad_out.shape[1], input_size, layout)
     if grad_x.numel() == 0:
         return grad_x
-    _core().cpu_backward(
+    _native.launch(
+        _core(),
+        "backward",
+        grad_out,
         _native.dtype_code(grad_out),
         grad_out.data_ptr(),
         grad_x.data_ptr(),
         *input_size,
         _shape(grad_out, kernel, nearest, align_corners),
-        torch.get_num_threads(),
     )
     return grad_x
 
@@ -85,7 +89,9 @@ def _empty(
     shape = (x.shape[0], channels, *size)
     if channels > 1 and size[0] * size[1] > 1:
         layout = torch.channels_last
-    return _native.with_huge_pages(torch.empty(shape, dtype=x.dtype, memory_format=layout))
+    return _native.with_huge_pages(
+        torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    )
 
 
 def _core() -> Any:

@@ -177,6 +177,7 @@ SAMPLES = OpSamples(
     differentiable=("x", "x2", "x3", "x4", "added"),
     double_backward=True,
     cpu_workloads=(  # the first is the one of `bench quick`: the smallest
+        _workload("DLv3+ C256 17->65 3x3", 256, (65, 65), 3, (17, 17)),
         _workload("DLv3+ C256 33->129 3x3", 256, (129, 129), 3, (33, 33)),
         _workload("W12 C512 64 32 16->128 3x3", 512, (128, 128), 3, (64, 64), (32, 32), (16, 16)),
         _workload("W7 C768 64 32 16->128 1x1", 768, (128, 128), 1, (64, 64), (32, 32), (16, 16)),

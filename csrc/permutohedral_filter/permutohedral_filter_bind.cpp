@@ -1,0 +1,94 @@
+#include <pybind11/stl.h>
+
+#include <new>
+#include <vector>
+
+#include "common/bind.h"
+#include "permutohedral_filter/permutohedral_filter.h"
+#include "permutohedral_lattice/owned_lattice.h"
+
+namespace fastseg {
+
+namespace {
+
+using permutohedral_lattice::Lattice;
+using permutohedral_lattice::LatticeList;
+using permutohedral_lattice::OwnedLattice;
+using permutohedral_lattice::Status;
+
+std::vector<const Lattice*> addresses(const LatticeList& lattices) {
+  std::vector<const Lattice*> each;
+  for (const auto& lattice : lattices) each.push_back(lattice.get());
+  return each;
+}
+
+} // namespace
+
+void bind_permutohedral_filter(py::module_& m) {
+  using namespace permutohedral_filter;
+  py::module_ sub = m.def_submodule("permutohedral_filter");
+  sub.attr("max_features") = permutohedral_lattice::kMaxFeatures;
+  sub.attr("block") = permutohedral_lattice::kBlock;
+  // The arrays are handed out as addresses: they live as long as the object.
+  py::class_<OwnedLattice, std::shared_ptr<OwnedLattice>>(sub, "Lattice")
+      .def_readonly("features", &OwnedLattice::features)
+      .def_readonly("pixels", &OwnedLattice::pixels)
+      .def_readonly("vertices", &OwnedLattice::vertices)
+      .def_property_readonly("dtype",
+                             [](const OwnedLattice& l) { return static_cast<int>(l.dtype); })
+      .def_property_readonly(
+          "rows", [](const OwnedLattice& l) { return reinterpret_cast<std::uintptr_t>(l.rows); })
+      .def_property_readonly(
+          "weights",
+          [](const OwnedLattice& l) { return reinterpret_cast<std::uintptr_t>(l.weights); })
+      .def_property_readonly("neighbours", [](const OwnedLattice& l) {
+        return reinterpret_cast<std::uintptr_t>(l.neighbours);
+      });
+  // Returns (lattice, -1), or (None, index of the first pixel that cannot be placed).
+  sub.def(
+      "cpu_build",
+      [](int dtype, std::uintptr_t features, int feature_count, std::int64_t pixels, int threads) {
+        auto lattice = std::make_shared<OwnedLattice>();
+        std::int64_t bad = -1;
+        Status status;
+        {
+          py::gil_scoped_release release;
+          status = permutohedral_lattice::cpu_kernels().build(static_cast<DType>(dtype),
+                                                              pointer(features), feature_count,
+                                                              pixels, threads, *lattice, &bad);
+        }
+        if (status == Status::too_many_vertices) throw std::bad_alloc();
+        if (status != Status::ok) lattice.reset();
+        return py::make_tuple(lattice, bad);
+      },
+      py::arg("dtype"), py::arg("features"), py::arg("feature_count"), py::arg("pixels"),
+      py::arg("threads"));
+  sub.def("cpu_filter", [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,
+                           std::uintptr_t values, std::uintptr_t out, bool transpose, int threads) {
+    const auto each = addresses(lattices);
+    py::gil_scoped_release release;
+    cpu_kernels().filter({each.data(), static_cast<std::int64_t>(each.size())}, batch, labels,
+                         pointer(values), pointer(out), transpose, threads);
+  });
+  sub.def("cpu_backward",
+          [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,
+             std::uintptr_t values, std::uintptr_t grad_out, std::uintptr_t grad_values,
+             std::uintptr_t grad_weights, bool transpose, int threads) {
+            const auto each = addresses(lattices);
+            py::gil_scoped_release release;
+            cpu_kernels().backward({each.data(), static_cast<std::int64_t>(each.size())}, batch,
+                                   labels, pointer(values), pointer(grad_out), pointer(grad_values),
+                                   pointer(grad_weights), transpose, threads);
+          });
+  sub.def(
+      "cpu_backward_features",
+      [](int dtype, std::uintptr_t features, int feature_count, std::int64_t pixels,
+         std::uintptr_t grad_weights, std::uintptr_t grad_features, int threads) {
+        permutohedral_lattice::cpu_kernels().backward(static_cast<DType>(dtype), pointer(features),
+                                                      feature_count, pixels, pointer(grad_weights),
+                                                      pointer(grad_features), threads);
+      },
+      release_gil());
+}
+
+} // namespace fastseg

@@ -1,0 +1,85 @@
+"""The loss of an accelerated model's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..ops.upsample_cross_entropy import upsample_cross_entropy
+from .labels import with_background
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Cross-entropy of logits resized to the target, which are never built at its size.
+
+    For outputs at the target's resolution it is F.cross_entropy; for low-resolution ones the
+    cross-entropy of what the model would have made of them.
+
+    Attributes:
+        align_corners: how the model resizes its logits.
+        ignore_index: target value of pixels that do not count.
+        auxiliary_weight: share of the second output "aux", where the model has one.
+    """
+
+    align_corners: bool = False
+    ignore_index: int = 255
+    auxiliary_weight: float = 0.5
+
+    def __call__(
+        self,
+        outputs: Any,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """The loss.
+
+        Args:
+            outputs: what the model's forward returned: logits [N, C, h, w], torchvision's dict,
+                smp's pair of masks and labels (whose labels are not looked at), or an output of
+                transformers. Logits of one class are trained against its absence, 0 and 1.
+            target: classes [N, H, W].
+            weight: of each class [C].
+            label_smoothing: in [0, 1].
+
+        Returns:
+            Scalar: the mean over the pixels that count.
+        """
+
+        def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+            return upsample_cross_entropy(
+                with_background(logits),
+                target,
+                weight,
+                self.ignore_index,
+                label_smoothing=label_smoothing,
+                align_corners=self.align_corners,
+            )
+
+        loss = cross_entropy(logits_of(outputs))
+        if isinstance(outputs, Mapping) and "aux" in outputs:
+            loss = loss + self.auxiliary_weight * cross_entropy(outputs["aux"])
+        return loss
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """The logits in what a model returned.
+
+    Raises:
+        TypeError: there are none.
+    """
+    found: Any = outputs
+    if isinstance(outputs, Mapping):  # outputs of transformers are mappings too
+        found = outputs.get("logits", outputs.get("out"))
+    elif isinstance(outputs, tuple) and outputs:
+        found = outputs[0]
+    if not isinstance(found, torch.Tensor) or found.dim() != 4:
+        raise TypeError(
+            f"outputs is a {type(outputs).__name__}, expected logits [N, C, H, W], a dict that "
+            'holds them as "out" or "logits", or a tuple that begins with them'
+        )
+    return found

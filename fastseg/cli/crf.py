@@ -1,0 +1,159 @@
+"""`fastseg crf`: labels or probabilities, sharpened along the edges of the photograph."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy
+import torch
+import typer
+
+from .._messages import reason
+from ..classes import VOC, ClassSet, numbered_classes
+from ..crf import DenseCRF
+from ..crf.presets import PRESETS
+from ..crf.utils import unary_from_labels, unary_from_softmax
+from ..ops.upsample_argmax import upsample_argmax
+from .console import fail, out
+from .devices import device_named
+from .images import ImageError, read_image
+from .labelling import LabellingError, read_labelling
+from .options import AsJson, Device
+from .overlay import write_before_after, write_labels
+
+PRESET_HELP = f"Settings of the CRF: {', '.join(PRESETS)}."
+
+
+def crf(
+    image: Annotated[Path, typer.Argument(help="The photograph.")],
+    labelling: Annotated[
+        Path,
+        typer.Argument(
+            help="A label map (an image with a palette or one channel, .npy) of the photograph's "
+            "size, or probabilities [L, H, W] (.npy, .npz), perhaps of lower resolution."
+        ),
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")
+    ] = Path("refined"),
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "pydensecrf",
+    iterations: Annotated[
+        int | None, typer.Option(min=0, help="Mean-field steps. Default: the preset's.")
+    ] = None,
+    certainty: Annotated[
+        float,
+        typer.Option(help="How likely a label of a label map is right; more than 0, less than 1."),
+    ] = 0.7,
+    unknown: Annotated[
+        int, typer.Option(help="Label of pixels of which nothing is known; the CRF fills them.")
+    ] = 255,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="The .npy file holds logits, not probabilities.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Refine a segmentation with a dense CRF: labels follow the edges of the photograph.
+
+    Writes NAME_labels.png (the refined class of every pixel) and NAME_before_after.png (both
+    labellings over the photograph, side by side), NAME being the photograph's.
+    """
+    if preset not in PRESETS:
+        fail(f"--preset is {preset!r}, allowed are {', '.join(PRESETS)}")
+    if not 0 < certainty < 1:
+        fail(f"--certainty is {certainty}, expected more than 0 and less than 1")
+    target = device_named(device)
+    options = {} if iterations is None else {"iterations": iterations}
+    try:
+        photo = read_image(image)
+        given = read_labelling(labelling)
+        start = time.perf_counter()
+        if given.ndim == 2:
+            unary, known = _unary_of_labels(photo, given, certainty, unknown)
+            layer = DenseCRF.preset(preset, len(known), **options)
+            before, after = given, known[_refined(layer, photo, unary, target)]
+        else:
+            unary = -given if logits else _unary_of_probabilities(given)
+            layer = DenseCRF.preset(preset, len(given), **options)
+            before = upsample_argmax(-torch.from_numpy(unary)[None], photo.shape[:2])[0].numpy()
+            after = _refined(layer, photo, unary, target)
+        seconds = time.perf_counter() - start
+    except (ImageError, LabellingError) as error:
+        fail(error)
+    except ValueError as error:
+        fail(f"{labelling}: {reason(error)}")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        fail(f"{image}: out of memory ({reason(error)})")
+    classes = _classes(given, before, unknown)
+    picture = out_dir / f"{image.stem}_before_after.png"
+    label_map = out_dir / f"{image.stem}_labels.png"
+    try:
+        write_before_after(picture, photo, before, after, classes)
+        write_labels(label_map, after, classes)
+    except OSError as error:
+        fail(f"{out_dir}: the results cannot be written ({reason(error)})")
+    changed = float((before != after).mean())
+    if as_json:
+        facts = {
+            "image": str(image),
+            "labels": str(label_map),
+            "picture": str(picture),
+            "preset": preset,
+            "changed": changed,
+            "seconds": round(seconds, 6),
+        }
+        print(json.dumps(facts, indent=2))
+        return
+    out.print(
+        f"{100 * changed:.2f} % of the pixels changed their label in {1000 * seconds:.0f} ms; "
+        f"results in {out_dir}",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def _unary_of_labels(
+    photo: numpy.ndarray, labels: numpy.ndarray, certainty: float, unknown: int
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Energies [K, H, W] of the K labels that occur, and these labels."""
+    if labels.shape != photo.shape[:2]:
+        raise ValueError(
+            f"the labels have size {labels.shape}, the photograph {photo.shape[:2]}: "
+            "only probabilities may be of another size"
+        )
+    known = numpy.unique(labels[labels != unknown])
+    if len(known) == 0:
+        raise ValueError(f"every pixel has the label {unknown}, which stands for unknown")
+    index = numpy.searchsorted(known, labels) + 1
+    index[labels == unknown] = 0
+    return unary_from_labels(index, len(known), certainty).reshape(-1, *labels.shape), known
+
+
+def _unary_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
+    """Energies [L, h, w]."""
+    if not (probabilities.min() >= 0 and abs(probabilities.sum(0) - 1).max() < 1e-2):  # NaN too
+        raise ValueError("not probabilities, which are positive and sum to 1; are they --logits?")
+    return unary_from_softmax(probabilities).reshape(probabilities.shape)
+
+
+def _refined(
+    layer: DenseCRF, photo: numpy.ndarray, unary: numpy.ndarray, device: torch.device
+) -> numpy.ndarray:
+    """Indices of labels [H, W]."""
+    images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
+    energies = torch.from_numpy(unary)[None].to(device)
+    return layer.to(device).predict(images=images, unary=energies)[0].cpu().numpy()
+
+
+def _classes(given: numpy.ndarray, before: numpy.ndarray, unknown: int) -> ClassSet:
+    if given.ndim == 3:
+        return VOC if len(given) == len(VOC) else numbered_classes(len(given))
+    classes = numbered_classes(int(before.max()) + 1)
+    if unknown >= len(classes):
+        return classes
+    names = list(classes.names)
+    names[unknown] = "unknown"
+    return dataclasses.replace(classes, names=tuple(names), background=unknown)

@@ -1,0 +1,30 @@
+"""Dense CRFs: mean-field inference, a trainable layer, and what pydensecrf's users know.
+
+`fastseg.crf.DenseCRF` is the layer (an nn.Module). pydensecrf's modules are `fastseg.crf.densecrf`
+and `fastseg.crf.utils`: a program needs its imports changed. pydensecrf's own `DenseCRF`, of any
+number of dimensions, is `fastseg.crf.densecrf.DenseCRF`.
+"""
+
+from ..ops.permutohedral_filter import Lattice
+from .densecrf import DenseCRF2D
+from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, PairwiseKernel
+from .mean_field import Kernel, mean_field, mean_field_labels
+from .module import DenseCRF
+from .presets import PRESETS, Preset
+from .window import window_filter
+
+__all__ = [
+    "PRESETS",
+    "BilateralKernel",
+    "DenseCRF",
+    "DenseCRF2D",
+    "FeatureKernel",
+    "GaussianKernel",
+    "Kernel",
+    "Lattice",
+    "PairwiseKernel",
+    "Preset",
+    "mean_field",
+    "mean_field_labels",
+    "window_filter",
+]

@@ -1,0 +1,75 @@
+"""Argument checks of the dense CRF: values that would end in NaN are refused."""
+
+from __future__ import annotations
+
+import torch
+
+from .._checks import check_map
+
+# Takes the place of scores of minus infinity: as good, but differences stay numbers.
+EXCLUDED = -1e30
+
+
+def check_scores(name: str, x: torch.Tensor, classes: int, *, higher_is_better: bool) -> bool:
+    """`x` is a map [N, `classes`, H, W] of scores, or of energies, that a softmax can take.
+
+    A score may be minus infinity (an energy infinity), but not for every label of a pixel.
+
+    Returns:
+        Whether all are finite. False where the values cannot be looked at.
+
+    Raises:
+        ValueError: shape, NaN, the other infinity, a pixel without a possible label.
+        TypeError: dtype.
+    """
+    check_map(name, x)
+    if x.shape[1] != classes:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {classes} labels")
+    return not _hidden(x) and check_values(name, x, higher_is_better=higher_is_better)
+
+
+def check_values(name: str, x: torch.Tensor, *, higher_is_better: bool) -> bool:
+    """Scores or energies [N, L, ...] are numbers or exclude a label, but not all of a pixel.
+
+    Returns:
+        Whether all are finite.
+    """
+    least, most = torch.aminmax(x.detach())
+    if bool(least.isfinite() & most.isfinite()):
+        return True
+    excluded = x.isneginf() if higher_is_better else x.isposinf()
+    bad = ~(x.isfinite() | excluded)
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        allowed = "-inf" if higher_is_better else "inf"
+        raise ValueError(
+            f"{name} has {x[index].item()} at {index}, expected numbers or, to exclude a label, "
+            f"{allowed}"
+        )
+    hopeless = excluded.all(1)
+    if bool(hopeless.any()):
+        index = tuple(int(i) for i in hopeless.nonzero()[0])
+        raise ValueError(f"{name} excludes every label of pixel {index[1:]} in image {index[0]}")
+    return False
+
+
+def check_features(name: str, features: torch.Tensor) -> None:
+    """Features [N, D, P] are finite.
+
+    Raises:
+        ValueError: NaN or an infinity; says where the first is.
+    """
+    if _hidden(features):
+        return
+    least, most = torch.aminmax(features.detach())
+    if not bool(least.isfinite() & most.isfinite()):
+        index = tuple(int(i) for i in (~features.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"{name} has {features[index].item()} at feature {index[1]} of pixel {index[2]} of "
+            f"image {index[0]}, expected finite numbers"
+        )
+
+
+def _hidden(x: torch.Tensor) -> bool:
+    """Whether there are no values to look at: an empty tensor, or one that is being traced."""
+    return torch.compiler.is_compiling() or x.numel() == 0 or x.is_meta

@@ -1,0 +1,123 @@
+"""Label compatibilities as pydensecrf has them: what a label costs beside another."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy
+import torch
+
+
+class LabelCompatibility(abc.ABC):
+    """Turns filtered probabilities into energies; its parameters are a vector, for learning."""
+
+    def __init__(self, parameters: torch.Tensor) -> None:
+        self._parameters = parameters
+
+    @property
+    def parameters(self) -> torch.Tensor:
+        """Copy of the parameters, [K]."""
+        return self._parameters.clone()
+
+    @parameters.setter
+    def parameters(self, values: Any) -> None:
+        values = torch.as_tensor(values, dtype=torch.float32)
+        if values.shape != self._parameters.shape:
+            raise ValueError(
+                f"parameters have shape {tuple(values.shape)}, "
+                f"expected {tuple(self._parameters.shape)}"
+            )
+        self._parameters = values.clone()
+
+    @abc.abstractmethod
+    def compat(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The compatibility mu: a number (), energies [L] or a matrix [L, L]; energies are mu times
+        the filtered probabilities, for a number minus them."""
+
+    def energies(self, filtered: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Energies [..., L, P] for filtered probabilities [..., L, P]."""
+        mu = self.compat(parameters).to(filtered.dtype)
+        if mu.dim() == 0:
+            return -mu * filtered
+        return mu[:, None] * filtered if mu.dim() == 1 else mu @ filtered
+
+
+class PottsCompatibility(LabelCompatibility):
+    """Equal labels attract each other, with one weight: energy -weight * Q."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(torch.tensor([float(weight)]))
+
+    def compat(self, parameters: torch.Tensor) -> torch.Tensor:
+        return parameters[0]
+
+
+class DiagonalCompatibility(LabelCompatibility):
+    """A number per label, with its own sign: energy v[l] * Q[l]; negative ones attract."""
+
+    def __init__(self, v: Any) -> None:
+        super().__init__(_as_tensor("v", v, 1))
+
+    def compat(self, parameters: torch.Tensor) -> torch.Tensor:
+        return parameters
+
+
+class MatrixCompatibility(LabelCompatibility):
+    """A number per pair of labels, with its own sign: energy (m + m^T) / 2 @ Q.
+
+    The parameters are the upper triangle of the symmetric matrix, row by row.
+    """
+
+    def __init__(self, m: Any) -> None:
+        m = _as_tensor("m", m, 2)
+        if m.shape[0] != m.shape[1]:
+            raise ValueError(f"m has shape {tuple(m.shape)}, expected a square matrix")
+        self._size = m.shape[0]
+        rows, columns = torch.triu_indices(self._size, self._size)
+        super().__init__(((m + m.T) / 2)[rows, columns])
+
+    def compat(self, parameters: torch.Tensor) -> torch.Tensor:
+        index = torch.zeros(self._size, self._size, dtype=torch.long)
+        rows, columns = torch.triu_indices(self._size, self._size)
+        index[rows, columns] = index[columns, rows] = torch.arange(len(parameters))
+        return parameters[index]
+
+
+def as_compatibility(compat: Any, labels: int) -> LabelCompatibility:
+    """The compatibility that a program means by a number, a vector, a matrix or an object.
+
+    Raises:
+        ValueError: a number of dimensions or a size that does not fit; numbers that are not finite.
+        TypeError: something else.
+    """
+    result = compat if isinstance(compat, LabelCompatibility) else _parse(compat)
+    shape = result.compat(result.parameters).shape
+    if any(n != labels for n in shape):
+        raise ValueError(f"compat has shape {tuple(shape)}, expected {labels} labels")
+    if not bool(result.parameters.isfinite().all()):
+        raise ValueError("compat has numbers that are not finite")
+    return result
+
+
+def _parse(compat: Any) -> LabelCompatibility:
+    try:
+        array = numpy.asarray(compat, dtype=numpy.float32)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"compat is {compat!r}, expected a number, a vector [L] or a matrix [L, L]"
+        ) from None
+    if array.ndim == 0:
+        return PottsCompatibility(float(array))
+    if array.ndim == 1:
+        return DiagonalCompatibility(array)
+    if array.ndim == 2:
+        return MatrixCompatibility(array)
+    raise ValueError(f"compat has {array.ndim} dimensions, expected a number, [L] or [L, L]")
+
+
+def _as_tensor(name: str, values: Any, dims: int) -> torch.Tensor:
+    tensor = torch.as_tensor(numpy.array(values, dtype=numpy.float32))
+    if tensor.dim() != dims:
+        raise ValueError(f"{name} has {tensor.dim()} dimensions, expected {dims}")
+    return tensor

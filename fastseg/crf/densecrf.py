@@ -1,0 +1,424 @@
+"""pydensecrf.densecrf for programs written against it: numpy in and out, the same names.
+
+    import fastseg.crf.densecrf as dcrf          # was: import pydensecrf.densecrf as dcrf
+    from fastseg.crf.utils import unary_from_labels
+
+Results are pydensecrf's up to rounding (docs/crf.md says how far). Where pydensecrf reads memory
+that is not its own, or goes on with NaN, there is an error here; float64 and non-contiguous arrays,
+which it refuses, are taken. The layer for networks is fastseg.crf.DenseCRF; the class of the same
+name in this module is pydensecrf's, of any number of dimensions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+
+from .. import _native
+from ..ops.permutohedral_filter import Lattice
+from .checks import EXCLUDED, check_values
+from .compatibility import (
+    DiagonalCompatibility,
+    LabelCompatibility,
+    MatrixCompatibility,
+    PottsCompatibility,
+    as_compatibility,
+)
+from .features import positions
+from .mean_field import MAX_KERNELS, Kernel, composition, mean_field, mean_field_labels
+from .pairwise import KernelType, NormalizationType, Pairwise
+from .spatial import position_lattice
+from .unaries import ConstUnary, LogisticUnary, Unary
+
+__all__ = [
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "DiagonalCompatibility",
+    "Gradient",
+    "KernelType",
+    "LabelCompatibility",
+    "LogisticUnary",
+    "MatrixCompatibility",
+    "NormalizationType",
+    "PottsCompatibility",
+    "Unary",
+]
+
+CONST_KERNEL = KernelType.CONST_KERNEL
+DIAG_KERNEL = KernelType.DIAG_KERNEL
+FULL_KERNEL = KernelType.FULL_KERNEL
+NO_NORMALIZATION = NormalizationType.NO_NORMALIZATION
+NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
+NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
+NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
+
+Array = numpy.ndarray
+
+
+class Gradient(NamedTuple):
+    """What DenseCRF.gradient returns: the objective and its derivatives.
+
+    Attributes:
+        value: of the objective.
+        unary: to the unary's parameters, in their shape.
+        compatibility, kernel: to the parameters of all terms, in the order of their addition.
+    """
+
+    value: float
+    unary: Array
+    compatibility: Array
+    kernel: Array
+
+
+class DenseCRF:
+    """A dense CRF over `nvar` variables of `nlabels` labels, connected by features of any kind."""
+
+    def __init__(self, nvar: int, nlabels: int) -> None:
+        self._variables = _count("nvar", nvar)
+        self._labels = _count("nlabels", nlabels)
+        self._unary: Unary | None = None
+        self._given_logits: torch.Tensor | None = None
+        self._terms: list[Pairwise] = []
+
+    # What belongs to the model.
+
+    def setUnary(self, unary: Unary) -> None:
+        """Sets the energies of the labels without their neighbours, as an object."""
+        if not isinstance(unary, Unary):
+            raise TypeError(f"unary is a {type(unary).__name__}, expected a Unary")
+        energies = unary.energies(unary.parameters)
+        expected = (self._labels, self._variables)
+        if tuple(energies.shape) != expected:
+            raise ValueError(f"unary has shape {tuple(energies.shape)}, expected {expected}")
+        self._set_energies(energies)
+        self._unary = unary
+
+    def setUnaryEnergy(self, u: Array, f: Array | None = None) -> None:
+        """Sets the energies of the labels without their neighbours: negative log-probabilities.
+
+        Args:
+            u: energies [nlabels, nvar], copied; infinity excludes a label. With `f`: weights
+                [nlabels, F] of a logistic unary.
+            f: features [F, nvar]; the energies then are u @ f.
+
+        Raises:
+            ValueError: shape; NaN or minus infinity; a variable without a possible label.
+        """
+        if f is not None:
+            self.setUnary(LogisticUnary(u, f))
+            return
+        u = numpy.asarray(u)
+        if u.ndim != 2:
+            raise ValueError(f"unary energy has {u.ndim} dimensions, expected 2 (labels, pixels)")
+        expected = (self._labels, self._variables)
+        if u.shape != expected:
+            raise ValueError(f"Bad shape for unary energy (Need {expected}, got {u.shape})")
+        self._set_energies(torch.from_numpy(numpy.ascontiguousarray(u, dtype=numpy.float32)))
+        self._unary = None
+
+    def _set_energies(self, energies: torch.Tensor) -> None:
+        check_values("unary energy", energies[None], higher_is_better=False)
+        negative = _native.with_huge_pages(torch.empty(1, *energies.shape))
+        torch.neg(energies, out=negative[0])
+        self._given_logits = negative
+
+    def addPairwiseEnergy(
+        self,
+        features: Array,
+        compat: Any,
+        kernel: KernelType = DIAG_KERNEL,
+        normalization: NormalizationType = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Connects all variables by a Gaussian kernel over their features.
+
+        Args:
+            features: [D, nvar] in units of the kernel's width, D in 1..8.
+            compat: a number w: equal labels attract, energy -w * Q; a vector [nlabels] or a matrix
+                [nlabels, nlabels]: energies with their own sign. Or a LabelCompatibility.
+            kernel: which parameters the kernel has for learning; all give the same result at first.
+            normalization: of the filter.
+
+        Raises:
+            ValueError: shapes; features or compat that are not finite, features too large for the
+                lattice; unknown constants.
+        """
+        features = numpy.asarray(features)
+        if features.ndim != 2 or features.shape[1] != self._variables or features.shape[0] == 0:
+            raise ValueError(
+                f"Bad shape for pairwise energy (Need (?, {self._variables}), got {features.shape})"
+            )
+        tensor = torch.from_numpy(numpy.ascontiguousarray(features, dtype=numpy.float32))
+        self._add(lambda: tensor, compat, kernel, normalization)
+
+    def _add(
+        self,
+        features: Callable[[], torch.Tensor],
+        compat: Any,
+        kernel: int,
+        normalization: int,
+        lattice: Lattice | None = None,
+    ) -> None:
+        """`lattice`: that of the features, where there is one already."""
+        mu, norm = as_compatibility(compat, self._labels), NormalizationType(normalization)
+        self._terms.append(Pairwise(features, mu, KernelType(kernel), norm, lattice))
+
+    # Inference.
+
+    def inference(self, n_iterations: int) -> Array:
+        """Probabilities Q [nlabels, nvar], float32, after `n_iterations` mean-field steps."""
+        with torch.no_grad():
+            return self._mean_field(mean_field, composition, n_iterations)[0].numpy()
+
+    def startInference(self) -> tuple[Array, Array, Array]:
+        """(Q, tmp1, tmp2) for stepInference: Q before the first step, and two arrays that it takes
+        because pydensecrf's does; nothing is stored in them."""
+        q = self._logits.softmax(1)[0].numpy()
+        return q, numpy.empty_like(q), numpy.empty_like(q)
+
+    def stepInference(self, Q: Array, tmp1: Array | None = None, tmp2: Array | None = None) -> None:
+        """One mean-field step; writes the new probabilities to Q."""
+        with torch.no_grad():
+            Q[...] = self._step(self._as_q(Q))[0].numpy()
+
+    def klDivergence(self, Q: Array) -> float:
+        """pydensecrf's measure of progress for probabilities Q [nlabels, nvar].
+
+        sum Q log Q + sum Q U + sum over terms of Q mu(F Q): the Kullback-Leibler divergence up to a
+        constant, but with the pairwise part counted twice. Only its decrease means something.
+        """
+        q = self._as_q(Q)
+        with torch.no_grad():
+            total = (q * q.clamp_min(1e-20).log()).sum(dtype=torch.float64)
+            # Where an infinite energy excludes a label, its probability is 0.
+            total -= (q * self._logits).nan_to_num(0.0).sum(dtype=torch.float64)
+            for term in self._terms:
+                total += (q * term.energies(q)).sum(dtype=torch.float64)
+        return float(total)
+
+    def map(self, n_iterations: int) -> Array:
+        """The most probable label of each variable, int64 [nvar], after `n_iterations` steps."""
+        with torch.no_grad():
+            labels = self._mean_field(mean_field_labels, _composed_labels, n_iterations)
+        return labels[0].numpy().astype(numpy.int64)
+
+    # Learning.
+
+    def gradient(
+        self, n_iterations: int, objective: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Gradient:
+        """Derivatives of an objective of Q after `n_iterations` steps to all parameters.
+
+        They are those of what inference computes, at fixed simplices of the lattice; pydensecrf's
+        C++ code swaps the order of the blur's axes in the kernels' derivative.
+
+        Args:
+            n_iterations: mean-field steps.
+            objective: maps probabilities [nlabels, nvar], a tensor, to a number by differentiable
+                operations.
+        """
+        unary = self._own_unary()
+        leaves = [
+            unary.parameters,
+            *(term.compat.parameters for term in self._terms),
+            *(term.kernel_parameters for term in self._terms),
+        ]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        count = len(self._terms)
+        mus, kernels = leaves[1 : 1 + count], leaves[1 + count :]
+        scores = (-unary.energies(leaves[0])[None]).clamp_min(EXCLUDED)
+        filters = [t.differentiable(p) for t, p in zip(self._terms, kernels, strict=True)]
+        q = scores.softmax(1)
+        for _ in range(max(0, int(n_iterations))):
+            refined = scores
+            for term, apply, mu in zip(self._terms, filters, mus, strict=True):
+                refined = refined - term.compat.energies(apply(q), mu)
+            q = refined.softmax(1)
+        value = objective(q[0])
+        grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        flat = [g.reshape(-1).numpy() for g in grads[1:]]
+        join = [
+            numpy.concatenate(part) if part else numpy.zeros(0, numpy.float32)
+            for part in (flat[:count], flat[count:])
+        ]
+        return Gradient(value.item(), grads[0].numpy(), *join)
+
+    def unaryParameters(self) -> Array:
+        """The parameters of the unary: energies, or a logistic unary's weights."""
+        return self._own_unary().get()
+
+    def setUnaryParameters(self, v: Array) -> None:
+        """Sets them, in the shape that unaryParameters has."""
+        unary = self._own_unary()
+        unary.set(v)
+        self.setUnary(unary)
+
+    def labelCompatibilityParameters(self) -> Array:
+        """The parameters of all compatibilities, one after the other."""
+        return _joined([term.compat.parameters for term in self._terms])
+
+    def setLabelCompatibilityParameters(self, v: Array) -> None:
+        """Sets them, in the order of labelCompatibilityParameters."""
+        parts = _split(v, [term.compat.parameters for term in self._terms])
+        for term, part in zip(self._terms, parts, strict=True):
+            term.compat.parameters = part
+
+    def kernelParameters(self) -> Array:
+        """The parameters of all kernels: scales of the features (DIAG), matrices row by row (FULL),
+        nothing (CONST)."""
+        return _joined([term.kernel_parameters for term in self._terms])
+
+    def setKernelParameters(self, v: Array) -> None:
+        """Sets them, in the order of kernelParameters; the lattices are built anew."""
+        parts = _split(v, [term.kernel_parameters for term in self._terms])
+        for term, part in zip(self._terms, parts, strict=True):
+            term.set_kernel_parameters(part)
+
+    @property
+    def _logits(self) -> torch.Tensor:
+        """Negative energies [1, L, P]; zero where none were given."""
+        if self._given_logits is None:
+            self._given_logits = torch.zeros(1, self._labels, self._variables)
+        return self._given_logits
+
+    def _own_unary(self) -> Unary:
+        """The unary; zero energies where none was set."""
+        return ConstUnary(-self._logits[0].numpy()) if self._unary is None else self._unary
+
+    def _mean_field(self, native: Any, composed: Any, n_iterations: int) -> torch.Tensor:
+        """By one call of the native core, which takes up to MAX_KERNELS terms, or step by step."""
+        run = native if len(self._terms) <= MAX_KERNELS else composed
+        return run(self._logits, [t.kernel for t in self._terms], max(0, int(n_iterations)))
+
+    def _step(self, q: torch.Tensor) -> torch.Tensor:
+        refined = self._logits.clone()
+        for term in self._terms:
+            refined -= term.energies(q)
+        return refined.softmax(1)
+
+    def _as_q(self, Q: Array) -> torch.Tensor:
+        Q = numpy.asarray(Q)
+        expected = (self._labels, self._variables)
+        if Q.shape != expected:
+            raise ValueError(f"Q has shape {Q.shape}, expected {expected}")
+        return torch.from_numpy(numpy.ascontiguousarray(Q, dtype=numpy.float32))[None]
+
+
+class DenseCRF2D(DenseCRF):
+    """A dense CRF over the pixels of an image, width first: DenseCRF2D(width, height, labels)."""
+
+    def __init__(self, w: int, h: int, nlabels: int) -> None:
+        self._width, self._height = _count("w", w), _count("h", h)
+        super().__init__(self._width * self._height, nlabels)
+
+    def addPairwiseGaussian(
+        self,
+        sxy: Any,
+        compat: Any,
+        kernel: KernelType = DIAG_KERNEL,
+        normalization: NormalizationType = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Connects pixels that are near: the label is smooth.
+
+        Args:
+            sxy: width in pixels, one number or (x, y).
+            compat, kernel, normalization: as in addPairwiseEnergy.
+
+        Raises:
+            ValueError: widths that are not positive and finite; as addPairwiseEnergy.
+        """
+        sx, sy = _pair("sxy", sxy, 2).tolist()
+        lattice = position_lattice(self._height, self._width, (sx, sy), like=torch.empty(0))
+        self._add(lambda: self._positions(sxy), compat, kernel, normalization, lattice)
+
+    def addPairwiseBilateral(
+        self,
+        sxy: Any,
+        srgb: Any,
+        rgbim: Array,
+        compat: Any,
+        kernel: KernelType = DIAG_KERNEL,
+        normalization: NormalizationType = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Connects pixels that are near and of a similar colour.
+
+        Args:
+            sxy: width in pixels, one number or (x, y).
+            srgb: width of the colours in 0..255, one number or (r, g, b).
+            rgbim: uint8 [h, w, 3].
+            compat, kernel, normalization: as in addPairwiseEnergy.
+
+        Raises:
+            ValueError: shape or dtype of the image; widths that are not positive and finite; as
+                addPairwiseEnergy.
+        """
+        rgbim = numpy.asarray(rgbim)
+        expected = (self._height, self._width, 3)
+        if rgbim.ndim == 3 and rgbim.shape[2] != 3:
+            raise ValueError(
+                f"rgbim has {rgbim.shape[2]} channels, expected 3: for others, "
+                "utils.create_pairwise_bilateral makes features for addPairwiseEnergy"
+            )
+        if rgbim.shape != expected:
+            raise ValueError(
+                f"Bad shape for pairwise bilateral (Need {expected}, got {rgbim.shape})"
+            )
+        if rgbim.dtype != numpy.uint8:
+            raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
+        colors = torch.from_numpy(rgbim.astype(numpy.float32)).flatten(0, 1).T
+        colors = colors / _pair("srgb", srgb, 3)[:, None]
+        features = torch.cat([self._positions(sxy), colors])
+        self._add(lambda: features, compat, kernel, normalization)
+
+    def _positions(self, sxy: Any) -> torch.Tensor:
+        return positions(self._height, self._width, _pair("sxy", sxy, 2), like=torch.empty(0))
+
+
+def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:
+    return composition(logits, kernels, steps).argmax(1)
+
+
+def _count(name: str, value: Any) -> int:
+    number = int(value)
+    if number != value or number < 1:
+        raise ValueError(f"{name} is {value}, expected a whole number of at least 1")
+    return number
+
+
+def _pair(name: str, widths: Any, count: int) -> torch.Tensor:
+    """Widths [count] from one number or a sequence."""
+    array = numpy.asarray(widths, dtype=numpy.float32)
+    if array.ndim == 0:
+        array = numpy.repeat(array, count)
+    if array.ndim != 1 or len(array) < count:
+        raise IndexError(f"{name} is {widths}, expected one width or {count}")
+    if len(array) > count:
+        warnings.warn(f"{name} has {len(array)} widths, only {count} are used", stacklevel=4)
+    array = array[:count]
+    if not (numpy.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"{name} is {widths}, expected positive and finite widths")
+    return torch.from_numpy(array)
+
+
+def _joined(parts: list[torch.Tensor]) -> Array:
+    return torch.cat([torch.empty(0), *(p.reshape(-1) for p in parts)]).numpy()
+
+
+def _split(v: Array, like: list[torch.Tensor]) -> list[torch.Tensor]:
+    values = torch.from_numpy(numpy.asarray(v, dtype=numpy.float32).reshape(-1).copy())
+    sizes = [p.numel() for p in like]
+    if len(values) != sum(sizes):
+        raise ValueError(f"there are {len(values)} parameters, expected {sum(sizes)}")
+    return list(values.split(sizes))

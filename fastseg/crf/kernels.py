@@ -1,0 +1,175 @@
+"""The pairwise terms of a dense CRF: which pixels are neighbours, and what that means."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .features import bilateral_features, spatial_features
+from .filters import NORMALIZATIONS, Normalization
+
+Compatibility = Sequence[float] | Sequence[Sequence[float]] | torch.Tensor | None
+
+
+@dataclasses.dataclass
+class Guide:
+    """What kernels see: scores [N, L, H, W] (their shape, dtype and device), images [N, C, H, W] or
+    None, and the further features [N, D, H, W], of which each FeatureKernel takes the first."""
+
+    scores: torch.Tensor
+    images: torch.Tensor | None
+    features: list[torch.Tensor]
+
+
+class PairwiseKernel(nn.Module):
+    """A Gaussian kernel over features of the pixels, and the energies that it passes on.
+
+    The term adds weight * mu(F Q) to the energies, F the normalised filter. mu is -Q without a
+    `compatibility` (Potts: neighbours want the same label), v[l] * Q[l] with a vector v [L], and
+    M @ Q with a matrix M [L, L], row: the label that is charged. Vector and matrix act with their
+    own sign, as in pydensecrf: positive numbers on the diagonal repel.
+
+    Parameters (nn.Parameter): `weight` (), `compatibility` [L] or [L, L] or None, and `log_scales`:
+    widths are the initial ones times exp(log_scales), so that they stay positive. They are frozen
+    at first (kernel.log_scales.requires_grad_() sets them free): their gradient needs the lattice
+    built at every step.
+
+    Raises:
+        ValueError: widths that are not positive and finite, a compatibility that is neither a
+            vector nor a square matrix, an unknown normalisation.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[float],
+        weight: float,
+        compatibility: Compatibility,
+        normalization: Normalization,
+    ) -> None:
+        super().__init__()
+        if len(widths) == 0 or not all(math.isfinite(w) and w > 0 for w in widths):
+            raise ValueError(f"widths are {list(widths)}, expected positive and finite ones")
+        if not math.isfinite(weight):
+            raise ValueError(f"weight is {weight}, expected a finite number")
+        if normalization not in NORMALIZATIONS:
+            allowed = ", ".join(map(repr, NORMALIZATIONS))
+            raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
+        self.normalization: Normalization = normalization
+        self.initial_widths: torch.Tensor
+        self.weight = nn.Parameter(torch.tensor(float(weight)))
+        self.register_buffer("initial_widths", torch.tensor([float(w) for w in widths]))
+        self.log_scales = nn.Parameter(torch.zeros(len(widths)), requires_grad=False)
+        self.compatibility = (
+            None if compatibility is None else nn.Parameter(_as_compatibility(compatibility))
+        )
+
+    @property
+    def widths(self) -> torch.Tensor:
+        """The widths of the features, in the units of the image."""
+        return self.initial_widths * self.log_scales.exp()
+
+    @property
+    def attraction(self) -> torch.Tensor:
+        """-weight * mu as a number (), a vector [L] or a matrix [L, L]: what it multiplies with the
+        filtered probabilities is added to the scores."""
+        return self.weight if self.compatibility is None else -self.weight * self.compatibility
+
+    def message(self, filtered: torch.Tensor) -> torch.Tensor:
+        """-weight * mu(filtered) [N, L, P]: what the term adds to the scores of the labels."""
+        a = self.attraction.to(filtered.dtype)
+        if a.dim() == 2:
+            return a @ filtered
+        return a[:, None] * filtered if a.dim() == 1 else a * filtered
+
+    def features(self, guide: Guide) -> torch.Tensor:
+        """[N, D, H * W] in units of the widths."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        widths = ", ".join(f"{w:g}" for w in self.widths.tolist())
+        return f"widths=({widths}), weight={self.weight.item():g}, {self.normalization}"
+
+
+class GaussianKernel(PairwiseKernel):
+    """Smoothness: neighbours are pixels nearby. `width`: in pixels."""
+
+    def __init__(
+        self,
+        width: float = 3.0,
+        weight: float = 3.0,
+        compatibility: Compatibility = None,
+        normalization: Normalization = "symmetric",
+    ) -> None:
+        super().__init__([width], weight, compatibility, normalization)
+
+    def features(self, guide: Guide) -> torch.Tensor:
+        """[N, 2, H * W]."""
+        batch, (height, width) = guide.scores.shape[0], guide.scores.shape[2:]
+        return spatial_features(batch, height, width, self.widths, like=guide.scores)
+
+
+class BilateralKernel(PairwiseKernel):
+    """Appearance: neighbours are pixels nearby of a similar colour.
+
+    `width`: in pixels; `color_width`: in units of the images (of 0..255 by the default).
+    """
+
+    def __init__(
+        self,
+        width: float = 80.0,
+        color_width: float = 13.0,
+        weight: float = 10.0,
+        compatibility: Compatibility = None,
+        normalization: Normalization = "symmetric",
+    ) -> None:
+        super().__init__([width, color_width], weight, compatibility, normalization)
+
+    def features(self, guide: Guide) -> torch.Tensor:
+        """[N, 2 + C, H * W]."""
+        if guide.images is None:
+            raise ValueError("images are missing: there is a BilateralKernel")
+        place, color = self.widths
+        return bilateral_features(guide.images, place, color, like=guide.scores)
+
+
+class FeatureKernel(PairwiseKernel):
+    """Neighbours are pixels whose features, handed to DenseCRF's forward, are similar.
+
+    `widths`: one per feature, in its units. Positions do not come by themselves: add them to the
+    features where the kernel shall be local.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[float],
+        weight: float = 1.0,
+        compatibility: Compatibility = None,
+        normalization: Normalization = "symmetric",
+    ) -> None:
+        super().__init__(widths, weight, compatibility, normalization)
+
+    def features(self, guide: Guide) -> torch.Tensor:
+        """[N, D, H * W]."""
+        given, like = guide.features.pop(0), guide.scores
+        widths = self.widths.to(like.dtype)
+        if given.shape[1] != len(widths):
+            raise ValueError(
+                f"features have shape {tuple(given.shape)}, expected D = {len(widths)} as widths"
+            )
+        return given.to(like.device, like.dtype).flatten(2) / widths[:, None]
+
+
+def _as_compatibility(compatibility: Compatibility) -> torch.Tensor:
+    mu = torch.as_tensor(compatibility, dtype=torch.get_default_dtype()).detach().clone()
+    if mu.dim() not in (1, 2) or mu.numel() == 0 or mu.shape[0] != mu.shape[-1]:
+        raise ValueError(
+            f"compatibility has shape {tuple(mu.shape)}, expected [L] or [L, L]: "
+            "a single number is the weight"
+        )
+    if not bool(mu.isfinite().all()):
+        raise ValueError("compatibility has numbers that are not finite")
+    return mu

@@ -1,0 +1,315 @@
+"""Mean-field inference of a fully connected CRF, in one native call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import _native
+from .._checks import FLOAT_DTYPES, check_same_device
+from ..backends import Backend, BackendUnavailable, forced_backend
+from ..ops.permutohedral_filter import Lattice
+
+MAX_KERNELS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One pairwise term of mean_field: a Gaussian of some features, times a compatibility.
+
+    Attributes:
+        lattice: the lattice of the features: one for each image, or one for all of them.
+        compatibility: what the filtered probabilities add to the logits: a number or scalar tensor
+            w (each label attracts itself: w * filtered), a vector [L], or a matrix [L, L]
+            (matrix @ filtered). Positive numbers attract. The Potts model of weight w is the
+            scalar w.
+        normalization: "symmetric", "before", "after" or "none": see Lattice.scales.
+    """
+
+    lattice: Lattice
+    compatibility: torch.Tensor | float
+    normalization: str = "symmetric"
+
+
+def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) -> torch.Tensor:
+    """Label probabilities after some steps of mean-field inference in a fully connected CRF.
+
+        q = logits.softmax(1)
+        for _ in range(steps):
+            q = (logits + sum(k.compatibility * filter(q, k) for k in kernels)).softmax(1)
+
+    filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
+    float64, by the composition above). The backward computes the probabilities of the steps again
+    instead of keeping them; what is kept is the lattice's vertices of each step.
+
+    Args:
+        logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
+            or [N, L, H, W] with P = H * W; -inf excludes a label.
+        kernels: up to 8 pairwise terms; none are allowed.
+        steps: number of steps, at least 0.
+
+    Returns:
+        Probabilities, in the shape and dtype of logits. Differentiable in logits and in the
+        compatibilities that are tensors.
+
+    Raises:
+        ValueError: wrong shapes, devices or options; a pixel with a NaN, +inf or only -inf.
+        TypeError: dtypes.
+        NotImplementedError: on a gradient of the gradient.
+    """
+    flat = _check(logits, kernels, steps)
+    steps = steps if kernels else 0
+    matrices = [_matrix(k, flat) for k in kernels]
+    if _runs_natively(flat, kernels):
+        result = _MeanField.apply(flat, steps, tuple(kernels), *matrices)
+    else:
+        result = composition(flat, kernels, steps)
+    return result.reshape(logits.shape)
+
+
+def mean_field_labels(
+    logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5
+) -> torch.Tensor:
+    """mean_field(...).argmax(1), without storing the probabilities; of equal ones the first.
+
+    Args and Raises: as mean_field. Returns: uint8 labels (int32 beyond 256) [N, P] or [N, H, W].
+    """
+    flat = _check(logits, kernels, steps)
+    steps = steps if kernels else 0
+    dtype = torch.uint8 if flat.shape[1] <= 256 else torch.int32
+    if _runs_natively(flat, kernels):
+        values = _prepared(flat)
+        labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
+        matrices = [_prepared(_matrix(k, flat)) for k in kernels]
+        _forward(values, _terms(kernels, matrices), steps, labels=labels)
+    else:
+        labels = composition(flat, kernels, steps).argmax(1)
+    return labels.to(dtype).reshape(logits.shape[:1] + logits.shape[2:])
+
+
+def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch.Tensor:
+    """mean_field of PyTorch operations and Lattice.filter, with their derivatives."""
+    compute = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    unary = logits.to(compute)
+    _raise_if_not_finite(unary)
+    q = unary.softmax(1)
+    for _ in range(steps):
+        total = unary
+        for kernel in kernels:
+            scales = (s if s is None else s.unsqueeze(1) for s in _scales(kernel))
+            before, after = (1.0 if s is None else s for s in scales)
+            filtered = kernel.lattice.filter(q * before) * after
+            matrix = _matrix(kernel, logits).to(compute)
+            total = total + (matrix @ filtered if matrix.dim() == 2 else _column(matrix) * filtered)
+        q = total.softmax(1)
+    return q.to(logits.dtype)
+
+
+def _column(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.unsqueeze(-1) if matrix.dim() == 1 else matrix
+
+
+def _scales(kernel: Kernel) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return kernel.lattice.scales(kernel.normalization)
+
+
+def _check(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch.Tensor:
+    """The logits as [N, L, P]."""
+    if logits.dim() not in (3, 4):
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)}, expected [N, L, P] or [N, L, H, W]"
+        )
+    if logits.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"logits has dtype {logits.dtype}, expected float32, bfloat16, float16 or float64"
+        )
+    flat = logits.flatten(2)
+    if flat.shape[1] == 0 or flat.shape[2] == 0:
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)}: labels and pixels must be at least 1"
+        )
+    if len(kernels) > MAX_KERNELS:
+        raise ValueError(f"there are {len(kernels)} kernels, allowed are up to {MAX_KERNELS}")
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps is {steps!r}, expected an int of at least 0")
+    compute = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    for i, kernel in enumerate(kernels):
+        lattice = kernel.lattice
+        if lattice.num_pixels != flat.shape[2]:
+            raise ValueError(
+                f"logits has {flat.shape[2]} pixels, the lattice of kernel {i} {lattice.num_pixels}"
+            )
+        if lattice.batch not in (1, flat.shape[0]):
+            raise ValueError(
+                f"logits has batch size {flat.shape[0]}, the lattice of kernel {i} was built for "
+                f"{lattice.batch}"
+            )
+        if lattice.dtype is not compute:
+            raise TypeError(
+                f"logits has dtype {logits.dtype}, the lattice of kernel {i} computes in "
+                f"{lattice.dtype}: build it of features of the same precision"
+            )
+        check_same_device("logits", logits, f"the lattice of kernel {i}", lattice.norm())
+        _matrix(kernel, flat)
+    return flat
+
+
+def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
+    """The compatibility as a tensor of 0, 1 or 2 dimensions."""
+    matrix, labels = kernel.compatibility, logits.shape[1]
+    if not isinstance(matrix, torch.Tensor):
+        matrix = torch.tensor(float(matrix), device=logits.device)
+    if tuple(matrix.shape) not in ((), (labels,), (labels, labels)):
+        raise ValueError(
+            f"compatibility has shape {tuple(matrix.shape)}, expected a scalar, ({labels},) or "
+            f"({labels}, {labels}) for the {labels} labels of logits"
+        )
+    if not matrix.is_floating_point():
+        raise TypeError(f"compatibility has dtype {matrix.dtype}, expected floating point")
+    check_same_device("compatibility", matrix, "logits", logits)
+    return matrix
+
+
+def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
+    forced = forced_backend()
+    reason = _native.unsupported_reason(logits, cuda=False)
+    if logits.dtype is torch.float64:
+        reason = reason or "dtype torch.float64 (supported: float32, bfloat16, float16)"
+    if any(k.lattice.handles is None for k in kernels):
+        reason = reason or "a lattice was not built natively"
+    if forced is Backend.NATIVE and reason is not None:
+        raise BackendUnavailable(f"mean_field cannot run natively: {reason}")
+    return reason is None and forced in (None, Backend.NATIVE)
+
+
+def _raise_if_not_finite(logits: torch.Tensor) -> None:
+    largest = logits.detach().amax(1)  # NaN where there is one
+    bad = ~largest.isfinite()
+    if bad.any():
+        n, p = (int(i) for i in bad.nonzero()[0])
+        found = [round(x, 6) for x in logits[n, :, p].detach().tolist()[:8]]
+        raise ValueError(
+            f"logits of image {n} are {found} at pixel {p}: expected finite numbers (-inf for "
+            "labels that are excluded, but not for all of them)"
+        )
+
+
+# ---- the native call ----------------------------------------------------------------------------
+
+
+def _prepared(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().float().contiguous()
+
+
+class _Terms:
+    """The kernels as the native core takes them, with everything that their addresses belong to."""
+
+    def __init__(self, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> None:
+        self.kept: list[Any] = [*kernels, *matrices]
+        self.native = []
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            scales = _scales(kernel)
+            self.kept.append(scales)
+            scale_in, scale_out = (0 if s is None else s.data_ptr() for s in scales)
+            self.native.append(
+                _core().Term(
+                    lattices=kernel.lattice.handles,
+                    scale_in=scale_in,
+                    scale_out=scale_out,
+                    kind=matrix.dim(),
+                    compatibility=matrix.data_ptr(),
+                )
+            )
+
+
+def _terms(kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> _Terms:
+    return _Terms(kernels, matrices)
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.mean_field
+
+
+def _pointer(x: torch.Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _forward(
+    logits: torch.Tensor,
+    terms: _Terms,
+    steps: int,
+    *,
+    probabilities: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    saved: torch.Tensor | None = None,
+) -> None:
+    """Fills the tensors that are given."""
+    if logits.shape[0] == 0:
+        return
+    bad = _core().cpu_forward(
+        terms.native,
+        *logits.shape,
+        steps,
+        torch.get_num_threads(),
+        logits=logits.data_ptr(),
+        probabilities=_pointer(probabilities),
+        map=_pointer(labels),
+        saved=_pointer(saved),
+    )
+    if bad >= 0:
+        _raise_if_not_finite(logits)
+        raise ValueError(f"image {bad}: a compatibility is not finite, or too large")
+
+
+class _MeanField(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        steps: int,
+        kernels: tuple[Kernel, ...],
+        *matrices: torch.Tensor,
+    ) -> torch.Tensor:
+        values = _prepared(logits)
+        ctx.steps, ctx.terms = steps, _terms(kernels, [_prepared(m) for m in matrices])
+        saved = None
+        if any(ctx.needs_input_grad) and logits.shape[0] > 0:
+            floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)
+            saved = _native.with_huge_pages(torch.empty(sum(floats)))
+        result = _native.with_huge_pages(torch.empty_like(values))
+        _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
+        ctx.save_for_backward(logits, saved, *matrices)
+        return result.to(logits.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        logits, saved, *matrices = ctx.saved_tensors
+        values, grad = _prepared(logits), _prepared(grads[0])
+        grad_logits = torch.empty_like(values)
+        batch = values.shape[0]
+        grad_matrices = [
+            torch.zeros(batch, *m.shape, dtype=torch.float64) if needed else None
+            for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
+        ]
+        if batch > 0:
+            _core().cpu_backward(
+                ctx.terms.native,
+                *values.shape,
+                ctx.steps,
+                torch.get_num_threads(),
+                logits=values.data_ptr(),
+                saved=_pointer(saved),
+                grad_probabilities=grad.data_ptr(),
+                grad_logits=grad_logits.data_ptr(),
+                grad_compatibility=[_pointer(g) for g in grad_matrices],
+            )
+        sums = [
+            None if g is None else g.sum(0).to(m.dtype)
+            for g, m in zip(grad_matrices, matrices, strict=True)
+        ]
+        return grad_logits.to(logits.dtype), None, None, *sums

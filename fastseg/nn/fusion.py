@@ -1,0 +1,99 @@
+"""Models for inference: batch norms become part of the convolutions before them, once."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from .chain import Chain, can_be_folded, folded_parameters, has_no_hooks
+
+Model = TypeVar("Model", bound=nn.Module)
+_MARK = "_fastseg_fused"
+
+
+class _Place(NamedTuple):
+    """A module and where it hangs."""
+
+    module: Any
+    parent: nn.Module
+    name: str
+
+
+def fuse(model: Model) -> Model:
+    """A copy of the model for inference, its batch norms folded into its convolutions.
+
+    The weights are folded in float32 at least and rounded once; `predict` and `forward` then run
+    convolution, norm and activation as one pass over the map each, where the device has that. The
+    outputs are those of model.eval() up to rounding. The weights are in channels_last, the format
+    that convolutions are fastest in, and what `forward` gives is so too.
+
+    Folded are convolution and norm in a row in an nn.Sequential, and in the `chains` that a module
+    of fastseg names. A layer that is used in two places, has hooks or trains without parameters
+    stays as it is, and so does everything else: any model may be given.
+
+    The copy shares no memory with the model, which stays as it is. Its parameters cannot be
+    trained, a fastseg model's `train` and `save_pretrained` then refuse, and its state_dict has
+    other names: keep the model's to save and load. The copy moves to another device or dtype as any
+    module does, but a dtype is better changed before: then the folded weights are rounded once.
+    Fusing it again returns it as it is.
+
+    Args:
+        model: in any mode; `eval()` is not needed.
+
+    Returns:
+        A model of the same class, in eval mode, on the same device.
+    """
+    if is_fused(model):
+        return model
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    uses = Counter(id(module) for _, module in fused.named_modules(remove_duplicate=False))
+    for module in list(fused.modules()):
+        for places in _chains(module):
+            for one, other in itertools.pairwise(places):
+                if can_be_folded(one.module, other.module) and (
+                    uses[id(one.module)] == uses[id(other.module)] == 1
+                ):
+                    _fold(one.module, other)
+    fused.__dict__[_MARK] = True
+    parameters: Any = fused
+    return parameters.to(memory_format=torch.channels_last)
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether the model comes from `fuse`."""
+    return _MARK in model.__dict__
+
+
+def _chains(module: nn.Module) -> Iterator[list[_Place]]:
+    """The layers that `module` runs one after the other, those of nn.Sequential inside included."""
+    named = getattr(module, "chains", None)
+    if named is not None:
+        for names in named:
+            yield [p for name in names for p in _flat(getattr(module, name), module, name)]
+    elif _is_sequence(module):
+        yield list(_flat(module, module, ""))
+
+
+def _flat(module: nn.Module, parent: nn.Module, name: str) -> Iterator[_Place]:
+    if _is_sequence(module) and (not name or has_no_hooks(module)):
+        for child_name, child in module.named_children():
+            yield from _flat(child, module, child_name)
+    elif type(module) is not nn.Identity:
+        yield _Place(module, parent, name)
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return type(module).forward in (nn.Sequential.forward, Chain.forward)
+
+
+def _fold(convolution: nn.Conv2d, norm: _Place) -> None:
+    weight, bias = folded_parameters(convolution, norm.module)
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    convolution.bias = nn.Parameter(bias, requires_grad=False)
+    setattr(norm.parent, norm.name, nn.Identity())

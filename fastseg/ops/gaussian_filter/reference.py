@@ -1,0 +1,60 @@
+"""The definition of gaussian_filter in plain PyTorch, some rows of the P x P weights at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_WEIGHTS_AT_A_TIME = 1 << 22
+
+
+def unsupported_reason(*_: Any) -> str | None:
+    """Runs anywhere."""
+    return None
+
+
+def forward(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """[N, L, P], computed in float32 or float64."""
+    f = features.to(compute_dtype(values, features))
+    v = values.to(f.dtype)
+    out = v.new_empty(v.shape)
+    for rows in _rows(f):
+        _, weights = _differences_and_weights(f, rows)
+        out[:, :, rows] = v @ weights.mT
+    return out.to(values.dtype)
+
+
+def backward(
+    grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients [N, L, P] and [N, D, P]."""
+    f = features.to(compute_dtype(values, features))
+    v, g = values.to(f.dtype), grad_out.to(f.dtype)
+    grad_values, grad_features = v.new_empty(v.shape), f.new_empty(f.shape)
+    for rows in _rows(f):
+        differences, weights = _differences_and_weights(f, rows)
+        grad_values[:, :, rows] = g @ weights.mT
+        products = weights * (g[:, :, rows].mT @ v + v[:, :, rows].mT @ g)
+        grad_features[:, :, rows] = -(differences * products[:, None]).sum(3)
+    return grad_values.to(values.dtype), grad_features.to(features.dtype)
+
+
+def compute_dtype(values: torch.Tensor, features: torch.Tensor) -> torch.dtype:
+    """float64 if one of the arguments is, else float32."""
+    double = torch.float64 in (values.dtype, features.dtype)
+    return torch.float64 if double else torch.float32
+
+
+def _rows(f: torch.Tensor) -> Iterator[slice]:
+    batch, dims, points = f.shape
+    step = max(1, _WEIGHTS_AT_A_TIME // max(1, batch * dims * points))
+    for first in range(0, points, step):
+        yield slice(first, first + step)
+
+
+def _differences_and_weights(f: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """f_i - f_j [N, D, rows, P] and exp(-|f_i - f_j|^2 / 2) [N, rows, P]."""
+    differences = f[:, :, rows, None] - f[:, :, None, :]
+    return differences, torch.exp(-0.5 * differences.square().sum(1))

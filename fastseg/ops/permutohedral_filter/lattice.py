@@ -1,0 +1,151 @@
+"""A permutohedral lattice that is built once and filters many times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..._checks import check_same_device
+from ...backends import Backend, BackendUnavailable, forced_backend
+from . import native, reference
+
+NORMALIZATIONS = ("none", "before", "after", "symmetric")
+
+
+class Lattice:
+    """The lattice of permutohedral_filter for one set of features.
+
+        Lattice(features).filter(values) == permutohedral_filter(values, features)
+
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48). Features are constants here; for
+    their gradient call permutohedral_filter.
+
+    Args:
+        features: [N, D, P], or [D, P] for one lattice that serves every image; D in 1..8; any
+            floating-point dtype. float64 makes a float64 lattice, everything else a float32 one.
+
+    Raises:
+        ValueError: wrong shape; features that are not finite or too large.
+        TypeError: dtype.
+    """
+
+    def __init__(self, features: torch.Tensor) -> None:
+        from .op import check_features
+
+        features = features.detach()
+        features = features.unsqueeze(0) if features.dim() == 2 else features
+        check_features(features)
+        self.batch, self.num_features, self.num_pixels = features.shape
+        self.device = features.device
+        self.dtype = native.compute_dtype(features)
+        reason = native.unsupported_reason(features)
+        forced = forced_backend()
+        if forced is Backend.NATIVE and reason is not None:
+            raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
+        self.handles: list[Any] | None = None
+        self._tables: list[reference.Tables] = []
+        if reason is None and forced is not Backend.REFERENCE:
+            self.handles = native.build(features)
+        else:
+            self._tables = [reference.build(image.to(self.dtype)) for image in features]
+        self._norm: torch.Tensor | None = None
+
+    @property
+    def num_vertices(self) -> list[int]:
+        """How many vertices the lattice of each image has."""
+        if self.handles is not None:
+            return [handle.vertices for handle in self.handles]
+        return [tables.neighbours.shape[1] for tables in self._tables]
+
+    def tables(self, image: int = 0) -> reference.Tables:
+        """Copies of the lattice's rows, weights and neighbours, for inspection."""
+        if self.handles is None:
+            return self._tables[image]
+        rows, weights, neighbours = native.tables(self.handles[image])
+        return reference.Tables(rows.long(), weights, neighbours.long())
+
+    def filter(self, values: torch.Tensor, transpose: bool = False) -> torch.Tensor:
+        """Filters values [N, L, P]; differentiable in them, any number of times.
+
+        Args:
+            values: float32, bfloat16 or float16 (computed in float32); float64 needs a lattice of
+                float64 features. A lattice of one image filters a batch of any size.
+            transpose: applies the transposed operator.
+
+        Returns:
+            [N, L, P] in the dtype of values.
+
+        Raises:
+            ValueError: wrong shape or device.
+            TypeError: dtype.
+        """
+        from .op import check_values
+
+        check_values(values)
+        check_same_device("values", values, "the lattice", torch.empty(0, device=self.device))
+        if values.shape[2] != self.num_pixels:
+            raise ValueError(f"values has {values.shape[2]} pixels, the lattice {self.num_pixels}")
+        if self.batch not in (1, values.shape[0]):
+            raise ValueError(
+                f"values has batch size {values.shape[0]}, the lattice was built for {self.batch}"
+            )
+        if native.compute_dtype(values) is not self.dtype:
+            raise TypeError(
+                f"values has dtype {values.dtype}, the lattice computes in {self.dtype}: build it "
+                "of features of the same precision"
+            )
+        return _Filter.apply(values, self, transpose)
+
+    def norm(self) -> torch.Tensor:
+        """The filter of ones [N, P]: what normalisation divides by. Computed once."""
+        if self._norm is None:
+            shape = (self.batch, 1, self.num_pixels)
+            ones = torch.ones(shape, dtype=self.dtype, device=self.device)
+            self._norm = self._filter(ones, False).squeeze(1)
+        return self._norm
+
+    def scales(self, normalization: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What a normalised filter multiplies its input and its output with, each [N, P] or None.
+
+        Args:
+            normalization: "none"; "before" and "after": 1 / norm of the input or of the output;
+                "symmetric": 1 / sqrt(norm) of both.
+
+        Raises:
+            ValueError: another normalization.
+        """
+        if normalization not in NORMALIZATIONS:
+            allowed = ", ".join(map(repr, NORMALIZATIONS))
+            raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
+        if normalization == "none":
+            return None, None
+        if normalization == "symmetric":
+            root = (self.norm() + 1e-20).sqrt().reciprocal()
+            return root, root
+        inverse = (self.norm() + 1e-20).reciprocal()
+        return (inverse, None) if normalization == "before" else (None, inverse)
+
+    def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
+        if values.shape[0] == 0:
+            return torch.zeros_like(values)
+        if self.handles is not None:
+            return native.filter_with(self.handles, values, transpose)
+        tables = self._tables * (values.shape[0] if self.batch == 1 else 1)
+        pairs = zip(values.to(self.dtype), tables, strict=True)
+        return torch.stack([reference.filter_one(v, t, transpose) for v, t in pairs]).to(
+            values.dtype
+        )
+
+
+class _Filter(torch.autograd.Function):
+    """Linear: its derivative is the transposed filter of the same lattice."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, lattice: Lattice, transpose: bool) -> torch.Tensor:
+        ctx.lattice, ctx.transpose = lattice, transpose
+        return lattice._filter(values, transpose)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        return _Filter.apply(grads[0], ctx.lattice, not ctx.transpose), None, None

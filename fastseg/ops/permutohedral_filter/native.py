@@ -1,0 +1,143 @@
+"""permutohedral_filter through the native core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+from .reference import bad_features
+
+# Built lattices (fastseg._C.permutohedral_filter.Lattice): one per image, or one for all.
+Handles = list[Any]
+
+
+def unsupported_reason(values: torch.Tensor, *_: Any) -> str | None:
+    """Why this backend cannot run on values (or features), or None."""
+    return _native.unsupported_reason(values, cuda=False)
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """What the filter computes in: float64 for float64, else float32."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.permutohedral_filter
+
+
+def _prepared(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().to(compute_dtype(x)).contiguous()
+
+
+def build(features: torch.Tensor) -> Handles:
+    """The lattices of features [N, D, P].
+
+    Raises:
+        ValueError: features that are not finite or too large.
+    """
+    features = _prepared(features)
+    count, pixels = features.shape[1:]
+    code, threads = _native.dtype_code(features), torch.get_num_threads()
+    handles = []
+    for n, image in enumerate(features):
+        handle, bad = _core().cpu_build(code, image.data_ptr(), count, pixels, threads)
+        if handle is None:
+            raise bad_features(image, bad, n)
+        handles.append(handle)
+    return handles
+
+
+def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torch.Tensor:
+    """values [N, L, P] filtered by built lattices, in the dtype of values."""
+    prepared = _prepared(values)
+    out = torch.empty_like(prepared)
+    _core().cpu_filter(
+        handles,
+        *prepared.shape[:2],
+        prepared.data_ptr(),
+        out.data_ptr(),
+        transpose,
+        torch.get_num_threads(),
+    )
+    return out.to(values.dtype)
+
+
+def forward(values: torch.Tensor, features: torch.Tensor, transpose: bool) -> torch.Tensor:
+    """Filtered values [N, L, P]."""
+    if values.shape[0] == 0:
+        return torch.empty(values.shape, dtype=values.dtype)
+    return filter_with(build(features), values, transpose)
+
+
+def backward(
+    grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, transpose: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients to values and features."""
+    batch, labels = values.shape[:2]
+    if batch == 0:
+        return torch.empty(values.shape, dtype=values.dtype), torch.zeros_like(features)
+    handles = build(features)
+    prepared, grad, threads = _prepared(values), _prepared(grad_out), torch.get_num_threads()
+    block = _core().block
+    blocks = -(-values.shape[2] // block)
+    grad_values = torch.empty_like(prepared)
+    grad_weights = prepared.new_empty(batch, blocks, features.shape[1] + 1, block)
+    _core().cpu_backward(
+        handles,
+        batch,
+        labels,
+        prepared.data_ptr(),
+        grad.data_ptr(),
+        grad_values.data_ptr(),
+        grad_weights.data_ptr(),
+        transpose,
+        threads,
+    )
+    if len(handles) < batch:
+        grad_weights = grad_weights.sum(0, keepdim=True)
+    grad_features = torch.stack(
+        [
+            weights_to_features(image, weights)
+            for image, weights in zip(_prepared(features), grad_weights, strict=True)
+        ]
+    )
+    return grad_values.to(values.dtype), grad_features.to(features.dtype)
+
+
+def weights_to_features(features: torch.Tensor, grad_weights: torch.Tensor) -> torch.Tensor:
+    """Gradient to features [D, P] from that to a lattice's weights [blocks, D + 1, block]."""
+    grad = torch.empty_like(features)
+    _core().cpu_backward_features(
+        _native.dtype_code(features),
+        features.data_ptr(),
+        *features.shape,
+        grad_weights.data_ptr(),
+        grad.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return grad
+
+
+def tables(handle: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Copies of what a lattice holds, as in reference.Tables (rows and neighbours as int32)."""
+    core = _core()
+    corners, blocks = handle.features + 1, -(-handle.pixels // core.block)
+    float_type = torch.float64 if handle.dtype == 3 else torch.float32
+
+    def copied(address: int, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        import ctypes
+
+        out = torch.empty(shape, dtype=dtype)
+        ctypes.memmove(out.data_ptr(), address, out.nbytes)
+        return out
+
+    def by_corner(x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(0, 1).reshape(corners, -1)[:, : handle.pixels]
+
+    rows = copied(handle.rows, torch.int32, blocks, corners, core.block)
+    weights = copied(handle.weights, float_type, blocks, corners, core.block)
+    neighbours = copied(handle.neighbours, torch.int32, corners, handle.vertices, 2)
+    return by_corner(rows), by_corner(weights), neighbours

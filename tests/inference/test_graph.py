@@ -1,0 +1,56 @@
+"""Predictions as one CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastseg
+from fastseg import DeepLabV3Plus
+
+
+def model() -> DeepLabV3Plus:
+    return DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=5).eval()
+
+
+def test_says_what_it_needs() -> None:
+    images = torch.randn(1, 3, 33, 33)
+    with pytest.raises(ValueError, match=r"images is on cpu.*a CUDA device.*model\.predict"):
+        fastseg.capture(model(), images)
+    with pytest.raises(ValueError, match=r"training mode.*eval\(\)"):
+        fastseg.capture(model().train(), images)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", (False, True))
+def test_the_labels_of_predict_for_new_images(fused: bool) -> None:
+    network = model().cuda()
+    network = fastseg.fuse(network) if fused else network
+    first, second = (torch.randn(2, 3, 65, 81, device="cuda") for _ in range(2))
+    predict = fastseg.capture(network, first)
+    one, two = predict(first), predict(second)
+    assert torch.equal(one, network.predict(first))
+    assert torch.equal(two, network.predict(second))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.gpu
+def test_weights_changed_in_place_count() -> None:
+    network, images = model().cuda(), torch.randn(1, 3, 65, 65, device="cuda")
+    predict = fastseg.capture(network, images)
+    other = model()
+    network.load_state_dict(other.state_dict())
+    assert torch.equal(predict(images), other.cuda().predict(images))
+
+
+@pytest.mark.gpu
+def test_refuses_other_images() -> None:
+    predict = fastseg.capture(model().cuda(), torch.randn(1, 3, 65, 65, device="cuda"))
+    with pytest.raises(ValueError, match="has shape"):
+        predict(torch.randn(1, 3, 65, 97, device="cuda"))
+    with pytest.raises(ValueError, match="is on cpu"):
+        predict(torch.randn(1, 3, 65, 65))
+    with pytest.raises(TypeError, match="has dtype"):
+        predict(torch.randn(1, 3, 65, 65, device="cuda").half())
+    with pytest.raises(ValueError, match="as the model"):
+        fastseg.capture(model(), torch.randn(1, 3, 65, 65, device="cuda"))

@@ -1,0 +1,48 @@
+"""The Triton kernels without a GPU: in Triton's interpreter, and compiled ahead of time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if HERE in item.path.parents]
+    if importlib.util.find_spec("triton") is None:
+        reason = "triton is not installed (pip install -c constraints.txt triton)"
+    elif os.environ.get("TRITON_INTERPRET") != "1":
+        reason = "runs with TRITON_INTERPRET=1 in the environment"
+        ours = [item for item in ours if "interpreter" in item.keywords]
+    else:
+        return
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton 3.7.1's interpreter multiplies the bits of bfloat16 numbers as if they were integers:
+    here it gets them in float32."""
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    create_dot = InterpreterBuilder.create_dot
+
+    def widened(handle: TensorHandle) -> TensorHandle:
+        if handle.dtype.scalar != bfloat16:
+            return handle
+        bits = handle.data.astype(numpy.uint32) << 16
+        return TensorHandle(bits.view(numpy.float32), float32)
+
+    def exact(self, a, b, *rest):
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", exact)
+    yield
