@@ -55,7 +55,7 @@ FASTSEG_DEVICE TileArgmax<compute_t<Storage>> tile_argmax(BlockTiles<Storage>& b
   TileArgmax<T> found;
   const int classes = static_cast<int>(block.p.classes);
   for (int first = 0; first < classes; first += kChunk<T>) {
-    const bool odd = block.stage(first, T(1), kModest<T>);
+    const bool odd = block.stage(first, [](T v, int) { return v; });
     const int count = min(kChunk<T>, classes - first);
     const T least = found.smallest();
     for (int k = 0; k < count; ++k) {

@@ -196,9 +196,9 @@ template <class Storage> struct BlockTiles {
     return memory.columns[threadIdx.x % memory.held_columns];
   }
 
-  // Brings classes [first, first + kChunk) to shared memory, times `scale`. Returns whether one of
-  // the values is not finite or exceeds `bound`; classes beyond the last are zero.
-  FASTSEG_DEVICE bool stage(int first, T scale, T bound) {
+  // Brings classes [first, first + kChunk) to shared memory, as map(logit, cell). Returns whether
+  // one of these values is not modest; classes beyond the last are zero.
+  template <class Map> FASTSEG_DEVICE bool stage(int first, const Map& map) {
     const ChunkOrder<T> order(p.stride_c == 1);
     const bool inside = first + order.k < p.classes;
     const Storage* source = p.logits + (first + order.k) * p.stride_c;
@@ -206,8 +206,8 @@ template <class Storage> struct BlockTiles {
     bool odd = false;
 #pragma unroll 4
     for (int i = order.cell; i < cells; i += order.kStep) {
-      const T v = inside ? to_compute(load(source + memory.offsets[i])) * scale : T(0);
-      odd = odd || !(v >= -bound && v <= bound);
+      const T v = inside ? map(to_compute(load(source + memory.offsets[i])), i) : T(0);
+      odd = odd || !(v >= -kModest<T> && v <= kModest<T>);
       memory.cells[order.k * kCellPitch + i] = v;
     }
     return __syncthreads_or(odd) != 0;

@@ -80,6 +80,7 @@ template <class T> T atomicCAS(T* p, T expected, T v) {
 namespace fastseg::cuda_on_cpu {
 // The hardware's 2^x is off by up to 2^-22; here it is by as much, up or down as the bits fall.
 inline float exp2_approx(float x) {
+  if (std::fabs(x) < 0x1p-126f) return 1.0f; // exact there, says the PTX manual
   const double y = std::exp2(static_cast<double>(x));
   if (!(y >= 0x1p-126) || std::isinf(y)) return y < 1.0 ? 0.0f : static_cast<float>(y);
   std::uint32_t bits;

@@ -42,11 +42,11 @@ FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
 namespace cuda {
 
-// sums [N, out_h, out_w], compute type: what a pixel's softmax divides by, sum 2^(z * log2 e) over
-// the classes, if that is from kSmallestSum to kLargestSum; else -L or 1 / L for its logarithm to base 2, L > 0 or
-// L < 0. 1 for a pixel that does not count.
+// sums [N, out_h, out_w], compute type: what a pixel's softmax divides by. With each source cell's
+// largest logit subtracted from all its logits, it is the sum of e^z over the classes, at most
+// their number; where that is below kSmallestSum, it is minus the sum of e^(z - max z). 1 for a
+// pixel that does not count.
 template <class T> inline constexpr T kSmallestSum = T(0x1p-60);
-template <class T> inline constexpr T kLargestSum = T(0x1p100);
 
 struct ForwardArguments {
   const void* logits;       // [N, C, in_h, in_w], strided

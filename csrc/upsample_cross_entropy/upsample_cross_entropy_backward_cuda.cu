@@ -6,33 +6,18 @@
 // classes are complete one after another: each is written in the order of the gradient's memory.
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 
-#include "upsample_cross_entropy/upsample_cross_entropy_cuda.h"
+#include "upsample_cross_entropy/upsample_cross_entropy_gradient_cuda.h"
 
 namespace fastseg::upsample_cross_entropy::cuda {
 namespace {
 
-template <class Storage> struct Backward {
-  using T = compute_t<Storage>;
-  LogitTiles<Storage> tiles;
-  Loss<T> loss;
-  const T* sums;
-  const Storage* grad_loss;
-  bool per_pixel;
-  const double* total_weight; // null: a sum
-  Storage* grad_logits;
-  bool channels_last;
-  int cell_rows, cell_columns;   // of a block
-  int block_rows, block_columns; // of an image
-};
-
-constexpr int kMostOwned = kTileThreads; // cells of a block
-constexpr int kOwnedPitch = kMostOwned + 4;
-constexpr unsigned kNoLabel = 0xffff; // more classes than that take the general path
-constexpr int kPassSide = 16;         // kTileThreads = kPassSide * kPassSide
+constexpr int kPassSide = 16; // kTileThreads = kPassSide * kPassSide
+// Most cells of a block: around n x m of them are (n + 1) x (m + 1) pieces, one a thread.
+constexpr int kMostOwned = (kPassSide - 1) * (kPassSide - 1);
+constexpr int kOwnedPitch = 228; // 4 modulo 32, as kCellPitch
+static_assert(kOwnedPitch >= kMostOwned);
 // Classes whose sums are in shared memory at a time.
 template <class T> inline constexpr int kGroup = kChunk<T> / 2;
-// 2^z of values up to this is finite, whether the pixel counts or not.
-template <class T> inline constexpr T kLargestExponent = T(100);
 
 template <class T> struct GradientMemory {
   T sums[kGroup<T>][4]
@@ -40,28 +25,12 @@ template <class T> struct GradientMemory {
   T results[kChunk<T>][kOwnedPitch]; // of cells
 };
 
-// The rectangle of cells, and that of the pieces of the intervals around them.
-struct Owned {
-  int first, count;
-  BlockAxis pieces;
-};
 FASTSEG_DEVICE Owned owned_axis(const PieceAxis& axis, int first, int count) {
   count = min(count, static_cast<int>(axis.resize.in) - first);
   const int begin = max(first - 1 - axis.first_interval, 0) * axis.per_interval;
   const int end = (first + count - axis.first_interval) * axis.per_interval;
   return {first, count, block_axis(axis, begin, end - begin)};
 }
-
-// What all threads of a block know. In shared memory: registers are short.
-template <class T> struct BlockState {
-  Owned rows, columns;
-  std::int64_t first_pixel; // of the image
-  T scale;                  // of all gradients
-  T weight_sum;             // with smoothing: of all classes
-  // Large scales have more pieces around a cell than a block has threads: they are visited in
-  // passes, rectangles of pieces, `passes_across` of them side by side.
-  int pass_rows, pass_columns, passes_across, passes;
-};
 
 // Fills `state`, which is there after the next barrier.
 template <class Storage, class T>
@@ -91,143 +60,6 @@ FASTSEG_DEVICE TilePlace begin_block(const Backward<Storage>& p, BlockState<T>& 
            across,
            down * across};
   return place;
-}
-
-// Sums over the pixels of a tile of g * {1, wx, wy, wx * wy}, from which its four cells' shares
-// come.
-template <class T> struct TileSums {
-  T g = 0, x = 0, y = 0, xy = 0;
-  FASTSEG_DEVICE void add_row(T row, T row_x, T wy) {
-    g += row;
-    x += row_x;
-    y += wy * row;
-    xy += wy * row_x;
-  }
-  FASTSEG_DEVICE void subtract(const TileSums& other, T times) {
-    g -= other.g * times;
-    x -= other.x * times;
-    y -= other.y * times;
-    xy -= other.xy * times;
-  }
-};
-
-// What a saved sum says: the pixel's softmax is 2^(z - shift) * factor.
-template <class T> FASTSEG_DEVICE T shift_of(T saved) {
-  return saved >= T(0) ? T(0) : saved < T(-1) ? -saved : T(1) / saved;
-}
-template <class T> FASTSEG_DEVICE T factor_of(T saved) {
-  return saved >= T(0) ? T(1) / saved : saved < T(0) ? T(1) : saved;
-}
-
-template <class Storage>
-FASTSEG_DEVICE compute_t<Storage> gradient_of_pixel(const Backward<Storage>& p,
-                                                    std::int64_t pixel) {
-  return p.per_pixel ? to_compute(load(p.grad_loss + pixel)) : compute_t<Storage>(1);
-}
-
-// A thread's pixels, for sums that are no logarithms: d(loss) / d(z_c) = 2^z_c * factor - what the
-// target and the smoothing take off.
-template <class T> struct PixelFactors {
-  T factor[kPiece][kPiece];
-  unsigned labels[kPiece * kPiece / 2]; // 16 bits each, kNoLabel: does not count
-  unsigned present;                     // class_bit of the labels
-  TileSums<T> each;                     // smoothing: the pixels' shares of every class
-
-  // Returns whether a sum is a logarithm.
-  template <class Storage>
-  FASTSEG_DEVICE bool prepare(const Backward<Storage>& p, const BlockTiles<Storage>& block,
-                              const BlockState<T>& state, const Tile<T>& tile) {
-    const Piece<T>&row = block.row(), &column = block.column();
-    const std::int64_t width = p.tiles.columns.resize.out;
-    bool logarithm = false;
-#pragma unroll
-    for (int r = 0; r < kPiece; ++r) {
-      T each_row = 0, each_row_x = 0;
-#pragma unroll
-      for (int k = 0; k < kPiece; ++k) {
-        const std::int64_t pixel = state.first_pixel + (row.first + r) * width + column.first + k;
-        const int i = r * kPiece + k;
-        const int label = r < row.count && k < column.count ? p.loss.label(pixel) : -1;
-        labels[i / 2] |= (label < 0 ? kNoLabel : static_cast<unsigned>(label)) << i % 2 * 16;
-        if (label < 0) continue;
-        present |= class_bit(label);
-        const T saved = load(p.sums + pixel), grad = gradient_of_pixel(p, pixel);
-        const T share = p.loss.each * grad;
-        logarithm = logarithm || !(saved >= T(0));
-        factor[r][k] = factor_of(saved) * (p.loss.own(label) * grad + share * state.weight_sum);
-        each_row += share;
-        each_row_x += share * tile.wx[k];
-      }
-      each.add_row(each_row, each_row_x, tile.wy[r]);
-    }
-    return logarithm;
-  }
-
-  template <bool kTarget, class Storage>
-  FASTSEG_DEVICE TileSums<T> add_class(const Backward<Storage>& p, const BlockTiles<Storage>& block,
-                                       const BlockState<T>& state, const T* cells,
-                                       const Tile<T>& tile, int c) const {
-    TileSums<T> sums;
-    T along = 0, along_x = 0;
-    visit_pixels<true>(
-        cells, tile,
-        [&](int r, int k, T z) {
-          T g = exp2_fast(z) * factor[r][k];
-          if constexpr (kTarget) {
-            const int i = r * kPiece + k;
-            if ((labels[i / 2] >> i % 2 * 16 & 0xffffu) == static_cast<unsigned>(c)) {
-              T own = p.loss.own(c);
-              if (p.per_pixel)
-                own *= gradient_of_pixel(
-                    p, state.first_pixel + (block.row().first + r) * p.tiles.columns.resize.out +
-                           block.column().first + k);
-              g -= own;
-            }
-          }
-          along += g;
-          along_x += g * tile.wx[k];
-        },
-        [&](int r) {
-          sums.add_row(along, along_x, tile.wy[r]);
-          along = along_x = 0;
-        });
-    if (p.loss.smoothing > T(0)) sums.subtract(each, p.loss.weight(c));
-    return sums;
-  }
-};
-
-// The same for any values, with nothing prepared: one pixel after another.
-template <class Storage, class T>
-FASTSEG_DEVICE TileSums<T> any_tile(const Backward<Storage>& p, const BlockTiles<Storage>& block,
-                                    const BlockState<T>& state, const T* cells, int c) {
-  TileSums<T> sums;
-  if (!block.has_tile()) return sums;
-  const Piece<T>&row = block.row(), &column = block.column();
-  const T* upper = cells + row.cell + column.cell;
-  const T* lower = upper + row.step;
-#pragma unroll 1
-  for (int r = 0; r < row.count; ++r) {
-    T along = 0, along_x = 0;
-#pragma unroll 1
-    for (int k = 0; k < column.count; ++k) {
-      const std::int64_t pixel =
-          state.first_pixel + (row.first + r) * p.tiles.columns.resize.out + column.first + k;
-      const int label = p.loss.label(pixel);
-      if (label < 0) continue;
-      const T wx = column.w_hi[k];
-      const T z = blend<false>(blend<false>(upper[0], upper[column.step], wx),
-                               blend<false>(lower[0], lower[column.step], wx), row.w_hi[r]);
-      const T saved = load(p.sums + pixel), grad = gradient_of_pixel(p, pixel);
-      const T share = p.loss.each * grad;
-      T g = exp2_fast(z - shift_of(saved)) * factor_of(saved) *
-            (p.loss.own(label) * grad + share * state.weight_sum);
-      g -= share * p.loss.weight(c) + (label == c ? p.loss.own(c) * grad : T(0));
-      along += g;
-      along_x += g * wx;
-    }
-    sums.add_row(along, along_x, row.w_hi[r]);
-  }
-  return sums;
 }
 
 // Adds to the results what the tiles of a pass have for this thread's cell. Classes are innermost:
@@ -304,11 +136,13 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
     upsample_cross_entropy_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
   FASTSEG_SHARED(memory, TileMemory<T>);
+  FASTSEG_SHARED(maxima, T[kMostCells]);
   FASTSEG_SHARED(gradient, GradientMemory<T>);
   FASTSEG_SHARED(state, BlockState<T>);
   const int thread = threadIdx.x, classes = static_cast<int>(p.tiles.classes);
   const TilePlace place = begin_block(p, state);
   BlockTiles<Storage> block(p.tiles, memory, place, true);
+  find_maxima(block, maxima);
 
   const bool one_tile = block.one_tile_each(place);
   const Tile<T> tile = one_tile ? Tile<T>(block.row(), block.column()) : Tile<T>();
@@ -316,9 +150,10 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
   bool general = !one_tile || classes > static_cast<int>(kNoLabel);
   if (!general && block.has_tile()) general = pixels.prepare(p, block, state, tile);
   general = __syncthreads_or(general) != 0;
+  if (general && one_tile) find_pixel_maxima(p, block, state, maxima, pixels);
 
   for (int first = 0; first < classes; first += kChunk<T>) {
-    const bool odd = block.stage(first, kLog2E<T>, kLargestExponent<T>) || general;
+    const bool odd = block.stage(first, Shifted<T>{maxima});
     for (int group = 0; group < kChunk<T>; group += kGroup<T>) {
       for (int pass = 0; pass < state.passes; ++pass) {
         if (state.passes > 1) {
@@ -331,8 +166,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
           if (c >= classes) break;
           const T* cells = memory.cells + (group + g) * kCellPitch;
           TileSums<T> sums;
-          if (odd)
-            sums = any_tile(p, block, state, cells, c);
+          if (odd || general)
+            sums = any_tile(p, block, state, cells, c, !odd, maxima, pixels, one_tile);
           else if (__any_sync(0xffffffffu, (pixels.present & class_bit(c)) != 0))
             sums = pixels.template add_class<true>(p, block, state, cells, tile, c);
           else

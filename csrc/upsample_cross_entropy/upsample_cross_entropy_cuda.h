@@ -1,8 +1,10 @@
 // What the two directions of the CUDA twin share.
 //
-// Logits come times log2 e, so that the softmax is one 2^x per pixel and class: the unit for it is
-// what limits both kernels. The forward adds up 2^z without looking for the maximum first; a sum
-// that left the safe range is done again with it.
+// Softmax does not change when all logits of a source cell are shifted alike. Each cell is shifted
+// by its largest logit, so that no upsampled one exceeds 0, and comes times log2 e: then a pixel
+// costs one 2^x per class, with no search for its maximum, and those that matter are near 0, where
+// rounding is small. Only where neighbouring cells are far apart, every upsampled logit may be far
+// below 0 and the sum too small: then it is done again with the pixel's maximum.
 #pragma once
 
 #include "common/logit_tiles_cuda.h"
@@ -49,6 +51,45 @@ Loss<T> loss_of(LabelType target_type, const Arguments& a, const Shape& s) {
           static_cast<T>(s.label_smoothing),
           static_cast<T>(s.label_smoothing / static_cast<double>(s.classes))};
 }
+
+// The largest logit of each cell of a block: a maximum has the same bits in every block that reads
+// the cell. All threads of the block.
+template <class Storage>
+FASTSEG_DEVICE void find_maxima(BlockTiles<Storage>& block, compute_t<Storage>* maxima) {
+  using T = compute_t<Storage>;
+  const LogitTiles<Storage>& p = block.p;
+  TileMemory<T>& memory = block.memory;
+  const ChunkOrder<T> order(p.stride_c == 1);
+  const int cells = memory.place.rows.cells * memory.place.columns.cells;
+  for (int i = order.cell; i < cells; i += order.kStep) {
+    const Storage* source = p.logits + memory.offsets[i];
+    T maximum = T(-INFINITY);
+#pragma unroll 4
+    for (std::int64_t c = order.k; c < p.classes; c += kChunk<T>) {
+      const T v = to_compute(load(source + c * p.stride_c));
+      maximum = v > maximum ? v : maximum;
+    }
+    memory.cells[order.k * kCellPitch + i] = maximum;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < cells; i += kTileThreads) {
+    T maximum = memory.cells[i];
+    for (int k = 1; k < kChunk<T>; ++k) {
+      const T v = memory.cells[k * kCellPitch + i];
+      maximum = v > maximum ? v : maximum;
+    }
+    maxima[i] = maximum;
+  }
+  __syncthreads();
+}
+
+// The logits that a cell of the block shows the pixels.
+template <class T> struct Shifted {
+  const T* maxima;
+  FASTSEG_DEVICE T operator()(T logit, int cell) const {
+    return (logit - maxima[cell]) * kLog2E<T>;
+  }
+};
 
 // Classes modulo 32 as bits: whether a thread need look for its targets at a class.
 FASTSEG_DEVICE unsigned class_bit(int c) { return c < 0 ? 0u : 1u << (c & 31); }

@@ -19,7 +19,7 @@ template <class Storage> struct Forward {
 
 // The pixels of a thread.
 template <class T> struct Pixels {
-  T sum[kPiece][kPiece]; // of 2^(z - shift)
+  T sum[kPiece][kPiece]; // of 2^z
   T own[kPiece][kPiece]; // z of the target's class
   int label[kPiece][kPiece];
 };
@@ -42,41 +42,58 @@ FASTSEG_DEVICE void add_class(const T* cells, const Tile<T>& tile, int c, Pixels
       [](int) {});
 }
 
-// The sums that left the safe range, again: relative to the largest logit of the pixel, which goes
-// to `shift` (0 for the other pixels). That and `own` are now logits, not times log2 e: the
-// rounding of large ones would be the largest error of the loss. All threads of the block.
-template <class Storage, class T>
-FASTSEG_DEVICE void sum_with_maximum(BlockTiles<Storage>& block, const Tile<T>& tile,
-                                     Pixels<T>& pixels, T (&shift)[kPiece][kPiece]) {
+// Calls visit(r, k, z, c) for all classes of a thread's pixels, z from cells as `map` shows them.
+template <class Storage, class Map, class Visit>
+FASTSEG_DEVICE void visit_classes(BlockTiles<Storage>& block, const Tile<compute_t<Storage>>& tile,
+                                  const Map& map, const Visit& visit) {
+  using T = compute_t<Storage>;
   const int classes = static_cast<int>(block.p.classes);
-  unsigned safe = 0;
-  for_each_pixel([&](int r, int k) {
-    const T sum = pixels.sum[r][k];
-    safe |= sum >= kSmallestSum<T> && sum <= kLargestSum<T> ? 1u << (r * kPiece + k) : 0u;
-    shift[r][k] = T(-INFINITY);
-  });
-  for (int step = 0; step < 2; ++step) {
-    for (int first = 0; first < classes; first += kChunk<T>) {
-      block.stage(first, T(1), kModest<T>);
-      for (int k = 0; k < min(kChunk<T>, classes - first); ++k)
-        visit_pixels<false>(
-            block.memory.cells + k * kCellPitch, tile,
-            [&](int r, int i, T z) {
-              if (step == 0)
-                shift[r][i] = z > shift[r][i] ? z : shift[r][i];
-              else
-                pixels.sum[r][i] += exp2_fast((z - shift[r][i]) * kLog2E<T>);
-              if (pixels.label[r][i] == first + k) pixels.own[r][i] = z;
-            },
-            [](int) {});
-      __syncthreads(); // the cells are free
-    }
-    if (step == 1) break;
-    for_each_pixel([&](int r, int k) {
-      if (safe >> (r * kPiece + k) & 1) shift[r][k] = 0;
-      pixels.sum[r][k] = 0;
-    });
+  for (int first = 0; first < classes; first += kChunk<T>) {
+    block.stage(first, map);
+#pragma unroll 1
+    for (int c = first; c < min(first + kChunk<T>, classes); ++c)
+      visit_pixels<false>(
+          block.memory.cells + (c - first) * kCellPitch, tile,
+          [&](int r, int k, T z) { visit(r, k, z, c); }, [](int) {});
+    __syncthreads(); // the cells are free
   }
+}
+
+template <class T> FASTSEG_DEVICE bool is_small(T sum) { return !(sum >= kSmallestSum<T>); }
+
+// The sums that are too small, again: relative to the largest z of their pixel, and negative (see
+// `sums`). `shift` gets that largest z for them, 0 for the others; it and `own` are now logits, not
+// times log2 e: the rounding of large ones would be the largest error of the loss. All threads of
+// the block.
+template <class Storage, class T>
+FASTSEG_DEVICE void sum_with_maximum(BlockTiles<Storage>& block, const T* maxima,
+                                     const Tile<T>& tile, Pixels<T>& pixels,
+                                     T (&shift)[kPiece][kPiece]) {
+  const auto begin_maximum = [&] {
+    for_each_pixel([&](int r, int k) { shift[r][k] = T(-INFINITY); });
+  };
+  const auto find_maximum = [&](int r, int k, T z) {
+    shift[r][k] = z > shift[r][k] ? z : shift[r][k];
+  };
+  const Shifted<T> scaled{maxima};
+  begin_maximum();
+  visit_classes(block, tile, scaled, [&](int r, int k, T z, int) { find_maximum(r, k, z); });
+  for_each_pixel([&](int r, int k) {
+    if (is_small(pixels.sum[r][k])) pixels.sum[r][k] = 0;
+  });
+  visit_classes(block, tile, scaled, [&](int r, int k, T z, int) {
+    if (is_small(pixels.sum[r][k])) pixels.sum[r][k] -= exp2_fast(z - shift[r][k]);
+  });
+  begin_maximum();
+  visit_classes(
+      block, tile, [&](T logit, int cell) { return logit - maxima[cell]; },
+      [&](int r, int k, T z, int c) {
+        find_maximum(r, k, z);
+        if (pixels.label[r][k] == c) pixels.own[r][k] = z;
+      });
+  for_each_pixel([&](int r, int k) {
+    if (!is_small(pixels.sum[r][k])) shift[r][k] = 0;
+  });
 }
 
 // Sum over the block in a fixed order; of thread 0.
@@ -95,8 +112,11 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
     upsample_cross_entropy_fwd_kernel(const Forward<Storage> p) {
   using T = compute_t<Storage>;
   FASTSEG_SHARED(memory, TileMemory<T>);
+  FASTSEG_SHARED(maxima, T[kMostCells]);
+  FASTSEG_SHARED(weighted, T[kMostCells]);
   FASTSEG_SHARED(reduced, double[kTileThreads / 32]);
   BlockTiles<Storage> block(p.tiles, memory, tile_place(p.tiles));
+  find_maxima(block, maxima);
   const std::int64_t height = p.tiles.rows.resize.out, width = p.tiles.columns.resize.out;
   const auto pixel_at = [&](int r, int k) {
     return (memory.place.image * height + block.row().first + r) * width + block.column().first + k;
@@ -116,17 +136,18 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
   });
 
   // Smoothing: the weighted sums of the classes' z are linear, so they are taken at the cells.
-  T corners[4] = {};
-  const auto weigh = [&](const T* cells, int c) {
-    const T w = p.loss.weight(c);
-    corners[0] += w * cells[tile.corner];
-    corners[1] += w * cells[tile.corner + tile.right];
-    corners[2] += w * cells[tile.corner + tile.down];
-    corners[3] += w * cells[tile.corner + tile.down + tile.right];
+  const auto weigh = [&](int first) {
+    const int cells = memory.place.rows.cells * memory.place.columns.cells;
+    for (int i = threadIdx.x; i < cells; i += kTileThreads) {
+      T sum = first == 0 ? T(0) : weighted[i];
+      for (int c = first; c < min(first + kChunk<T>, classes); ++c)
+        sum += p.loss.weight(c) * memory.cells[(c - first) * kCellPitch + i];
+      weighted[i] = sum;
+    }
   };
 
   for (int first = 0; first < classes; first += kChunk<T>) {
-    const bool odd = block.stage(first, kLog2E<T>, kModest<T>);
+    const bool odd = block.stage(first, Shifted<T>{maxima});
     for (int k = 0; k < min(kChunk<T>, classes - first); ++k) {
       const T* cells = memory.cells + k * kCellPitch;
       const int c = first + k;
@@ -136,20 +157,18 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
         add_class<true, true>(cells, tile, c, pixels);
       else
         add_class<true, false>(cells, tile, c, pixels);
-      if (p.loss.smoothing > T(0)) weigh(cells, c);
     }
+    if (p.loss.smoothing > T(0)) weigh(first);
     __syncthreads(); // the cells are free
   }
 
   bool unsafe = false;
   for_each_pixel([&](int r, int k) {
-    const T sum = pixels.sum[r][k];
-    unsafe =
-        unsafe || (pixels.label[r][k] >= 0 && !(sum >= kSmallestSum<T> && sum <= kLargestSum<T>));
+    unsafe = unsafe || (pixels.label[r][k] >= 0 && is_small(pixels.sum[r][k]));
   });
   T shift[kPiece][kPiece] = {};
   const bool again = __syncthreads_or(unsafe) != 0;
-  if (again) sum_with_maximum(block, tile, pixels, shift);
+  if (again) sum_with_maximum(block, maxima, tile, pixels, shift);
 
   double losses = 0.0, weights = 0.0;
   const T weight_sum = p.loss.smoothing > T(0) ? p.loss.weight_sum() : T(0);
@@ -157,22 +176,22 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
     // Registers for 16 more labels are not there in float64: they are read again.
     const bool read = sizeof(T) == 8 && is_inside(r, k);
     const int label = read ? p.loss.label(pixel_at(r, k)) : pixels.label[r][k];
-    const T sum = pixels.sum[r][k];
     T loss = label == -2 ? T(NAN) : T(0), saved = 1;
     if (label >= 0) {
-      const T log_sum = log2(sum), weight = p.loss.weight(label), own = pixels.own[r][k];
+      const T log_sum = log2(pixels.sum[r][k] < T(0) ? -pixels.sum[r][k] : pixels.sum[r][k]),
+              weight = p.loss.weight(label), own = pixels.own[r][k];
       const T normaliser = log_sum * kLn2<T> + shift[r][k];
       loss = (again ? log_sum * kLn2<T> + (shift[r][k] - own) : (log_sum - own) * kLn2<T>)*weight;
       if (p.loss.smoothing > T(0)) {
-        const T upper = blend<false>(corners[0], corners[1], tile.wx[k]);
-        const T lower = blend<false>(corners[2], corners[3], tile.wx[k]);
-        const T weighted = blend<false>(upper, lower, tile.wy[r]) * kLn2<T>;
-        loss =
-            loss * (T(1) - p.loss.smoothing) + (normaliser * weight_sum - weighted) * p.loss.each;
+        const auto along = [&](int cell) {
+          return blend<false>(weighted[cell], weighted[cell + tile.right], tile.wx[k]);
+        };
+        const T every =
+            blend<false>(along(tile.corner), along(tile.corner + tile.down), tile.wy[r]) * kLn2<T>;
+        loss = loss * (T(1) - p.loss.smoothing) + (normaliser * weight_sum - every) * p.loss.each;
       }
       weights += weight;
-      const T shifted = log_sum + shift[r][k] * kLog2E<T>;
-      saved = shift[r][k] == T(0) ? sum : shifted > T(0) ? -shifted : T(1) / shifted;
+      saved = pixels.sum[r][k];
     }
     losses += loss;
     if (!is_inside(r, k)) return;

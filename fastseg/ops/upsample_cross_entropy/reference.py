@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from ..._checks import bad_target, first_bad_target
 from ...layout import map_format
 from ..upsample_bilinear import reference as bilinear
-from .scale import compute_dtype, encode_log_sums, scale_of_sum
+from .scale import compute_dtype, scale_of_sum, softmax_sums
 
 
 def unsupported_reason(*_: Any) -> str | None:
@@ -40,8 +39,8 @@ def forward(
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
     sums = wide.new_empty((0,))
     if with_sums:
-        sums = encode_log_sums(upsampled.logsumexp(1) / math.log(2.0))
-        sums = sums.masked_fill(target == ignore_index, 1.0)
+        largest = _upsample(wide.amax(1, keepdim=True), target, align_corners)
+        sums = softmax_sums(upsampled, largest).masked_fill(target == ignore_index, 1.0)
     # What has no share adds nothing, even where log p is infinite or NaN.
     shares = own + every
     pixel_loss = -(shares * log_p).where(shares != 0, 0.0).sum(1)

@@ -20,8 +20,17 @@ def scale_of_sum(
     return torch.where(total_weight == 0, torch.zeros_like(grad), grad / total_weight)
 
 
-def encode_log_sums(log_sums: torch.Tensor) -> torch.Tensor:
-    """`sums` of the op: for L = log2(sum of exp(logit) over the classes) it is 2^L if that is from
-    2^-60 to 2^100, else -L (for L > 0) or 1 / L; 1 for a pixel that does not count."""
-    beyond = torch.where(log_sums > 0, -log_sums, 1.0 / log_sums)
-    return torch.where((log_sums >= -60) & (log_sums <= 100), log_sums.exp2(), beyond)
+def softmax_sums(upsampled: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """`sums` [N, H, W] of the op, before pixels that do not count are set to 1.
+
+    Args:
+        upsampled: logits [N, C, H, W].
+        largest: the largest logit of each source cell, upsampled, [N, 1, H, W].
+
+    Returns:
+        The sum of exp(upsampled - largest) over the classes; where that is below 2^-60, minus the
+        sum relative to the pixel's own largest logit.
+    """
+    sums = (upsampled - largest).exp().sum(1)
+    own = (upsampled - upsampled.amax(1, keepdim=True)).exp().sum(1)
+    return torch.where(sums >= 2.0**-60, sums, -own)
