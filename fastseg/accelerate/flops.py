@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    addmm_flop,
+    baddbmm_flop,
+    conv_flop_count,
+)
 
 from .swap import _HOOKS, swap_in, swap_of, swap_out
 
@@ -46,7 +51,10 @@ class Counter:
             if swap is not None:
                 swap_in(module, swap) if accelerated else swap_out(module)
         formulas: dict[Any, Callable[..., Any]] = {
-            torch.ops.fastseg.dilated_conv2d: _dilated_conv2d_flops
+            torch.ops.fastseg.dilated_conv2d: _dilated_conv2d_flops,
+            # In-place products, which torch's counter passes over.
+            torch.ops.aten.addmm_: addmm_flop,
+            torch.ops.aten.baddbmm_: baddbmm_flop,
         }
         counter = FlopCounterMode(display=False, custom_mapping=formulas)
         # With gradients, without which folding would hide convolutions from the counter.
