@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    addmm_flop,
-    baddbmm_flop,
-    conv_flop_count,
-)
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from .swap import _HOOKS, swap_in, swap_of, swap_out
 
@@ -53,8 +49,8 @@ class Counter:
         formulas: dict[Any, Callable[..., Any]] = {
             torch.ops.fastseg.dilated_conv2d: _dilated_conv2d_flops,
             # In-place products, which torch's counter passes over.
-            torch.ops.aten.addmm_: addmm_flop,
-            torch.ops.aten.baddbmm_: baddbmm_flop,
+            torch.ops.aten.addmm_: _product_flops,
+            torch.ops.aten.baddbmm_: _product_flops,
         }
         counter = FlopCounterMode(display=False, custom_mapping=formulas)
         # With gradients, without which folding would hide convolutions from the counter.
@@ -73,3 +69,7 @@ def _dilated_conv2d_flops(
     x: Any, weight: Any, bias: Any, *geometry: Any, out_shape: Any = None, **_: Any
 ) -> int:
     return conv_flop_count(x, weight, out_shape)
+
+
+def _product_flops(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
+    return 2 * math.prod(a) * b[-1]
