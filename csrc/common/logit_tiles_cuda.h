@@ -44,7 +44,8 @@ FASTSEG_DEVICE BlockAxis block_axis(const PieceAxis& axis, int first_piece, int 
   const int count = min(pieces, axis.pieces - first_piece);
   const int in = static_cast<int>(axis.resize.in);
   const int first = first_piece / axis.per_interval + axis.first_interval;
-  const int last = (first_piece + count - 1) / axis.per_interval + axis.first_interval;
+  // Pieces before the first source have the taps of interval 0, with no weight on the second.
+  const int last = max((first_piece + count - 1) / axis.per_interval + axis.first_interval, 0);
   const int first_cell = max(first, 0);
   return {first_piece, count, first_cell, min(last + 1, in - 1) - first_cell + 1};
 }

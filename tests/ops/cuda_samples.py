@@ -22,6 +22,7 @@ _TILES: tuple[tuple[str, tuple[int, ...], tuple[int, int], str, dict[str, Any]],
     ("scale just above 4", (1, 3, 7, 9), (29, 37), "contiguous", {}),
     ("several blocks in both axes", (2, 3, 36, 40), (72, 81), "contiguous", {}),
     ("several blocks, channels_last", (1, 17, 30, 34), (60, 68), "channels_last", {}),
+    ("x75: blocks before the first source", (1, 3, 2, 2), (150, 140), "contiguous", {}),
     ("one row of pixels", (1, 4, 1, 70), (1, 280), "contiguous", {}),
     ("one column of pixels", (1, 4, 70, 1), (283, 1), "channels_last", {}),
     ("down in both axes, several blocks", (1, 2, 90, 80), (20, 31), "strided", {}),
@@ -43,9 +44,32 @@ def _with_target(shape: tuple[int, ...], size: tuple[int, int], layout: str, opt
     return inputs
 
 
+def _far_apart(shape: tuple[int, ...], size: tuple[int, int], **options: Any) -> Any:
+    """Rows of cells whose logits are so far apart that sums between them need their maximum."""
+
+    def inputs(make: Maker) -> dict[str, Any]:
+        logits = make.map(*shape)
+        logits[:, 0, ::2] += 300.0
+        logits[:, 1, 1::2] += 300.0
+        return {"logits": logits, "target": make.labels(1, *size, classes=shape[1]), **options}
+
+    return inputs
+
+
 CUDA_SAMPLES: dict[str, tuple[Sample, ...]] = {
     **MAP_SAMPLES,
     "upsample_argmax": tuple(Sample(why, _argmax(*rest)) for why, *rest in _TILES),
-    "upsample_cross_entropy": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
+    "upsample_cross_entropy": (
+        *(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
+        # Without a mean over all pixels: the cells are so few that their rounding does not average.
+        Sample(
+            "far apart, more tiles than threads",
+            _far_apart((1, 3, 2, 2), (150, 140), reduction="none"),
+        ),
+        Sample(
+            "far apart, several chunks of classes, smoothing",
+            _far_apart((1, 19, 5, 4), (19, 16), label_smoothing=0.1),
+        ),
+    ),
     "upsample_confusion_matrix": tuple(Sample(why, _with_target(*rest)) for why, *rest in _TILES),
 }
