@@ -38,9 +38,8 @@ struct BadFeature {
 
 struct CpuKernels {
   // Fills the lattices of `batch` images, whose arrays come from std::malloc, from features
-  // [batch, D, P] of `dtype` (float32 or float64). Images are built at the same time where there
-  // are enough of them. out_of_range: *bad is the first image's first such pixel. Nothing stays
-  // allocated unless the result is ok.
+  // [batch, D, P] of `dtype` (float32 or float64). out_of_range: *bad is the first image's first
+  // such pixel. Nothing stays allocated unless the result is ok.
   Status (*build)(DType dtype, const void* features, std::int64_t batch, int feature_count,
                   std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad);
   // The gradient to features [D, P] of a function with this gradient to the lattice's weights; the

@@ -310,19 +310,16 @@ Status build(DType dtype, const void* features, std::int64_t batch, int feature_
              std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad) {
   const std::int64_t item = dtype == DType::float64 ? sizeof(double) : sizeof(float);
   const std::int64_t bytes = feature_count * pixels * item;
-  Buffer<Status> status(batch);
-  Buffer<std::int64_t> bad_pixel(batch);
-  const int inner = batch >= threads ? 1 : threads;
-  parallel_for(batch, inner == 1 ? threads : 1, [&](std::int64_t n) {
-    status[n] = build_one(dtype, static_cast<const char*>(features) + n * bytes, feature_count,
-                          pixels, inner, *lattices[n], &bad_pixel[n]);
-  });
-  for (std::int64_t n = 0; n < batch; ++n)
-    if (status[n] != Status::ok) {
-      *bad = {n, bad_pixel[n]};
-      for (std::int64_t m = 0; m < batch; ++m) release(*lattices[m]);
-      return status[n];
-    }
+  // One image after the other, in all threads: two images' tables do not fit into the cache.
+  for (std::int64_t n = 0; n < batch; ++n) {
+    std::int64_t bad_pixel = -1;
+    const Status status = build_one(dtype, static_cast<const char*>(features) + n * bytes,
+                                    feature_count, pixels, threads, *lattices[n], &bad_pixel);
+    if (status == Status::ok) continue;
+    *bad = {n, bad_pixel};
+    for (std::int64_t m = 0; m <= n; ++m) release(*lattices[m]);
+    return status;
+  }
   return Status::ok;
 }
 
