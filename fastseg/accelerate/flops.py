@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,10 @@ class Counter:
             if swap is not None:
                 swap_in(module, swap) if accelerated else swap_out(module)
         formulas: dict[Any, Callable[..., Any]] = {
-            torch.ops.fastseg.dilated_conv2d: _dilated_conv2d_flops
+            torch.ops.fastseg.dilated_conv2d: _dilated_conv2d_flops,
+            # In-place products, which torch's counter passes over.
+            torch.ops.aten.addmm_: _product_flops,
+            torch.ops.aten.baddbmm_: _product_flops,
         }
         counter = FlopCounterMode(display=False, custom_mapping=formulas)
         # With gradients, without which folding would hide convolutions from the counter.
@@ -65,3 +69,7 @@ def _dilated_conv2d_flops(
     x: Any, weight: Any, bias: Any, *geometry: Any, out_shape: Any = None, **_: Any
 ) -> int:
     return conv_flop_count(x, weight, out_shape)
+
+
+def _product_flops(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
+    return 2 * math.prod(a) * b[-1]

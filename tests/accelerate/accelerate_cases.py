@@ -120,8 +120,8 @@ CASES = (
     Case("smp-segformer", SMP, _smp("Segformer", "mit_b0"), ("upsample_taps",)),
     Case("smp-fpn", SMP, _smp("FPN"), ("upsample_bilinear",)),
     Case("transformers-segformer", "transformers", _segformer, ("upsample_taps",)),
-    Case("transformers-convnext", "transformers", _convnext, ("pyramid_pool",)),
-    Case("transformers-swin", "transformers", _swin, ("pyramid_pool",)),
+    Case("transformers-convnext", "transformers", _convnext, ("upsample_bilinear",)),
+    Case("transformers-swin", "transformers", _swin, ("upsample_bilinear",)),
 )
 
 

@@ -58,7 +58,7 @@ def test_summary() -> None:
 def test_peak_memory_counts_temporaries() -> None:
     def run(_: object) -> torch.Tensor:
         torch.ones(16 << 20)  # 64 MiB, freed before the next line
-        return torch.ones(4 << 20)
+        return torch.ones(1 << 18)
 
     variant = Variant("x", run)
     run(None)

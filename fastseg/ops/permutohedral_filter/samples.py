@@ -120,4 +120,5 @@ SAMPLES = OpSamples(
         _workload("N1 L21 120x160 D5", 21, 120, 160),
         _workload("N1 L2 120x160 D5", 2, 120, 160),
     ),
+    gpu_workloads=(_workload("N1 L21 120x160 D5", 21, 120, 160),),
 )
