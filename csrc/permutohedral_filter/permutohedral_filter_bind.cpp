@@ -44,25 +44,33 @@ void bind_permutohedral_filter(py::module_& m) {
       .def_property_readonly("neighbours", [](const OwnedLattice& l) {
         return reinterpret_cast<std::uintptr_t>(l.neighbours);
       });
-  // Returns (lattice, -1), or (None, index of the first pixel that cannot be placed).
+  // Returns ([lattice of each image], None), or (None, (image, pixel)) of the first that cannot be
+  // placed.
   sub.def(
       "cpu_build",
-      [](int dtype, std::uintptr_t features, int feature_count, std::int64_t pixels, int threads) {
-        auto lattice = std::make_shared<OwnedLattice>();
-        std::int64_t bad = -1;
+      [](int dtype, std::uintptr_t features, std::int64_t batch, int feature_count,
+         std::int64_t pixels, int threads) -> py::tuple {
+        LatticeList lattices;
+        std::vector<Lattice*> each;
+        for (std::int64_t n = 0; n < batch; ++n) {
+          lattices.push_back(std::make_shared<OwnedLattice>());
+          each.push_back(lattices.back().get());
+        }
+        permutohedral_lattice::BadFeature bad;
         Status status;
         {
           py::gil_scoped_release release;
-          status = permutohedral_lattice::cpu_kernels().build(static_cast<DType>(dtype),
-                                                              pointer(features), feature_count,
-                                                              pixels, threads, *lattice, &bad);
+          status = permutohedral_lattice::cpu_kernels().build(
+              static_cast<DType>(dtype), pointer(features), batch, feature_count, pixels, threads,
+              each.data(), &bad);
         }
-        if (status == Status::too_many_vertices) throw std::bad_alloc();
-        if (status != Status::ok) lattice.reset();
-        return py::make_tuple(lattice, bad);
+        if (status == Status::out_of_memory) throw std::bad_alloc();
+        if (status != Status::ok)
+          return py::make_tuple(py::none(), py::make_tuple(bad.image, bad.pixel));
+        return py::make_tuple(lattices, py::none());
       },
-      py::arg("dtype"), py::arg("features"), py::arg("feature_count"), py::arg("pixels"),
-      py::arg("threads"));
+      py::arg("dtype"), py::arg("features"), py::arg("batch"), py::arg("feature_count"),
+      py::arg("pixels"), py::arg("threads"));
   sub.def("cpu_filter", [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,
                            std::uintptr_t values, std::uintptr_t out, bool transpose, int threads) {
     const auto each = addresses(lattices);

@@ -52,6 +52,13 @@ public:
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
+  // Asks for what the search of a key reads: first the slot, some time later the item that it
+  // names.
+  void prefetch_slot(const Key& key) const { __builtin_prefetch(slots_ + (key.hash() & mask_)); }
+  void prefetch_item(const Key& key) const {
+    const std::uint32_t index = slots_[key.hash() & mask_];
+    if (index != 0) __builtin_prefetch(&items[index - 1]);
+  }
   // Index of the item with this key, or -1.
   std::int64_t find(const Key& key) const {
     for (std::uint64_t h = key.hash() & mask_;; h = (h + 1) & mask_) {
@@ -71,6 +78,12 @@ public:
     items.append();
     slots_[h] = static_cast<std::uint32_t>(items.size());
     return items.size() - 1;
+  }
+  // Makes room for so many items.
+  void reserve(std::int64_t count) {
+    std::uint64_t slots = mask_ + 1;
+    while (slots < 2 * static_cast<std::uint64_t>(count)) slots *= 2;
+    if (slots > mask_ + 1) resize(slots);
   }
   // After the new item was filled.
   void grow_if_full() {

@@ -29,14 +29,19 @@ struct Lattice {
   std::int64_t blocks() const { return (pixels + kBlock - 1) / kBlock; }
 };
 
-enum class Status : int { ok = 0, out_of_range = 1, too_many_vertices = 2 };
+enum class Status : int { ok = 0, out_of_range = 1, out_of_memory = 2 };
+
+// Where a feature is not finite or beyond the lattice's 16-bit coordinates.
+struct BadFeature {
+  std::int64_t image = -1, pixel = -1;
+};
 
 struct CpuKernels {
-  // Fills `lattice`, whose arrays come from std::malloc, from features [D, P] of `dtype` (float32
-  // or float64). out_of_range: *bad_pixel has a feature that is not finite or beyond the lattice's
-  // 16-bit coordinates. Nothing stays allocated unless the result is ok.
-  Status (*build)(DType dtype, const void* features, int feature_count, std::int64_t pixels,
-                  int threads, Lattice& lattice, std::int64_t* bad_pixel);
+  // Fills the lattices of `batch` images, whose arrays come from std::malloc, from features
+  // [batch, D, P] of `dtype` (float32 or float64). out_of_range: *bad is the first image's first
+  // such pixel. Nothing stays allocated unless the result is ok.
+  Status (*build)(DType dtype, const void* features, std::int64_t batch, int feature_count,
+                  std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad);
   // The gradient to features [D, P] of a function with this gradient to the lattice's weights; the
   // choice of the simplex counts as constant.
   void (*backward)(DType dtype, const void* features, int feature_count, std::int64_t pixels,

@@ -28,6 +28,7 @@ template <int D> struct Part {
   Table<Simplex<D>, SimplexKey<D>> simplices;
   std::int64_t first = 0, end = 0; // blocks
   std::int64_t bad_block = -1;
+  bool out_of_memory = false;
 };
 
 template <class T, int D> class Builder {
@@ -48,17 +49,25 @@ public:
     lattice_.rows = allocate<std::int32_t>(blocks_ * N * kBlock);
     lattice_.weights = allocate<T>(blocks_ * N * kBlock);
     Part<D>* parts = new Part<D>[part_count_];
-    const Status status = run_parts(parts, bad_pixel);
-    delete[] parts;
-    return status;
+    try {
+      const Status status = run_parts(parts, bad_pixel);
+      delete[] parts;
+      return status;
+    } catch (...) {
+      delete[] parts;
+      throw;
+    }
   }
 
 private:
   template <class Item> static Item* allocate(std::int64_t count) {
-    const std::int64_t bytes = (count * sizeof(Item) + 63) / 64 * 64;
-    void* memory = std::aligned_alloc(64, std::max<std::int64_t>(bytes, 64));
+    constexpr std::int64_t huge_page = 1 << 21;
+    const std::int64_t needed = count * sizeof(Item),
+                       alignment = needed < huge_page ? 64 : huge_page;
+    const std::int64_t bytes = (needed + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, std::max<std::int64_t>(bytes, 64));
     if (memory == nullptr) throw std::bad_alloc();
-    if (bytes >= 1 << 22) advise_huge_pages(reinterpret_cast<std::uintptr_t>(memory), bytes);
+    if (bytes >= huge_page) advise_huge_pages(reinterpret_cast<std::uintptr_t>(memory), bytes);
     return static_cast<Item*>(memory);
   }
 
@@ -66,8 +75,14 @@ private:
     parallel_for(part_count_, part_count_, [&](std::int64_t i) {
       parts[i].first = blocks_ * i / part_count_;
       parts[i].end = blocks_ * (i + 1) / part_count_;
-      touch(parts[i]);
+      try {
+        touch(parts[i]);
+      } catch (const std::bad_alloc&) { // must not leave the thread
+        parts[i].out_of_memory = true;
+      }
     });
+    for (int i = 0; i < part_count_; ++i)
+      if (parts[i].out_of_memory) throw std::bad_alloc();
     for (int i = 0; i < part_count_; ++i)
       if (parts[i].bad_block >= 0) {
         *bad_pixel = first_bad_pixel(parts[i].bad_block);
@@ -86,7 +101,7 @@ private:
       offset += own.size();
     }
     lattice_.vertices = all.items.size();
-    if (lattice_.vertices >= std::int64_t{1} << 31) return Status::too_many_vertices;
+    if (lattice_.vertices >= std::int64_t{1} << 31) return Status::out_of_memory;
     parallel_for(part_count_, part_count_, [&](std::int64_t i) {
       std::int64_t before = 0;
       for (int j = 1; j < i; ++j) before += parts[j].vertices.items.size();
@@ -113,34 +128,60 @@ private:
   // vertices take no value, but pass values on in the blur.
   std::int64_t touching_in(std::int64_t block) const { return (pixels_in(block) + 3) / 4 * 4; }
 
-  // Weights of the part's pixels, and as their first row the index of their simplex.
-  void touch(Part<D>& part) {
+  struct Block {
     Simplices<T, D> found;
     SimplexKey<D> keys[kBlock];
-    T* weights = static_cast<T*>(lattice_.weights);
+  };
+
+  // Weights of the part's pixels, and as their first row the index of their simplex. The table is
+  // larger than the cache: what the search reads is asked for one block ahead.
+  void touch(Part<D>& part) {
+    const std::int64_t pixels = (part.end - part.first) * kBlock;
+    part.simplices.reserve(pixels / 4); // of a photograph; of noise there are more
+    part.vertices.reserve(pixels / 8);
+    Block blocks[2];
     std::int64_t last = -1; // simplex of the pixel before
-    for (std::int64_t b = part.first; b < part.end; ++b) {
-      const std::int64_t count = pixels_in(b), touching = touching_in(b);
-      find_simplices<T, D>(features_ + b * kBlock, lattice_.pixels, count, scales_, found);
-      if (!found.in_range) {
+    for (std::int64_t b = part.first; b <= part.end; ++b) {
+      Block& next = blocks[b % 2];
+      if (b < part.end && !locate(b, next)) {
         part.bad_block = b;
         return;
       }
-      make_keys(found, keys);
-      for (std::int64_t k = 0; k < N; ++k)
-        for (std::int64_t p = 0; p < kBlock; ++p)
-          weights[(b * N + k) * kBlock + p] = p < count ? found.weights[k][p] : T(0);
-      std::int32_t* first_rows = lattice_.rows + b * N * kBlock;
-      for (std::int64_t p = 0; p < kBlock; ++p) {
-        if (p >= touching) {
-          first_rows[p] = -1;
-          continue;
-        }
-        if (last < 0 || !part.simplices.items[last].key.same(keys[p]))
-          last = find_simplex(part, found, keys[p], p);
-        first_rows[p] = static_cast<std::int32_t>(last);
-      }
+      if (b < part.end)
+        for (const SimplexKey<D>& key : next.keys) part.simplices.prefetch_slot(key);
+      if (b > part.first) last = number(part, b - 1, blocks[(b + 1) % 2], last);
+      if (b < part.end)
+        for (const SimplexKey<D>& key : next.keys) part.simplices.prefetch_item(key);
     }
+  }
+
+  // The simplices of a block and the weights of its pixels. False: a feature is out of range.
+  bool locate(std::int64_t b, Block& block) {
+    const std::int64_t count = pixels_in(b);
+    find_simplices<T, D>(features_ + b * kBlock, lattice_.pixels, count, scales_, block.found);
+    if (!block.found.in_range) return false;
+    make_keys(block.found, block.keys);
+    T* weights = static_cast<T*>(lattice_.weights) + b * N * kBlock;
+    for (std::int64_t k = 0; k < N; ++k)
+      for (std::int64_t p = 0; p < kBlock; ++p)
+        weights[k * kBlock + p] = p < count ? block.found.weights[k][p] : T(0);
+    return true;
+  }
+
+  // The first row of each pixel of a block becomes the index of its simplex; returns the last one.
+  std::int64_t number(Part<D>& part, std::int64_t b, const Block& block, std::int64_t last) {
+    const std::int64_t touching = touching_in(b);
+    std::int32_t* first_rows = lattice_.rows + b * N * kBlock;
+    for (std::int64_t p = 0; p < kBlock; ++p) {
+      if (p >= touching) {
+        first_rows[p] = -1;
+        continue;
+      }
+      if (last < 0 || !part.simplices.items[last].key.same(block.keys[p]))
+        last = find_simplex(part, block.found, block.keys[p], p);
+      first_rows[p] = static_cast<std::int32_t>(last);
+    }
+    return last;
   }
 
   static void make_keys(const Simplices<T, D>& found, SimplexKey<D>* keys) {
@@ -165,9 +206,14 @@ private:
     if (is_new) {
       Simplex<D>& simplex = part.simplices.items[index];
       simplex.key = key;
+      VertexKey corners[N];
+      for (int m = 0; m < N; ++m) {
+        corners[m] = vertex_key(found, p, m);
+        part.vertices.prefetch_slot(corners[m]);
+      }
+      for (int m = 0; m < N; ++m) part.vertices.prefetch_item(corners[m]);
       for (int m = 0; m < N; ++m)
-        simplex.vertices[m] =
-            static_cast<std::int32_t>(add_vertex(part.vertices, vertex_key(found, p, m)));
+        simplex.vertices[m] = static_cast<std::int32_t>(add_vertex(part.vertices, corners[m]));
       part.simplices.grow_if_full();
     }
     return index;
@@ -245,16 +291,36 @@ void release(Lattice& lattice) {
   lattice = Lattice{};
 }
 
-Status build(DType dtype, const void* features, int feature_count, std::int64_t pixels, int threads,
-             Lattice& lattice, std::int64_t* bad_pixel) {
+Status build_one(DType dtype, const void* features, int feature_count, std::int64_t pixels,
+                 int threads, Lattice& lattice, std::int64_t* bad_pixel) {
   Status status = Status::ok;
-  dispatch(dtype, feature_count, [&](auto tag, auto count) {
-    using T = typename decltype(tag)::type;
-    Builder<T, count()> builder(static_cast<const T*>(features), pixels, threads, lattice);
-    status = builder.run(bad_pixel);
-  });
-  if (status != Status::ok) release(lattice);
+  try {
+    dispatch(dtype, feature_count, [&](auto tag, auto count) {
+      using T = typename decltype(tag)::type;
+      Builder<T, count()> builder(static_cast<const T*>(features), pixels, threads, lattice);
+      status = builder.run(bad_pixel);
+    });
+  } catch (const std::bad_alloc&) {
+    status = Status::out_of_memory;
+  }
   return status;
+}
+
+Status build(DType dtype, const void* features, std::int64_t batch, int feature_count,
+             std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad) {
+  const std::int64_t item = dtype == DType::float64 ? sizeof(double) : sizeof(float);
+  const std::int64_t bytes = feature_count * pixels * item;
+  // One image after the other, in all threads: two images' tables do not fit into the cache.
+  for (std::int64_t n = 0; n < batch; ++n) {
+    std::int64_t bad_pixel = -1;
+    const Status status = build_one(dtype, static_cast<const char*>(features) + n * bytes,
+                                    feature_count, pixels, threads, *lattices[n], &bad_pixel);
+    if (status == Status::ok) continue;
+    *bad = {n, bad_pixel};
+    for (std::int64_t m = 0; m <= n; ++m) release(*lattices[m]);
+    return status;
+  }
+  return Status::ok;
 }
 
 void backward(DType dtype, const void* features, int feature_count, std::int64_t pixels,

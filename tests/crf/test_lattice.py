@@ -118,6 +118,18 @@ def test_numbers_do_not_depend_on_threads():
         assert all(map(torch.equal, tables[0], other))
 
 
+def test_a_batch_is_built_as_its_images_are():
+    generator = torch.Generator().manual_seed(8)
+    features = 3.0 * torch.randn(5, 4, 3001, generator=generator)
+    torch.set_num_threads(2)
+    batch = Lattice(features)
+    for n, image in enumerate(features):
+        assert all(map(torch.equal, batch.tables(n), Lattice(image).tables()))
+    features[2, 1, 70] = features[4, 0, 3] = float("inf")
+    with pytest.raises(ValueError, match=r"features of image 2 are .* at pixel 70: not finite"):
+        Lattice(features)
+
+
 def test_native_and_reference_lattices_agree_in_every_dimension():
     generator = torch.Generator().manual_seed(4)
     for count in range(1, 9):

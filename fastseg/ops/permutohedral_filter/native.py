@@ -39,14 +39,11 @@ def build(features: torch.Tensor) -> Handles:
         ValueError: features that are not finite or too large.
     """
     features = _prepared(features)
-    count, pixels = features.shape[1:]
     code, threads = _native.dtype_code(features), torch.get_num_threads()
-    handles = []
-    for n, image in enumerate(features):
-        handle, bad = _core().cpu_build(code, image.data_ptr(), count, pixels, threads)
-        if handle is None:
-            raise bad_features(image, bad, n)
-        handles.append(handle)
+    handles, bad = _core().cpu_build(code, features.data_ptr(), *features.shape, threads)
+    if handles is None:
+        image, pixel = bad
+        raise bad_features(features[image], pixel, image)
     return handles
 
 
