@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from .swap import _HOOKS, swap_in, swap_of, swap_out
 
@@ -43,6 +42,8 @@ class Counter:
 
     def count(self, accelerated: bool) -> dict[str, int]:
         """FLOPs of the forward by path of the module; the whole model's under ""."""
+        from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
         for module, swap in self._swaps:
             if swap is not None:
                 swap_in(module, swap) if accelerated else swap_out(module)
@@ -68,6 +69,8 @@ class Counter:
 def _dilated_conv2d_flops(
     x: Any, weight: Any, bias: Any, *geometry: Any, out_shape: Any = None, **_: Any
 ) -> int:
+    from torch.utils.flop_counter import conv_flop_count
+
     return conv_flop_count(x, weight, out_shape)
 
 
