@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_models import FORMATS, PlainPSPNet
+from race import FORMATS, race
+from test_models import PlainPSPNet
 from torch import nn
 
 import fastseg
-from fastseg.bench.memory import peak_extra_bytes
-from fastseg.bench.timing import Variant, time_interleaved
+from fastseg.bench.timing import Variant
 from fastseg.models import PSPNet
 from fastseg.testing import relative_error
 from fastseg.testing.peers import declare_torchvision_ops
@@ -135,33 +135,16 @@ def test_accelerate(
             step = _step(label, what, model, images, target, loss)
             variants.append(Variant(f"{label} {name}", step))
     _check(variants, what)
-    quick = pytestconfig.getoption("--quick")
-    timings = time_interleaved(
-        variants, device=device, budget_s=2.0 if quick else 20.0, min_rounds=3
+    race(
+        f"{model_case} {what}",
+        variants,
+        peer="peer",
+        device=device,
+        budget_s=2.0 if pytestconfig.getoption("--quick") else 20.0,
+        group="accelerate",
+        benchmark=benchmark,
+        say=say,
     )
-    rows = {
-        v.label: {**timings[v.label].summary(), "peak_bytes": peak_extra_bytes(v, device)}
-        for v in variants
-    }
-    best = {
-        label: min((rows[f"{label} {name}"] for name in FORMATS), key=lambda row: row["median_s"])
-        for label in ("fastseg", "peer")
-    }
-    summary: dict[str, Any] = {"variants": rows}
-    summary["speedup"] = best["peer"]["median_s"] / best["fastseg"]["median_s"]
-    parts = [f"{label} {row['median_s'] * 1e3:.0f} ms" for label, row in rows.items()]
-    memory = ""
-    if best["peer"]["peak_bytes"]:
-        summary["memory"] = best["fastseg"]["peak_bytes"] / best["peer"]["peak_bytes"]
-        memory = f", {summary['memory']:.2f}x the memory"
-    say(f"{model_case} {what}: {', '.join(parts)}: {summary['speedup']:.2f}x{memory}")
-    benchmark.group = "accelerate"
-    benchmark.extra_info["fastseg-accelerate"] = summary
-    ours_first = min(
-        (v for v in variants if v.label.startswith("fastseg")),
-        key=lambda v: timings[v.label].median,
-    )
-    benchmark.pedantic(ours_first.run, args=(None,), rounds=3, warmup_rounds=0)
 
 
 def _pair(case: ModelCase, what: str) -> tuple[nn.Module, nn.Module, Any]:

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 from head_cases import CASES, HeadCase
+from race import FORMATS, race
 
-from fastseg.bench.memory import peak_extra_bytes
-from fastseg.bench.timing import Variant, time_interleaved
+from fastseg.bench.timing import Variant
 from fastseg.testing import relative_error
 
-FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 KINDS = ("fastseg", "as written")
 
 
@@ -47,29 +46,20 @@ def test_heads(
             call = functools.partial(_call, what, function, maps, weights)
             variants.append(Variant(f"{kind} {name}", call))
     _check(variants)
-    quick = pytestconfig.getoption("--quick")
-    timings = time_interleaved(
-        variants, device=device, budget_s=1.0 if quick else 8.0, min_rounds=3
+    before, after = (batch * flops for flops in (head.flops.before, head.flops.after))
+    race(
+        f"{head} {what}",
+        variants,
+        peer="as written",
+        device=device,
+        budget_s=1.0 if pytestconfig.getoption("--quick") else 8.0,
+        group="heads",
+        benchmark=benchmark,
+        say=say,
+        note=f"(forward {before / 1e9:.1f} -> {after / 1e9:.1f} GFLOP)",
+        batch=batch,
+        flops={"before": before, "after": after},
     )
-    rows = {
-        v.label: {**timings[v.label].summary(), "peak_bytes": peak_extra_bytes(v, device)}
-        for v in variants
-    }
-    best = {
-        kind: min((rows[f"{kind} {name}"] for name in FORMATS), key=lambda row: row["median_s"])
-        for kind in KINDS
-    }
-    summary: dict[str, Any] = {"variants": rows, "batch": batch}
-    summary["speedup"] = best["as written"]["median_s"] / best["fastseg"]["median_s"]
-    summary["flops"] = {"before": batch * head.flops.before, "after": batch * head.flops.after}
-    say(_line(f"{head} {what}", rows, summary))
-    benchmark.group = "heads"
-    benchmark.extra_info["fastseg-heads"] = summary
-    fastest = min(
-        (v for v in variants if v.label.startswith("fastseg")),
-        key=lambda variant: timings[variant.label].median,
-    )
-    benchmark.pedantic(fastest.run, args=(None,), rounds=3, warmup_rounds=0)
 
 
 def _call(
@@ -102,11 +92,3 @@ def _check(variants: list[Variant]) -> None:
         for i, (x, y) in enumerate(zip(variant.run(None), truth, strict=True)):
             error = relative_error(x, y.double())
             assert error < 1e-4, f"{variant.label}: tensor {i}: {error:.1e}"
-
-
-def _line(name: str, rows: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The figures with the layers as written, which pytest-benchmark's own table does not know."""
-    parts = [f"{label} {row['median_s'] * 1e3:.1f} ms" for label, row in rows.items()]
-    before, after = (summary["flops"][key] / 1e9 for key in ("before", "after"))
-    work = f"forward {before:.1f} -> {after:.1f} GFLOP"
-    return f"{name}: {', '.join(parts)}: {summary['speedup']:.2f}x ({work})"

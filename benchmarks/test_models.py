@@ -17,16 +17,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from race import FORMATS, race
 from torch import nn
 
 import fastseg
-from fastseg.bench.memory import peak_extra_bytes
-from fastseg.bench.timing import Variant, time_interleaved
+from fastseg.bench.timing import Variant
 from fastseg.models import PSPNet, SegmentationModel
 from fastseg.testing import relative_error
 from fastseg.testing.peers import declare_torchvision_ops
 
-FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 CLASSES = 21
 
 
@@ -175,38 +174,16 @@ def test_models(
             step = _step(label, what, model, images, target)
             variants.append(Variant(f"{label} {name}", step))
     _check(variants, what)
-    quick = pytestconfig.getoption("--quick")
-    timings = time_interleaved(
-        variants, device=device, budget_s=2.0 if quick else 20.0, min_rounds=3
+    race(
+        f"{model_case} {what}",
+        variants,
+        peer="peer",
+        device=device,
+        budget_s=2.0 if pytestconfig.getoption("--quick") else 20.0,
+        group="models",
+        benchmark=benchmark,
+        say=say,
     )
-    rows = {
-        v.label: {**timings[v.label].summary(), "peak_bytes": peak_extra_bytes(v, device)}
-        for v in variants
-    }
-    best = {
-        label: min((rows[f"{label} {name}"] for name in FORMATS), key=lambda row: row["median_s"])
-        for label in ("fastseg", "peer")
-    }
-    summary: dict[str, Any] = {"variants": rows}
-    summary["speedup"] = best["peer"]["median_s"] / best["fastseg"]["median_s"]
-    if best["peer"]["peak_bytes"]:
-        summary["memory"] = best["fastseg"]["peak_bytes"] / best["peer"]["peak_bytes"]
-    say(_line(f"{model_case} {what}", rows, summary))
-    benchmark.group = "models"
-    benchmark.extra_info["fastseg-models"] = summary
-    fastest = min((v for v in variants if v.label.startswith("fastseg")), key=_median(timings))
-    benchmark.pedantic(fastest.run, args=(None,), rounds=3, warmup_rounds=0)
-
-
-def _line(name: str, rows: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The figures with the peer, which pytest-benchmark's own table does not know."""
-    parts = [f"{label} {row['median_s'] * 1e3:.0f} ms" for label, row in rows.items()]
-    memory = f", {summary['memory']:.2f}x the memory" if "memory" in summary else ""
-    return f"{name}: {', '.join(parts)}: {summary['speedup']:.2f}x{memory}"
-
-
-def _median(timings: dict[str, Any]) -> Callable[[Variant], float]:
-    return lambda variant: timings[variant.label].median
 
 
 def _step(

@@ -8,8 +8,6 @@ Needs nvcc, not a GPU.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -17,12 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from resource_table import Resources, Table, compare_or_write, wants_update
+
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc" / "resources.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-
-Resources = dict[str, int]  # registers, spill_bytes, stack_bytes, shared_bytes
-Table = dict[str, dict[str, Resources]]  # kernel -> architecture -> resources
 
 
 def nvcc_release(nvcc: str) -> str:
@@ -82,39 +79,15 @@ def _short_name(mangled: str) -> str:
     return re.sub(r"\(.*\)$", "", text).strip()
 
 
-def differences(recorded: Table, measured: Table) -> list[str]:
-    """One line per kernel and architecture that is not as recorded."""
-    lines = []
-    for kernel in sorted({*recorded, *measured}):
-        for architecture in ARCHITECTURES:
-            old = recorded.get(kernel, {}).get(architecture)
-            new = measured.get(kernel, {}).get(architecture)
-            if old != new:
-                lines.append(f"{kernel} {architecture}: recorded {old}, now {new}")
-    return lines
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--update", action="store_true", help="write the table")
-    update = parser.parse_args().update
+    update = wants_update(__doc__)
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         print("nvcc is not on the PATH", file=sys.stderr)
         return 1
     sources = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
     measured = measure(nvcc, sources, ARCHITECTURES)
-    if update:
-        # One line per kernel and architecture.
-        text = json.dumps({"nvcc": nvcc_release(nvcc), "kernels": measured}, indent=1)
-        text = re.sub(
-            r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text
-        )
-        TABLE.write_text(text + "\n")
-        return 0
-    lines = differences(json.loads(TABLE.read_text())["kernels"], measured)
-    print("\n".join(lines) or "as recorded")
-    return 1 if lines else 0
+    return compare_or_write(TABLE, "nvcc", nvcc_release(nvcc), measured, update)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ Needs triton, not a GPU.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import re
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 import triton
+from resource_table import Resources, Table, compare_or_write, wants_update
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -47,9 +46,6 @@ INSTRUCTIONS = {
     "async_copies": "cp.async.c",
     "matrix_loads": "ldmatrix",
 }
-
-Resources = dict[str, int]
-Table = dict[str, dict[str, Resources]]  # kernel and tile -> architecture -> resources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,32 +200,9 @@ def _usage(cubin: bytes) -> Resources:
     return {"registers": int(match[1]), "stack_bytes": int(match[2])}
 
 
-def differences(recorded: Table, measured: Table) -> list[str]:
-    """One line per kernel and architecture that is not as recorded."""
-    return [
-        f"{kernel} {architecture}: recorded {old}, now {new}"
-        for kernel in sorted({*recorded, *measured})
-        for architecture in (f"sm_{a}" for a in ARCHITECTURES)
-        if (old := recorded.get(kernel, {}).get(architecture))
-        != (new := measured.get(kernel, {}).get(architecture))
-    ]
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--update", action="store_true", help="write the table")
-    update = parser.parse_args().update
-    measured = measure()
-    if update:
-        text = json.dumps({"triton": triton.__version__, "kernels": measured}, indent=1)
-        text = re.sub(
-            r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text
-        )
-        TABLE.write_text(text + "\n")
-        return 0
-    lines = differences(json.loads(TABLE.read_text())["kernels"], measured)
-    print("\n".join(lines) or "as recorded")
-    return 1 if lines else 0
+    update = wants_update(__doc__)
+    return compare_or_write(TABLE, "triton", triton.__version__, measure(), update)
 
 
 if __name__ == "__main__":

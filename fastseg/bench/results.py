@@ -50,8 +50,10 @@ def load(path: Path) -> dict[str, Any]:
     try:
         about = data["machine_info"][FORMAT]
         infos = [entry["extra_info"] for entry in data["benchmarks"]]
-        # Whole models, benchmarked in the same run, have rows of another kind.
-        rows = [info[FORMAT] for info in infos if FORMAT in info or "fastseg-models" not in info]
+        # Models, heads and CRFs, benchmarked in the same run, have rows of another kind.
+        rows = [info[FORMAT] for info in infos if FORMAT in info]
+        if not rows:
+            raise KeyError(FORMAT)
     except (KeyError, TypeError):
         raise ValueError(
             f"{path} holds no results: expected a file written by 'fastseg bench run' or by "

@@ -107,11 +107,18 @@ def test_report_of_pytest_benchmark_json(tmp_path: Path) -> None:
     about = {name: data[name] for name in ("machine", "ceilings", "settings")}
     file = tmp_path / "pytest.json"
     entries = [{"extra_info": {results.FORMAT: row}} for row in data["results"]]
+    others = ("fastseg-models", "fastseg-heads", "fastseg-accelerate", "ratio")
+    entries += [{"extra_info": {key: {}}} for key in others]
     file.write_text(json.dumps({"machine_info": {results.FORMAT: about}, "benchmarks": entries}))
     assert results.load(file)["results"] == data["results"]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[]", b'{"a": 1}', b'"x"'])
+_NO_ROW = json.dumps(
+    {"machine_info": {results.FORMAT: {}}, "benchmarks": [{"extra_info": {"fastseg-models": {}}}]}
+).encode()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[]", b'{"a": 1}', b'"x"', _NO_ROW])
 def test_report_of_a_file_that_holds_no_results(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.json"
     file.write_bytes(content)
