@@ -197,7 +197,7 @@ private:
   Shape shape_;
   int threads_;
   Vertices vertices_;
-  Scratch sums_memory_, slopes_memory_, values_memory_;
+  Scratch<float> sums_memory_, slopes_memory_, values_memory_;
   Array sums_[8], slopes_, values_;
 };
 

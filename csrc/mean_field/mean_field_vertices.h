@@ -4,20 +4,11 @@
 #pragma once
 
 #include "common/buffer.h"
-#include "common/huge_pages.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "mean_field/mean_field_block.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
-
-// Scratch memory in huge pages where it is large.
-class Scratch : public Buffer<float> {
-public:
-  explicit Scratch(std::int64_t count) : Buffer<float>(count) {
-    if (count >= 1 << 20)
-      advise_huge_pages(reinterpret_cast<std::uintptr_t>(get()), count * sizeof(float));
-  }
-};
 
 // Calls fn(integral_constant<W>) with the narrowest row that holds `labels`, at most 32.
 template <class Fn> inline void dispatch_width(std::int64_t labels, const Fn& fn) {

@@ -130,7 +130,7 @@ class DenseCRF:
 
     def _set_energies(self, energies: torch.Tensor) -> None:
         check_values("unary energy", energies[None], higher_is_better=False)
-        negative = _native.with_huge_pages(torch.empty(1, *energies.shape))
+        negative = _native.scratch(1, *energies.shape)
         torch.neg(energies, out=negative[0])
         self._given_logits = negative
 
@@ -377,9 +377,13 @@ class DenseCRF2D(DenseCRF):
             )
         if rgbim.dtype != numpy.uint8:
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
-        colors = torch.from_numpy(rgbim.astype(numpy.float32)).flatten(0, 1).T
-        colors = colors / _pair("srgb", srgb, 3)[:, None]
-        features = torch.cat([self._positions(sxy), colors])
+        channels = torch.from_numpy(rgbim.copy() if not rgbim.flags.writeable else rgbim)
+        widths = torch.cat([_pair("sxy", sxy, 2), _pair("srgb", srgb, 3)])
+        features = _native.scratch(5, self._height, self._width)
+        features[0] = torch.arange(self._width)
+        features[1] = torch.arange(self._height)[:, None]
+        features[2:] = channels.permute(2, 0, 1)
+        features = features.flatten(1).div_(widths[:, None])
         self._add(lambda: features, compat, kernel, normalization)
 
     def _positions(self, sxy: Any) -> torch.Tensor:

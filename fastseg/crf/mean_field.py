@@ -279,8 +279,8 @@ class _MeanField(torch.autograd.Function):
         saved = None
         if any(ctx.needs_input_grad) and logits.shape[0] > 0:
             floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)
-            saved = _native.with_huge_pages(torch.empty(sum(floats)))
-        result = _native.with_huge_pages(torch.empty_like(values))
+            saved = _native.scratch(sum(floats))
+        result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
         ctx.save_for_backward(logits, saved, *matrices)
         return result.to(logits.dtype)
@@ -290,7 +290,7 @@ class _MeanField(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         logits, saved, *matrices = ctx.saved_tensors
         values, grad = _prepared(logits), _prepared(grads[0])
-        grad_logits = torch.empty_like(values)
+        grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
             torch.zeros(batch, *m.shape, dtype=torch.float64) if needed else None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ... import _native
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
 from . import native, reference
@@ -101,7 +102,8 @@ class Lattice:
         """The filter of ones [N, P]: what normalisation divides by. Computed once."""
         if self._norm is None:
             shape = (self.batch, 1, self.num_pixels)
-            ones = torch.ones(shape, dtype=self.dtype, device=self.device)
+            like = torch.empty(0, dtype=self.dtype, device=self.device)
+            ones = _native.new_scratch(like, *shape).fill_(1)
             self._norm = self._filter(ones, False).squeeze(1)
         return self._norm
 
@@ -121,10 +123,14 @@ class Lattice:
         if normalization == "none":
             return None, None
         if normalization == "symmetric":
-            root = (self.norm() + 1e-20).sqrt().reciprocal()
+            root = self._guarded_norm().sqrt_().reciprocal_()
             return root, root
-        inverse = (self.norm() + 1e-20).reciprocal()
+        inverse = self._guarded_norm().reciprocal_()
         return (inverse, None) if normalization == "before" else (None, inverse)
+
+    def _guarded_norm(self) -> torch.Tensor:
+        norm = self.norm()
+        return torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
 
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:

@@ -50,7 +50,7 @@ def build(features: torch.Tensor) -> Handles:
 def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torch.Tensor:
     """values [N, L, P] filtered by built lattices, in the dtype of values."""
     prepared = _prepared(values)
-    out = torch.empty_like(prepared)
+    out = _native.new_scratch(prepared, *prepared.shape)
     _core().cpu_filter(
         handles,
         *prepared.shape[:2],
