@@ -339,9 +339,14 @@ class DenseCRF2D(DenseCRF):
         Raises:
             ValueError: widths that are not positive and finite; as addPairwiseEnergy.
         """
-        sx, sy = _pair("sxy", sxy, 2).tolist()
-        lattice = position_lattice(self._height, self._width, (sx, sy), like=torch.empty(0))
-        self._add(lambda: self._positions(sxy), compat, kernel, normalization, lattice)
+        widths, size = _pair("sxy", sxy, 2), (self._height, self._width)
+        sx, sy = widths.tolist()
+        lattice = position_lattice(*size, (sx, sy), like=widths)
+
+        def features() -> torch.Tensor:  # without self: a cycle would keep all memory for a while
+            return positions(*size, widths, like=widths)
+
+        self._add(features, compat, kernel, normalization, lattice)
 
     def addPairwiseBilateral(
         self,
@@ -385,9 +390,6 @@ class DenseCRF2D(DenseCRF):
         features[2:] = channels.permute(2, 0, 1)
         features = features.flatten(1).div_(widths[:, None])
         self._add(lambda: features, compat, kernel, normalization)
-
-    def _positions(self, sxy: Any) -> torch.Tensor:
-        return positions(self._height, self._width, _pair("sxy", sxy, 2), like=torch.empty(0))
 
 
 def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:

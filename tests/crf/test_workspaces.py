@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -49,6 +52,19 @@ def test_limit():
     assert _native._C.kept_scratch() == 0
     with pytest.raises(ValueError, match="max_bytes is -1"):
         limit_workspaces(-1)
+
+
+def test_a_crf_is_freed_with_its_last_reference():
+    crf = DenseCRF2D(8, 8, 2)
+    crf.addPairwiseGaussian(3, 2)
+    crf.addPairwiseBilateral(8, 13, np.zeros((8, 8, 3), np.uint8), 2)
+    gone = weakref.ref(crf)
+    gc.disable()
+    try:
+        del crf
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_memory_that_was_kept_is_used_again():
