@@ -137,9 +137,9 @@ inline void store_lanes(float* p, vec<float> v, std::int64_t count) {
 }
 
 // x [L, kBlock] = softmax(logits + x) of `count` pixels; logits [L, P] from the block's first
-// pixel. Returns whether all are numbers.
+// pixel. Returns whether all are numbers. copy [L, kBlock], unless null, becomes the logits.
 inline bool softmax(float* x, bool with_message, const float* logits, std::int64_t pixels,
-                    std::int64_t labels, std::int64_t count) {
+                    std::int64_t labels, std::int64_t count, float* copy = nullptr) {
   constexpr int L = kLanes<float>;
   ivec<float> good = ~ivec<float>{};
   for (int first = 0; first < kBlock; first += L) {
@@ -148,6 +148,7 @@ inline bool softmax(float* x, bool with_message, const float* logits, std::int64
     vec<float> largest = splat<float>(-HUGE_VALF);
     for (std::int64_t l = 0; l < labels; ++l) {
       vec<float> v = load_lanes(logits + l * pixels + first, lanes);
+      if (copy != nullptr) store_vec(copy + l * kBlock + first, v);
       if (with_message) v += load_vec(own + l * kBlock);
       store_vec(own + l * kBlock, v);
       largest = vmax(largest, v);
