@@ -11,7 +11,7 @@ class Backward {
 public:
   Backward(const Image& image, const Gradients& gradients, const Shape& shape, int threads)
       : image_(image), gradients_(gradients), shape_(shape), threads_(threads),
-        vertices_(image, shape), sums_memory_(vertices_.chunks * vertices_.size()),
+        vertices_(image, shape, threads), sums_memory_(vertices_.chunks * vertices_.size()),
         slopes_memory_(2 * vertices_.size()), values_memory_(vertices_.size()) {
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
       sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};

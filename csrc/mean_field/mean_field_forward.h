@@ -8,7 +8,7 @@ namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 class Forward {
 public:
   Forward(const Image& image, const Shape& shape, int threads)
-      : image_(image), shape_(shape), threads_(threads), vertices_(image, shape),
+      : image_(image), shape_(shape), threads_(threads), vertices_(image, shape, threads),
         sums_memory_(shape.steps > 0 ? vertices_.chunks * vertices_.size() : 0),
         values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0),
         packs_(image.probabilities != nullptr && shape.steps > 1 &&
@@ -41,6 +41,8 @@ private:
     std::fill_n(x, vertices_.layout.padded * kBlock, 0.0f);
     bool good = true;
     Stencil stencil;
+    RowPrefetch prefetch_rows(vertices_, c);
+    const Array none, &read = step > 0 ? values_ : none, &added_to = last ? none : sums_[c];
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
       float* const packed = packs_ && !last && count == kBlock
@@ -49,6 +51,7 @@ private:
       const bool from_packed = packed != nullptr && step > 0;
       prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
                      from_packed ? 0 : shape_.labels, b);
+      if (kManyRows <= vertices_.size()) prefetch_rows(b, read, added_to);
       vertices_.fill(image_, b, stencil);
       if (step > 0) slice_block(stencil, x);
       if (from_packed)
@@ -120,6 +123,8 @@ private:
   // probabilities: block after block, one stream instead of one per label. They come from memory
   // in every pass, which is then much faster.
   static constexpr std::int64_t kManyLogits = 1 << 21;
+  // Arrays of vertices from this size on do not stay in the cache between two passes.
+  static constexpr std::int64_t kManyRows = 1 << 20;
 
   const Image& image_;
   Shape shape_;

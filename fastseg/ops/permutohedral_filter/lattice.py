@@ -19,7 +19,7 @@ class Lattice:
 
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
-    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48). Features are constants here; for
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48); 8 more per pixel once normalised. Features are constants here; for
     their gradient call permutohedral_filter.
 
     Args:
@@ -51,6 +51,7 @@ class Lattice:
         else:
             self._tables = [reference.build(image.to(self.dtype)) for image in features]
         self._norm: torch.Tensor | None = None
+        self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
 
     @property
     def num_vertices(self) -> list[int]:
@@ -122,15 +123,17 @@ class Lattice:
             raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
         if normalization == "none":
             return None, None
-        if normalization == "symmetric":
-            root = self._guarded_norm().sqrt_().reciprocal_()
-            return root, root
-        inverse = self._guarded_norm().reciprocal_()
-        return (inverse, None) if normalization == "before" else (None, inverse)
-
-    def _guarded_norm(self) -> torch.Tensor:
-        norm = self.norm()
-        return torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
+        symmetric = normalization == "symmetric"
+        factors = self._factors.get(symmetric)
+        if factors is None:
+            norm = self.norm()
+            with torch.inference_mode(False), torch.no_grad():  # they outlive such a block
+                factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
+                factors = (factors.sqrt_() if symmetric else factors).reciprocal_()
+            self._factors[symmetric] = factors
+        if symmetric:
+            return factors, factors
+        return (factors, None) if normalization == "before" else (None, factors)
 
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:
