@@ -19,8 +19,9 @@ class Lattice:
 
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
-    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48); 8 more per pixel once normalised. Features are constants here; for
-    their gradient call permutohedral_filter.
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and up to 12 per pixel for the norm
+    and what is made of it. Features are constants here; for their gradient call
+    permutohedral_filter.
 
     Args:
         features: [N, D, P], or [D, P] for one lattice that serves every image; D in 1..8; any
