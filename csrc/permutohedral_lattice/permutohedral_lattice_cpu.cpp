@@ -23,7 +23,8 @@ VertexKey vertex_key(const Simplices<T, D>& block, std::int64_t p, int m) {
   return pack(c, kMaxFeatures);
 }
 
-template <int D> struct Part {
+// On cache lines of its own: threads write to their parts all the time.
+template <int D> struct alignas(128) Part {
   Vertices vertices;
   Table<Simplex<D>, SimplexKey<D>> simplices;
   std::int64_t first = 0, end = 0; // blocks
