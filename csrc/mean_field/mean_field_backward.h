@@ -82,16 +82,18 @@ private:
       prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
                      begins ? shape_.labels : 0, b);
       vertices_.fill(image_, b, stencil);
-      if (step > 0) slice_block(values_, stencil, stencil.out(), x);
+      if (step > 0 && !begins)
+        slice_both(stencil, x, slope);
+      else if (step > 0)
+        slice_block(values_, stencil, stencil.out(), x);
+      else if (!begins)
+        slice_block(slopes_, stencil, stencil.in(), slope);
       if (begins)
         softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count,
                 step > 0 ? logits : nullptr);
       else
         softmax(x, step > 0, logits, kBlock, shape_.labels, count);
-      if (begins)
-        read(gradients_.probabilities + first, count, slope);
-      else
-        slice_block(slopes_, stencil, stencil.in(), slope);
+      if (begins) read(gradients_.probabilities + first, count, slope);
       softmax_backward(slope, x, shape_.labels);
       add(slope, first, count, step, logits + kBlock * shape_.labels);
       if (step > 0) splat_block(stencil, slope, sums_[c]);
@@ -104,6 +106,16 @@ private:
       auto& block = block_at<width()>(x, first);
       slice_pixels<width()>(from.group<width()>(first), stencil, weights, block);
       block.to_labels();
+    });
+  }
+
+  void slice_both(const Stencil& stencil, float* x, float* slope) const {
+    vertices_.layout.each_group([&](auto width, std::int64_t first) {
+      auto &value = block_at<width()>(x, first), &other = block_at<width()>(slope, first);
+      slice_both_pixels<width()>(values_.group<width()>(first), slopes_.group<width()>(first),
+                                 stencil, value, other);
+      value.to_labels();
+      other.to_labels();
     });
   }
 
@@ -176,6 +188,7 @@ private:
   void add_compatibility(int k, int step) {
     const Compatibility kind = image_.kernels[k].kind;
     const std::int64_t labels = shape_.labels, padded = vertices_.layout.padded;
+    if (kind != Compatibility::full) return add_products(k, step);
     const std::int64_t size = compatibility_size(k), first = vertices_.first_row[k];
     double* const total = gradients_.compatibility[k];
     Buffer<float> slope(padded), value(padded), part(size);
@@ -189,17 +202,36 @@ private:
           std::copy_n(plane.of(slopes_, sums + row), plane.width, slope.get() + plane.first);
           std::copy_n(plane.of(saved(step), first + row), plane.width, value.get() + plane.first);
         }
-        if (kind == Compatibility::full) {
-          for (std::int64_t l = 0; l < labels; ++l)
-            for (std::int64_t m = 0; m < labels; ++m) part[l * labels + m] += slope[l] * value[m];
-        } else if (kind == Compatibility::diagonal) {
-          for (std::int64_t l = 0; l < labels; ++l) part[l] += slope[l] * value[l];
-        } else {
-          for (std::int64_t l = 0; l < labels; ++l) part[0] += slope[l] * value[l];
-        }
+        for (std::int64_t l = 0; l < labels; ++l)
+          for (std::int64_t m = 0; m < labels; ++m) part[l * labels + m] += slope[l] * value[m];
       }
       for (std::int64_t i = 0; i < size; ++i) total[i] += static_cast<double>(part[i]);
     }
+  }
+
+  // The same for l == m alone.
+  void add_products(int k, int step) {
+    const bool scalar = image_.kernels[k].kind == Compatibility::scalar;
+    const std::int64_t first = vertices_.first_row[k], count = vertices_.lattice(k).vertices;
+    const std::int64_t sums = first + (sums_in_spare(k) ? vertices_.rows : 0);
+    for (std::int64_t i = 0; i < vertices_.plane_count; ++i)
+      dispatch_plane(vertices_.plane(i).width, [&](auto width) {
+        const Plane& plane = vertices_.plane(i);
+        const RowArray<float, width()> slopes(plane.of(slopes_, sums), 0),
+            values(plane.of(saved(step), first), 0);
+        double total[width()] = {};
+        for (std::int64_t begin = 1; begin <= count; begin += 16) { // float sums of a few terms
+          auto part = Row<float, width()>::zero();
+          for (std::int64_t row = begin; row <= std::min(count, begin + 15); ++row)
+            part.add_product(Row<float, width()>::load(slopes, row),
+                             Row<float, width()>::load(values, row));
+          float lanes[width()];
+          part.store(lanes, nullptr);
+          for (int l = 0; l < width(); ++l) total[l] += static_cast<double>(lanes[l]);
+        }
+        for (std::int64_t l = plane.first; l < std::min(shape_.labels, plane.first + width()); ++l)
+          gradients_.compatibility[k][scalar ? 0 : l] += total[l - plane.first];
+      });
   }
 
   const Image& image_;

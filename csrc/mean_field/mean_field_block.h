@@ -107,6 +107,38 @@ inline void slice_pixels(const RowArray<float, W>& values, const Stencil& stenci
   slice_rows<W, 0>(values, stencil, weights, out);
 }
 
+// Values with the weights of slices, and slopes with those of splats (the splat's derivative) at
+// the same vertices.
+template <int W, int Count>
+inline void slice_both_rows(const RowArray<float, W>& values, const RowArray<float, W>& slopes,
+                            const Stencil& stencil, Stencil::Weights in, BlockRows<float, W>& out,
+                            BlockRows<float, W>& slope_out) {
+  using R = Row<float, W>;
+  const int count = Count > 0 ? Count : stencil.count;
+  for (std::int64_t p = 0; p < kBlock; ++p) {
+    R value = R::load(values, stencil.rows[0][p]), slope = R::load(slopes, stencil.rows[0][p]);
+    value.scale(stencil.out()[0][p]);
+    slope.scale(in[0][p]);
+    for (int c = 1; c < count; ++c) {
+      value.add(R::load(values, stencil.rows[c][p]), stencil.out()[c][p]);
+      slope.add(R::load(slopes, stencil.rows[c][p]), in[c][p]);
+    }
+    out.set_row(p, value);
+    slope_out.set_row(p, slope);
+  }
+}
+template <int W>
+inline void slice_both_pixels(const RowArray<float, W>& values, const RowArray<float, W>& slopes,
+                              const Stencil& stencil, BlockRows<float, W>& out,
+                              BlockRows<float, W>& slope_out) {
+  if (stencil.count != 9)
+    slice_both_rows<W, 0>(values, slopes, stencil, stencil.in(), out, slope_out);
+  else if (stencil.in() == stencil.out()) // so that the compiler knows
+    slice_both_rows<W, 9>(values, slopes, stencil, stencil.out(), out, slope_out);
+  else
+    slice_both_rows<W, 9>(values, slopes, stencil, stencil.in(), out, slope_out);
+}
+
 template <int W, int Count>
 inline void splat_rows(const BlockRows<float, W>& block, const Stencil& stencil,
                        Stencil::Weights weights, const RowArray<float, W>& sums) {

@@ -202,7 +202,11 @@ def _raise_if_not_finite(logits: torch.Tensor) -> None:
 
 
 def _prepared(x: torch.Tensor) -> torch.Tensor:
-    return x.detach().float().contiguous()
+    """Float32, one value after the other; x itself where it is that already."""
+    x = x.detach()
+    if x.dtype is torch.float32 and x.is_contiguous():
+        return x
+    return _native.scratch(*x.shape).copy_(x)
 
 
 class _Terms:
