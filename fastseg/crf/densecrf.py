@@ -29,7 +29,14 @@ from .compatibility import (
     as_compatibility,
 )
 from .features import positions
-from .mean_field import MAX_KERNELS, Kernel, composition, mean_field, mean_field_labels
+from .mean_field import (
+    MAX_KERNELS,
+    Kernel,
+    composition,
+    mean_field,
+    mean_field_labels,
+    negated,
+)
 from .pairwise import KernelType, NormalizationType, Pairwise
 from .spatial import position_lattice
 from .unaries import ConstUnary, LogisticUnary, Unary
@@ -129,9 +136,10 @@ class DenseCRF:
         self._unary = None
 
     def _set_energies(self, energies: torch.Tensor) -> None:
-        check_values("unary energy", energies[None], higher_is_better=False)
+        energies = energies.detach().contiguous()
         negative = _native.scratch(1, *energies.shape)
-        torch.neg(energies, out=negative[0])
+        if not negated(energies, negative):
+            check_values("unary energy", energies[None], higher_is_better=False)
         self._given_logits = negative
 
     def addPairwiseEnergy(

@@ -198,6 +198,18 @@ def _raise_if_not_finite(logits: torch.Tensor) -> None:
         )
 
 
+def negated(energies: torch.Tensor, out: torch.Tensor) -> bool:
+    """out = -energies, float32 on the CPU, one value after the other; whether all are finite."""
+    if _native._C is None:
+        torch.neg(energies.view_as(out), out=out)
+        return bool(out.isfinite().all())
+    return bool(
+        _core().cpu_negate(
+            energies.data_ptr(), out.data_ptr(), out.numel(), torch.get_num_threads()
+        )
+    )
+
+
 # ---- the native call ----------------------------------------------------------------------------
 
 
