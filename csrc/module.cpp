@@ -19,6 +19,7 @@ void bind_upsample_bilinear(py::module_& m);
 void bind_upsample_confusion_matrix(py::module_& m);
 void bind_upsample_cross_entropy(py::module_& m);
 void bind_upsample_taps(py::module_& m);
+void bind_window_filter(py::module_& m);
 
 #ifdef FASTSEG_CUDA_ON_CPU
 void bind_cuda_on_cpu(py::module_& m);
@@ -59,6 +60,7 @@ PYBIND11_MODULE(_C, m) {
   bind_upsample_confusion_matrix(m);
   bind_upsample_cross_entropy(m);
   bind_upsample_taps(m);
+  bind_window_filter(m);
 #ifdef FASTSEG_CUDA_ON_CPU
   bind_cuda_on_cpu(m);
 #endif
