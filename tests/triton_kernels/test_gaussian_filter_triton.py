@@ -39,6 +39,17 @@ def test_the_samples_of_the_op(sample):
     check(**sample.inputs(Maker()))
 
 
+@pytest.mark.parametrize("sample", SAMPLES.samples[:-1], ids=lambda s: s.why)
+def test_the_samples_of_the_op_with_the_rounding_of_tensor_cores(sample, tensor_core_sums):
+    check(**sample.inputs(Maker()))
+
+
+def test_positive_values_with_the_rounding_of_tensor_cores(tensor_core_sums):
+    """Rounding towards zero does not average out there."""
+    make = Maker()
+    check(make.tensor(1, 5, 500).abs(), make.tensor(1, 3, 500, scale=0.5))
+
+
 # Every block of labels full and with a rest, two blocks; one tile and more, full and with a rest;
 # every number of features.
 SHAPES = [

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-# "tf32": on tensor cores, which round their factors; "tf32x3": the same with factors in two parts.
+# "tf32": on tensor cores, which cut their factors; "tf32x3": the same with factors in two parts.
 Precision = Literal["tf32", "tf32x3"]
 
 WARPS = 4

@@ -99,6 +99,30 @@ def _weights(features, queries, keys, points, DIMS: tl.constexpr):
     return tl.exp2(square * SCALE)
 
 
+@triton.jit
+def _nearest(x):
+    """x rounded to TF32; infinities stay."""
+    bits = x.to(tl.int32, bitcast=True) + 0x1000
+    return (bits & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _product(a, b, PRECISION: tl.constexpr):
+    """a @ b: of TF32 factors, or ("tf32x3") of factors in two such parts.
+
+    Triton's own tf32x3 cuts the factors instead of rounding them, and so do the tensor cores with
+    what is left: every product comes out too small, by up to eight units of float32.
+    """
+    total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
+    if PRECISION == "tf32x3":
+        a_high, b_high = _nearest(a), _nearest(b)
+        total = tl.dot(a - a_high, b_high, total, input_precision="tf32")
+        total = tl.dot(a_high, b - b_high, total, input_precision="tf32")
+        return tl.dot(a_high, b_high, total, input_precision="tf32")
+    else:
+        return tl.dot(a, b, total, input_precision="tf32")
+
+
 @triton.jit(do_not_specialize=["first", "tiles", "points", "labels", "padded_labels"])
 def filter_kernel(
     values,
@@ -138,7 +162,7 @@ def filter_kernel(
         weights = _weights(f, q, k, padded, DIMS)
         columns = tl.load(v[:, None] + k[None, :])
         # Tensor cores round every sum towards zero: short ones, added up outside of them.
-        total += tl.dot(weights, columns.T, input_precision=PRECISION)
+        total += _product(weights, columns.T, PRECISION)
     place = tl.load(order + image * padded + q)
     tl.store(
         out + (image * labels + label)[None, :] * points + place[:, None],
@@ -193,8 +217,8 @@ def feature_gradient_kernel(
             v_q = tl.load(v_block[None, :] + q[:, None])
             g_k = tl.load(g_block[:, None] + k[None, :])
             v_k = tl.load(v_block[:, None] + k[None, :])
-            pull = tl.dot(g_q, v_k, pull, input_precision=PRECISION)
-            pull = tl.dot(v_q, g_k, pull, input_precision=PRECISION)
+            pull += _product(g_q, v_k, PRECISION)
+            pull += _product(v_q, g_k, PRECISION)
             g_block += BL * padded
             v_block += BL * padded
         pull *= _weights(f, q, k, padded, DIMS)
