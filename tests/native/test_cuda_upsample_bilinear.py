@@ -110,8 +110,8 @@ def test_upsample_bilinear_on_misaligned_memory(emulated_core):
 @each_dtype
 @pytest.mark.parametrize("align_corners", [False, True], ids=["edges", "corners"])
 def test_upsample_bilinear_rows_that_begin_anywhere(emulated_core, dtype, align_corners):
-    """Widths that are no multiple of a vector, maps that begin at any element: right, nothing written
-    beside the map, and the same bits wherever it begins and whatever block runs first."""
+    """Any width, maps that begin anywhere: right, nothing written beside the map, the same bits
+    wherever it begins and whatever block runs first."""
     items = 16 // dtype.itemsize
     widths = (*range(1, 41), 31 * items - 1, 31 * items + 3, 129)
     low, planes = (2, 9), 3
