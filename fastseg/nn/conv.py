@@ -106,8 +106,9 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
     return bool(
         type(convolution) is nn.Conv2d
         and x.device.type == "cpu"
-        and x.dtype is torch.float32
         and x.numel() > 0
+        and x.dtype is convolution.weight.dtype
+        and _onednn_has(x.dtype)
         and not isinstance(convolution.padding, str)
         and convolution.padding_mode == "zeros"
         and torch.backends.mkldnn.is_available()
@@ -115,3 +116,9 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _onednn_has(dtype: torch.dtype) -> bool:
+    if dtype is torch.bfloat16:  # on CPUs without, PyTorch has slower convolutions of its own
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32

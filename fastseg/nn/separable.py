@@ -95,9 +95,7 @@ def upsample_separable_conv2d(
     # The largest part is always kept.
     x = torch.cat(kept, 1) if len(kept) > 1 else kept[0]
     x = dilated_conv2d(x, torch.cat(kept_depthwise), padding=1, groups=x.shape[1])
-    out = project(x, torch.cat(kept_pointwise, 1))
+    out = project(x, torch.cat(kept_pointwise, 1), bias)
     if taps:
         out = add_resized(out, taps, 3, resize)
-    if bias is not None:
-        out = out + bias[:, None, None]
     return out.contiguous(memory_format=map_format(main))
