@@ -106,6 +106,13 @@ FAMILIES = (
         foreign.MMSEG_DEEPLABV3,
     ),
     Family(
+        "mmseg-deeplabv3plus",
+        DeepLabV3Plus,
+        foreign.mmseg_deeplabv3plus_arguments,
+        ("backbone.", "decode_head.image_pool.", "decode_head.sep_bottleneck."),
+        names=foreign.MMSEG_DEEPLABV3PLUS,
+    ),
+    Family(
         "tf-deeplab-mobilenetv2",
         TFDeepLabMobileNetV2,
         TFDeepLabMobileNetV2.arguments,
@@ -119,8 +126,8 @@ def load_checkpoint(
 ) -> SegmentationModel:
     """Builds the model that a checkpoint belongs to and loads its weights, every one of them.
 
-    Known are smp's PSPNet, DeepLabV3 and DeepLabV3Plus, torchvision's DeepLabV3, PSPNet and
-    DeepLabV3 of mmsegmentation 1.x, semseg's PSPNet, DeepLabV3 and DeepLabV3Plus of
+    Known are smp's PSPNet, DeepLabV3 and DeepLabV3Plus, torchvision's DeepLabV3, PSPNet, DeepLabV3
+    and DeepLabV3Plus of mmsegmentation 1.x, semseg's PSPNet, DeepLabV3 and DeepLabV3Plus of
     DeepLabV3Plus-Pytorch (VainF), all with ResNets (smp's with MobileNetV2 too), and TensorFlow's
     mobile DeepLab. What these do differently with weights of the same shapes (dilation of a
     stage's first block, align_corners, order of concatenation) is set as it is there.

@@ -7,6 +7,7 @@ with torchvision's blocks and PyTorch's functions, and their names are those of 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,43 @@ class LowFirst(nn.Module):
         return self.classifier(torch.cat([low, resized(self.aspp(features[-1]), low)], 1))
 
 
+def separable(channels: int, out: int, rate: int = 1) -> nn.Module:
+    """Depthwise and pointwise, each with a norm and ReLU, under mmseg's names."""
+    depthwise = nn.Conv2d(channels, channels, 3, 1, rate, rate, groups=channels, bias=False)
+    layers = {
+        "depthwise_conv": [depthwise, nn.BatchNorm2d(channels), nn.ReLU()],
+        "pointwise_conv": conv_bn_relu(channels, out, 1),
+    }
+    return nn.Sequential(
+        OrderedDict(
+            (name, nn.Sequential(OrderedDict(zip(("conv", "bn", "relu"), parts, strict=True))))
+            for name, parts in layers.items()
+        )
+    )
+
+
+class SeparableTwice(nn.Module):
+    """DeepLabV3+'s head of mmseg: [pool, branches], 3x3; [ASPP, features at stride 4], two
+    separable convolutions, classes."""
+
+    def __init__(self, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(2048, 32, 1))
+        self.aspp_modules = nn.ModuleList(
+            [nn.Sequential(*conv_bn_relu(2048, 32, 1)), *(separable(2048, 32, r) for r in rates)]
+        )
+        self.bottleneck = nn.Sequential(*conv_bn_relu(5 * 32, 32, 3))
+        self.c1_bottleneck = nn.Sequential(*conv_bn_relu(256, 48, 1))
+        self.sep_bottleneck = nn.Sequential(separable(48 + 32, 32), separable(32, 32))
+        self.conv_seg = nn.Conv2d(32, CLASSES, 1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        low, x = self.c1_bottleneck(features[0]), features[-1]
+        pooled = self.image_pool(x).expand(-1, -1, *x.shape[2:])
+        y = self.bottleneck(torch.cat([pooled, *(branch(x) for branch in self.aspp_modules)], 1))
+        return self.conv_seg(self.sep_bottleneck(torch.cat([resized(y, low), low], 1)))
+
+
 class Net(nn.Module):
     """Trunk, head and perhaps an auxiliary head, in training form."""
 
@@ -223,6 +261,19 @@ def network(torchvision: Any, family: str) -> tuple[Net, dict[str, torch.Tensor]
                 (r"head\.cls\.4\.", "decode_head.conv_seg."),
             ]
         )
+    elif family == "mmseg-deeplabv3plus":
+        head, stem = SeparableTwice(rates), (32, 32, 64)
+        rules = _mmseg(
+            [
+                (r"head\.image_pool\.1\.", "decode_head.image_pool.1.conv."),
+                (r"head\.image_pool\.2\.", "decode_head.image_pool.1.bn."),
+                (r"head\.aspp_modules\.0\.0\.", "decode_head.aspp_modules.0.conv."),
+                (r"head\.aspp_modules\.0\.1\.", "decode_head.aspp_modules.0.bn."),
+                (r"head\.(\w*bottleneck)\.0\.(?!\w+_conv)", r"decode_head.\1.conv."),
+                (r"head\.(\w*bottleneck)\.1\.(?!\w+_conv)", r"decode_head.\1.bn."),
+                (r"head\.", "decode_head."),
+            ]
+        )
     else:
         head, stem = PooledFirst(aspp), (32, 32, 64)
         rules = _mmseg(
@@ -252,6 +303,7 @@ FAMILIES = (
     "semseg-pspnet",
     "mmseg-pspnet",
     "mmseg-deeplabv3",
+    "mmseg-deeplabv3plus",
 )
 
 
