@@ -359,3 +359,29 @@ def test_other_heads_of_mmseg_are_not_mistaken() -> None:
     more = ("decode_head.bottleneck.conv.weight", "decode_head.lateral_convs.0.conv.weight")
     with pytest.raises(ValueError, match="of no known family"):
         fastseg.load_checkpoint({key: torch.ones(1) for key in (*keys, *more)})
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_mobile_deeplab_of_transformers(torchvision: Any, stride: int) -> None:
+    """Norms folded, at a size where TensorFlow's padding is symmetric."""
+    library = pytest.importorskip("transformers")
+    config = library.MobileNetV2Config(output_stride=stride, num_labels=21, depth_multiplier=0.5)
+    theirs = library.MobileNetV2ForSemanticSegmentation(config).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+        elif isinstance(module, nn.Conv2d):  # random weights of theirs let the values vanish
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")
+    with pytest.warns(UserWarning, match=r"are dropped: mobilenet_v2\.conv_1x1"):
+        ours = fastseg.load_checkpoint(theirs.state_dict(), output_stride=stride)
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        expected = theirs(x).logits
+        assert relative_error(ours.coarse_logits(x), expected) <= 1e-5
+    incomplete = theirs.state_dict()
+    del incomplete["mobilenet_v2.layer.3.conv_3x3.normalization.bias"]
+    with pytest.raises(ValueError, match=r"missing: blocks\.4\.depthwise\.weight"):
+        fastseg.load_checkpoint(incomplete)
