@@ -12,6 +12,7 @@ namespace fastseg {
 void bind_dilated_conv2d(py::module_& m);
 void bind_gaussian_filter(py::module_& m);
 void bind_mean_field(py::module_& m);
+void bind_mean_field_cuda(py::module_& m);
 void bind_permutohedral_filter(py::module_& m);
 void bind_permutohedral_filter_cuda(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
@@ -53,6 +54,7 @@ PYBIND11_MODULE(_C, m) {
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
   bind_mean_field(m);
+  bind_mean_field_cuda(m);
   bind_permutohedral_filter(m);
   bind_permutohedral_filter_cuda(m);
   bind_pyramid_pool(m);

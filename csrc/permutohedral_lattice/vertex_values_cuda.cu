@@ -13,7 +13,7 @@
 namespace fastseg::permutohedral_lattice::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kPlaceThreads;
 constexpr std::int64_t kTile = 32;  // entries
 constexpr std::int64_t kGroup = 32; // tiles
 
@@ -37,17 +37,6 @@ template <class T> struct Rows {
     return table + (replica * (capacity + 1) + r) * stride;
   }
 };
-
-// A thread owns kItems labels of one of `count` things of one replica.
-struct Place {
-  std::int64_t replica, index, offset; // offset < 0: no place
-};
-template <int kItems>
-FASTSEG_DEVICE Place place(std::int64_t replicas, std::int64_t count, std::int64_t lanes) {
-  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const Division lane = divide(thread, lanes), at = divide(lane.quotient, count);
-  return {at.quotient, at.remainder, at.quotient < replicas ? lane.remainder * kItems : -1};
-}
 
 template <int kItems, class T> FASTSEG_DEVICE void add(T (&sum)[kItems], const T* p) {
   const Items<T, kItems> v = load_items<kItems>(p);

@@ -31,6 +31,18 @@ template <class Fn> void dispatch_rows(DType dtype, const RowLayout& layout, con
   layout.items == 1 ? fn(TypeTag<float>{}, One{}) : fn(TypeTag<float>{}, Two{});
 }
 
+// A thread of a block of kPlaceThreads owns kItems labels of one of `count` things of one replica.
+inline constexpr int kPlaceThreads = 256;
+struct Place {
+  std::int64_t replica, index, offset; // offset < 0: no place
+};
+template <int kItems>
+FASTSEG_DEVICE Place place(std::int64_t replicas, std::int64_t count, std::int64_t lanes) {
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kPlaceThreads + threadIdx.x;
+  const Division lane = divide(thread, lanes), at = divide(lane.quotient, count);
+  return {at.quotient, at.remainder, at.quotient < replicas ? lane.remainder * kItems : -1};
+}
+
 // Values of memory: rows of the pixels, a table of the vertices, and what the splat keeps
 // meanwhile.
 inline std::int64_t pixel_values(const Shape& shape, const RowLayout& layout) {

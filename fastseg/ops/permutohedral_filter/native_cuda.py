@@ -83,10 +83,12 @@ class DeviceLattice:
         self.neighbours = integers(2 * self.corners * capacity).zero_()
         launch("link", simplices, table, prefix, vertices, capacity, self.neighbours)
         del simplices, table, prefix, vertices, is_first
-        entry_rows, order = self.rows.sort(stable=True)
-        self._entries = (entry_rows, integers(shape.corners), torch.empty_like(self.weights))
+        self._entry_rows, order = self.rows.sort(stable=True)
+        self.entry_pixels = integers(shape.corners)
+        self.entry_weights = torch.empty_like(self.weights)
         self._ranges = integers(2 * (capacity + 1)).zero_()
-        launch("list_entries", entry_rows, order, self.weights, *self._entries[1:], self._ranges)
+        entries = (self.entry_pixels, self.entry_weights, self._ranges)
+        launch("list_entries", self._entry_rows, order, self.weights, *entries)
         self.native = core.DeviceLattice(
             shape=shape,
             capacity=capacity,
@@ -94,9 +96,9 @@ class DeviceLattice:
             rows=self.rows.data_ptr(),
             weights=self.weights.data_ptr(),
             neighbours=self.neighbours.data_ptr(),
-            entry_rows=entry_rows.data_ptr(),
-            entry_pixels=self._entries[1].data_ptr(),
-            entry_weights=self._entries[2].data_ptr(),
+            entry_rows=self._entry_rows.data_ptr(),
+            entry_pixels=self.entry_pixels.data_ptr(),
+            entry_weights=self.entry_weights.data_ptr(),
             ranges=self._ranges.data_ptr(),
         )
         self._shape = shape
