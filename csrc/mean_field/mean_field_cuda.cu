@@ -32,7 +32,7 @@ struct Step {
   int group_log2; // threads of a pixel: a power of two
   int terms;
   Message message[kMaxKernels];
-  const float* logits;
+  const float* logits;  // null: the sum of the messages alone is wanted, in place of probabilities
   float* probabilities; // null: not wanted
   std::int32_t* map;    // null: not wanted
   std::int32_t* bad;
@@ -56,10 +56,12 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 5 : 8 / kVectors)
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     Items<float, kItems> logits{};
-    if (label_of(v) < s.stride)
+    const bool given = s.logits != nullptr;
+    if (given && label_of(v) < s.stride)
       logits = load_items<kItems>(s.logits + pixel * s.stride + label_of(v));
 #pragma unroll
-    for (int k = 0; k < kItems; ++k) t[v][k] = label_of(v) + k < s.labels ? logits.v[k] : -INFINITY;
+    for (int k = 0; k < kItems; ++k)
+      t[v][k] = given && label_of(v) + k >= s.labels ? -INFINITY : logits.v[k];
   }
 #pragma unroll 1
   for (int i = 0; i < s.terms; ++i) {
@@ -92,6 +94,15 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 5 : 8 / kVectors)
     }
   }
 
+  const auto store = [&] {
+    if (s.probabilities == nullptr || own >= pixels) return;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v)
+      if (label_of(v) < s.stride)
+        store_items<kItems>(s.probabilities + pixel * s.stride + label_of(v), t[v]);
+  };
+  if (s.logits == nullptr) return store();
+
   float largest = -INFINITY;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)
@@ -117,12 +128,7 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 5 : 8 / kVectors)
 #pragma unroll
     for (int k = 0; k < kItems; ++k) t[v][k] *= scale;
 
-  if (s.probabilities != nullptr && own < pixels) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v)
-      if (label_of(v) < s.stride)
-        store_items<kItems>(s.probabilities + pixel * s.stride + label_of(v), t[v]);
-  }
+  store();
   if (s.map == nullptr) return;
   float best = -1;
   int label = 0;
@@ -195,6 +201,52 @@ void launch_step(Step s, const RowLayout& layout, std::uintptr_t stream) {
   });
 }
 
+Step step_of(const Shape& shape, const RowLayout& layout) {
+  Step s{};
+  s.batch = shape.batch;
+  s.pixels = shape.pixels;
+  s.labels = shape.labels;
+  s.stride = layout.stride;
+  return s;
+}
+
+// Splats, blurs and mixes the rows of pixels for every term; s learns where the vertices are.
+void spread_terms(Step& s, const Term* terms, int count, const Shape& shape, const float* rows,
+                  bool transpose, float* workspace, std::uintptr_t stream) {
+  float* next = workspace;
+  float* tables[kMaxKernels];
+  for (int i = 0; i < count; ++i) {
+    tables[i] = next;
+    next += 2 * table_values(terms[i].lattice, layout_of(terms[i], shape));
+  }
+  s.terms = count;
+  for (int i = 0; i < count; ++i) {
+    const Term& term = terms[i];
+    const DeviceLattice& lattice = term.lattice;
+    const RowLayout own = layout_of(term, shape);
+    float* other = tables[i] + table_values(lattice, own);
+    void* table = spread(lattice, own, rows, transpose, tables[i], other, next, stream);
+    if (term.transposed != nullptr) {
+      float* mixed = table == other ? tables[i] : other;
+      dispatch_items(own, [&](auto items) {
+        launch("mean_field, compatibility", mean_field_mix_kernel<items()>,
+               ceil_div(own.replicas * (lattice.capacity + 1) * own.lanes(), kThreads), kThreads, 0,
+               stream,
+               Mix{own.replicas, lattice.capacity, shape.labels, own.stride, lattice.count,
+                   term.transposed, static_cast<const float*>(table), mixed});
+      });
+      table = mixed;
+    }
+    s.message[i] = {lattice.rows,
+                    static_cast<const float*>(lattice.weights),
+                    static_cast<const float*>(table),
+                    term.factors,
+                    lattice.capacity + 1,
+                    lattice.shape.features + 1,
+                    lattice.shape.batch == 1};
+  }
+}
+
 void check(const Term* terms, int count, const Shape& shape) {
   bool fits =
       count >= 0 && count <= kMaxKernels && shape.labels >= 1 && shape.labels <= kMostLabels;
@@ -223,55 +275,31 @@ std::int64_t workspace_floats(const Term* terms, int count, const Shape& shape) 
 }
 
 void forward(const Term* terms, int count, const Shape& shape, const float* logits,
-             float* probabilities, std::int32_t* map, std::int32_t* bad, float* workspace,
-             std::uintptr_t stream) {
+             float* probabilities, bool keep_all, std::int32_t* map, std::int32_t* bad,
+             float* workspace, std::uintptr_t stream) {
   check(terms, count, shape);
   const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
-  Step s{};
-  s.batch = shape.batch;
-  s.pixels = shape.pixels;
-  s.labels = shape.labels;
-  s.stride = layout.stride;
+  Step s = step_of(shape, layout);
   s.logits = logits;
   s.bad = bad;
   for (int step = 0; step <= shape.steps; ++step) {
     const bool last = step == shape.steps;
+    if (step > 0) spread_terms(s, terms, count, shape, probabilities, false, workspace, stream);
+    if (step > 0 && keep_all) probabilities += s.batch * s.pixels * s.stride;
     s.probabilities = last && map != nullptr ? nullptr : probabilities;
     s.map = last ? map : nullptr;
-    s.terms = step == 0 ? 0 : count;
-    float* next = workspace;
-    float* tables[kMaxKernels];
-    for (int i = 0; i < s.terms; ++i) {
-      tables[i] = next;
-      next += 2 * table_values(terms[i].lattice, layout_of(terms[i], shape));
-    }
-    for (int i = 0; i < s.terms; ++i) {
-      const Term& term = terms[i];
-      const DeviceLattice& lattice = term.lattice;
-      const RowLayout own = layout_of(term, shape);
-      float* other = tables[i] + table_values(lattice, own);
-      void* table = spread(lattice, own, probabilities, false, tables[i], other, next, stream);
-      if (term.transposed != nullptr) {
-        float* mixed = table == other ? tables[i] : other;
-        dispatch_items(own, [&](auto items) {
-          launch("mean_field, compatibility", mean_field_mix_kernel<items()>,
-                 ceil_div(own.replicas * (lattice.capacity + 1) * own.lanes(), kThreads), kThreads,
-                 0, stream,
-                 Mix{own.replicas, lattice.capacity, shape.labels, own.stride, lattice.count,
-                     term.transposed, static_cast<const float*>(table), mixed});
-        });
-        table = mixed;
-      }
-      s.message[i] = {lattice.rows,
-                      static_cast<const float*>(lattice.weights),
-                      static_cast<const float*>(table),
-                      term.factors,
-                      lattice.capacity + 1,
-                      lattice.shape.features + 1,
-                      lattice.shape.batch == 1};
-    }
     launch_step(s, layout, stream);
   }
+}
+
+void messages(const Term* terms, int count, const Shape& shape, const float* rows, bool transpose,
+              float* out, float* workspace, std::uintptr_t stream) {
+  check(terms, count, shape);
+  const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
+  Step s = step_of(shape, layout);
+  s.probabilities = out;
+  spread_terms(s, terms, count, shape, rows, transpose, workspace, stream);
+  launch_step(s, layout, stream);
 }
 
 } // namespace fastseg::mean_field::cuda

@@ -1,4 +1,4 @@
-// Mean-field inference on a CUDA device: forward only.
+// Mean-field inference on a CUDA device, and the messages that its derivative passes back.
 #pragma once
 
 #include "mean_field/mean_field.h"
@@ -31,10 +31,16 @@ struct Shape {
 std::int64_t workspace_floats(const Term* terms, int count, const Shape& shape);
 
 // logits and probabilities are rows [batch, pixels, stride]. The probabilities of the last step are
-// written, or with `map` [batch, pixels] its most probable labels instead. bad [1], INT32_MAX
-// before: the first image whose logits or messages are not finite.
+// written, or with `map` [batch, pixels] its most probable labels instead. keep_all: probabilities
+// are [steps + 1, batch, pixels, stride], one for each step. bad [1], INT32_MAX before: the first
+// image whose logits or messages are not finite.
 void forward(const Term* terms, int count, const Shape& shape, const float* logits,
-             float* probabilities, std::int32_t* map, std::int32_t* bad, float* workspace,
-             std::uintptr_t stream);
+             float* probabilities, bool keep_all, std::int32_t* map, std::int32_t* bad,
+             float* workspace, std::uintptr_t stream);
+// out = the sum of the terms' messages for these rows, all [batch, pixels, stride]. transpose: the
+// axes of the blurs in reverse order; with the weights of the terms exchanged and their
+// compatibilities transposed it is the adjoint.
+void messages(const Term* terms, int count, const Shape& shape, const float* rows, bool transpose,
+              float* out, float* workspace, std::uintptr_t stream);
 
 } // namespace fastseg::mean_field::cuda

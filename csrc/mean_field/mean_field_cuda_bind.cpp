@@ -35,11 +35,19 @@ void bind_mean_field_cuda([[maybe_unused]] py::module_& m) {
   });
   sub.def(
       "cuda_forward",
-      [](const Terms& terms, const Shape& shape, Address logits, Address probabilities, Address map,
-         Address bad, Address workspace, Address stream) {
+      [](const Terms& terms, const Shape& shape, bool keep_all, Address logits,
+         Address probabilities, Address map, Address bad, Address workspace, Address stream) {
         forward(terms.data(), static_cast<int>(terms.size()), shape, pointer<float>(logits),
-                pointer<float>(probabilities), pointer<std::int32_t>(map),
+                pointer<float>(probabilities), keep_all, pointer<std::int32_t>(map),
                 pointer<std::int32_t>(bad), pointer<float>(workspace), stream);
+      },
+      release_gil());
+  sub.def(
+      "cuda_messages",
+      [](const Terms& terms, const Shape& shape, bool transpose, Address rows, Address out,
+         Address workspace, Address stream) {
+        messages(terms.data(), static_cast<int>(terms.size()), shape, pointer<float>(rows),
+                 transpose, pointer<float>(out), pointer<float>(workspace), stream);
       },
       release_gil());
 #endif

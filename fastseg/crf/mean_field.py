@@ -44,7 +44,8 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
     float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step.
+    instead of keeping them; what is kept is the lattice's vertices of each step. (On a GPU the
+    probabilities of each step are kept.)
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
@@ -64,10 +65,10 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
     matrices = [_matrix(k, flat) for k in kernels]
-    if not _runs_natively(flat, kernels, matrices):
+    if not _runs_natively(flat, kernels):
         result = composition(flat, kernels, steps)
     elif _native.on_cuda(flat):
-        result = _forward_cuda(flat, kernels, matrices, steps, labels=False)
+        result = _checked(flat, *mean_field_cuda.probabilities(flat, kernels, matrices, steps))
     else:
         result = _MeanField.apply(flat, steps, tuple(kernels), *matrices)
     return result.reshape(logits.shape)
@@ -83,11 +84,11 @@ def mean_field_labels(
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
     dtype = torch.uint8 if flat.shape[1] <= 256 else torch.int32
-    matrices = [_matrix(k, flat).detach() for k in kernels]
-    if not _runs_natively(flat.detach(), kernels, matrices):
+    matrices = [_matrix(k, flat) for k in kernels]
+    if not _runs_natively(flat, kernels):
         labels = composition(flat, kernels, steps).argmax(1)
     elif _native.on_cuda(flat):
-        labels = _forward_cuda(flat, kernels, matrices, steps, labels=True)
+        labels = _checked(flat, *mean_field_cuda.labels(flat, kernels, matrices, steps))
     else:
         values = _prepared(flat)
         labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
@@ -179,9 +180,7 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-def _runs_natively(
-    logits: torch.Tensor, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]
-) -> bool:
+def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
     forced = forced_backend()
     reason = _native.unsupported_reason(logits, cuda=True)
     if logits.dtype is torch.float64:
@@ -189,7 +188,7 @@ def _runs_natively(
     if any(k.lattice.handles is None for k in kernels):
         reason = reason or "a lattice was not built natively"
     if reason is None and _native.on_cuda(logits):
-        reason = mean_field_cuda.unsupported_reason(logits, kernels, matrices)
+        reason = mean_field_cuda.unsupported_reason(logits, kernels)
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"mean_field cannot run natively: {reason}")
     return reason is None and forced in (None, Backend.NATIVE)
@@ -207,15 +206,7 @@ def _raise_if_not_finite(logits: torch.Tensor) -> None:
         )
 
 
-def _forward_cuda(
-    logits: torch.Tensor,
-    kernels: Sequence[Kernel],
-    matrices: Sequence[torch.Tensor],
-    steps: int,
-    *,
-    labels: bool,
-) -> torch.Tensor:
-    result, bad = mean_field_cuda.forward(logits, kernels, matrices, steps, labels=labels)
+def _checked(logits: torch.Tensor, result: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
     image = mean_field_cuda.is_bad(bad)
     if image is not None:
         _raise_if_not_finite(logits)

@@ -116,21 +116,54 @@ def test_excluded_labels_and_logits_that_are_not_finite(emulated_core, monkeypat
         mean_field(logits, [Kernel(kernels[0].lattice, torch.full((5, 5), float("nan")))], 1)
 
 
-def test_gradients_are_those_of_the_composition(emulated_core):
-    logits, kernels = case(3, 2)
-    launches = emulated_core.cuda_on_cpu.launches()
-    grads = []
-    for backend in (None, "reference"):
-        x = logits.clone().requires_grad_()
-        with use_backend(backend):
-            weight = torch.linspace(-1, 1, x.numel()).view(x.shape)
-            grads.append(torch.autograd.grad((mean_field(x, kernels, 2) * weight).sum(), x)[0])
-    assert emulated_core.cuda_on_cpu.launches() > launches
-    torch.testing.assert_close(*grads)
-    with use_backend("native"), pytest.raises(BackendUnavailable, match="no gradients on CUDA yet"):
-        mean_field(x, kernels, 2)
+def gradients(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> list[torch.Tensor]:
+    """Of the probabilities, to the logits and the compatibilities."""
+    leaves = [t.detach().clone().requires_grad_() for t in (logits, *compatibilities(kernels))]
+    pairs = zip(kernels, leaves[1:], strict=True)
+    q = mean_field(leaves[0], [Kernel(k.lattice, m, k.normalization) for k, m in pairs], steps)
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+    grads = torch.autograd.grad(q, leaves, weight, allow_unused=True)
+    return [g if g is not None else torch.zeros_like(x) for g, x in zip(grads, leaves, strict=True)]
+
+
+def compatibilities(kernels: list[Kernel]) -> list[torch.Tensor]:
+    return [torch.as_tensor(k.compatibility) for k in kernels]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["scalar", "diagonal", "full"])
+@pytest.mark.parametrize(
+    ("labels", "normalization", "steps"),
+    [(1, "symmetric", 2), (5, "before", 3), (5, "after", 3), (21, "symmetric", 3), (3, "none", 0)],
+)
+def test_gradients(emulated_core, labels, kind, normalization, steps):
+    logits, kernels = case(labels, kind)
+    kernels = [Kernel(k.lattice, k.compatibility, normalization) for k in kernels]
+    with use_backend("native"), poisoned_empty():
+        ours = gradients(logits, kernels, steps)
+    with use_backend("reference"):
+        plain = gradients(logits, kernels, steps)
+    for x, y in zip(ours, plain, strict=True):
+        assert x.shape == y.shape
+        assert (x - y).abs().max() <= 2e-5 * max(y.abs().max().item(), 1.0)
+
+
+def test_gradients_that_are_not_asked_for(emulated_core):
+    logits, kernels = case(4, 1)
+    matrix = kernels[1].compatibility.clone().requires_grad_()
+    both = gradients(logits, kernels, 2)
+    with use_backend("native"):
+        q = mean_field(logits, [kernels[0], Kernel(kernels[1].lattice, matrix)], 2)
+        weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+        (alone,) = torch.autograd.grad(q, matrix, weight)
+    assert torch.equal(alone, both[2])
+
+
+def test_more_labels_than_a_pixel_can_have_in_registers(emulated_core):
+    _, kernels = case(3, 0)
+    many = torch.zeros(2, 513, 37)
     with use_backend("native"), pytest.raises(BackendUnavailable, match="513 labels"):
-        mean_field(torch.zeros(2, 513, 37), [Kernel(kernels[0].lattice, 1.0)], 2)
+        mean_field(many, kernels, 2)
+    torch.testing.assert_close(mean_field(many, kernels, 1), torch.full_like(many, 1 / 513))
 
 
 @pytest.fixture
