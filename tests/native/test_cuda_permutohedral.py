@@ -69,6 +69,8 @@ def every_vertex_once(pixels: int) -> torch.Tensor:
     [
         ("one pixel", random(2, 5, 1)),
         ("constant: vertices of several groups of tiles", torch.full((1, 2, 2600), 0.3)),
+        ("the first vertex ends where a group does", torch.full((1, 2, 64 * 32), 0.3)),
+        ("a tile before", torch.full((1, 2, 63 * 32), 0.3)),
         (
             "constant, then others",
             torch.cat([torch.full((2, 2099), 0.3), random(2, 1000)], 1)[None],
