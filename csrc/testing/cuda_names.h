@@ -117,6 +117,11 @@ struct alignas(16) uint4 {
 using std::max;
 using std::min;
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
+// The upper word of high:low, shifted to the left.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  shift &= 31;
+  return shift == 0 ? high : high << shift | low >> (32 - shift);
+}
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 
