@@ -12,7 +12,9 @@ namespace fastseg {
 void bind_dilated_conv2d(py::module_& m);
 void bind_gaussian_filter(py::module_& m);
 void bind_mean_field(py::module_& m);
+void bind_mean_field_cuda(py::module_& m);
 void bind_permutohedral_filter(py::module_& m);
+void bind_permutohedral_filter_cuda(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
@@ -53,7 +55,9 @@ PYBIND11_MODULE(_C, m) {
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
   bind_mean_field(m);
+  bind_mean_field_cuda(m);
   bind_permutohedral_filter(m);
+  bind_permutohedral_filter_cuda(m);
   bind_pyramid_pool(m);
   bind_upsample_argmax(m);
   bind_upsample_bilinear(m);

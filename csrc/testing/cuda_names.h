@@ -136,6 +136,10 @@ inline unsigned __float_as_uint(float f) {
   return v;
 }
 
+// Rounded products, which are not contracted (this build does not contract at all).
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+
 struct __half {
   _Float16 v;
 };

@@ -43,4 +43,6 @@ def _cached(
         scale = torch.tensor([scale_x, scale_y], dtype=dtype, device=device)
         lattice = Lattice(positions(height, width, scale, like=like))
         lattice.norm()
+    if like.is_cuda:
+        torch.cuda.current_stream(device).synchronize()  # it is there for every stream
     return lattice
