@@ -4,12 +4,14 @@ Each benchmark checks its case and times fastseg and its peers in turn (fastseg.
 row of results goes into extra_info. Then pytest-benchmark times fastseg alone with its own clock:
 two timers that should agree. A GPU's workloads are taken where there is a GPU, unless `--cpu` is
 given. `--no-compile` leaves out torch.compile, whose compiling takes most of the time; `--quick`
-does that too, and takes one workload per op.
+does that too, and takes one workload per op. `--stop-after` skips what would begin too late:
+pytest-benchmark writes its file last, and a run that is killed has none.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +41,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="one workload per op, no torch.compile")
     group.addoption("--no-compile", action="store_true", help="torch.compile is not a peer")
     group.addoption("--cpu", action="store_true", help="the CPU's workloads even beside a GPU")
+    group.addoption("--stop-after", type=float, metavar="SECONDS", help="begin none after that")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_STARTED] = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ops before whole models and heads: where time runs out, those that are short have run."""
+    items.sort(key=lambda item: "case" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--stop-after")
+    if limit is not None and time.monotonic() - item.config.stash[_STARTED] > limit:
+        pytest.skip(f"not begun within {limit:g} s")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """pytest-benchmark fails on a benchmark that was interrupted, and would write nothing."""
+    benchmarks = session.config._benchmarksession.benchmarks
+    benchmarks[:] = [b for b in benchmarks if b.stats.data]
 
 
 def _device(config: pytest.Config) -> str:
@@ -100,6 +125,7 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
     return pytestconfig.stash.setdefault(_LINES, []).append
 
 
+_STARTED = pytest.StashKey[float]()
 _LINES = pytest.StashKey[list[str]]()
 _ROWS = pytest.StashKey[list[dict[str, Any]]]()
 _CEILINGS = pytest.StashKey[Ceilings]()

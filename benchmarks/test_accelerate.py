@@ -191,7 +191,7 @@ def _step(
         model.zero_grad()
         if isinstance(model, PSPNet):
             loss = model.loss(x, target)
-        elif hasattr(model, "config"):
+        elif hasattr(model, "config_class"):  # of transformers
             loss = model(x, labels=target).loss
         elif label == "fastseg":
             loss = loss_fn(model(x), target)

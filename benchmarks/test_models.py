@@ -1,4 +1,5 @@
-"""Whole models against smp's, or plain PyTorch's, with the same weights in one process.
+"""Whole models against smp's, torchvision's, or plain PyTorch's, with the same weights in one
+process.
 
 Each case is checked before it is timed. `predict`: an image to its label map, against forward and
 argmax. `train`: forward, loss and backward, against cross-entropy of full-resolution logits. All
@@ -71,6 +72,30 @@ class PlainPSPNet(nn.Module):
         return (main, auxiliary) if self.training else main
 
 
+class Torchvision(nn.Module):
+    """A network of torchvision, its outputs as the others give them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> Any:
+        maps = self.network(x)
+        return (maps["out"], maps["aux"]) if self.training else maps["out"]
+
+
+def _torchvision(name: str) -> Any:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    declare_torchvision_ops()
+    from torchvision.models import segmentation
+
+    torch.manual_seed(0)
+    return getattr(segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
+    )
+
+
 def _smp(name: str, encoder: str) -> Callable[[SegmentationModel], nn.Module]:
     def make(model: SegmentationModel) -> nn.Module:
         if importlib.util.find_spec("segmentation_models_pytorch") is None:
@@ -93,6 +118,7 @@ def _dilated(encoder: str) -> Callable[[], SegmentationModel]:
     return lambda: PSPNet.dilated(encoder, classes=CLASSES)
 
 
+TORCHVISION = "deeplabv3_resnet50"
 CPU = (
     ModelCase(
         "DeepLabV3Plus-MobileNetV2 512",
@@ -114,6 +140,13 @@ CPU = (
         _dilated("resnet50"),
         PlainPSPNet,
         473,
+        {"predict": 1, "train": 2},
+    ),
+    ModelCase(
+        "torchvision DeepLabV3-R50 520",
+        lambda: fastseg.load_checkpoint(_torchvision(TORCHVISION).state_dict()),
+        lambda _: Torchvision(_torchvision(TORCHVISION)),
+        520,
         {"predict": 1, "train": 2},
     ),
 )

@@ -13,13 +13,16 @@ namespace fastseg {
 void bind_dilated_conv2d(py::module_& m);
 void bind_gaussian_filter(py::module_& m);
 void bind_mean_field(py::module_& m);
+void bind_mean_field_cuda(py::module_& m);
 void bind_permutohedral_filter(py::module_& m);
+void bind_permutohedral_filter_cuda(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
 void bind_upsample_confusion_matrix(py::module_& m);
 void bind_upsample_cross_entropy(py::module_& m);
 void bind_upsample_taps(py::module_& m);
+void bind_window_filter(py::module_& m);
 
 #ifdef FASTSEG_CUDA_ON_CPU
 void bind_cuda_on_cpu(py::module_& m);
@@ -72,13 +75,16 @@ PYBIND11_MODULE(_C, m) {
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
   bind_mean_field(m);
+  bind_mean_field_cuda(m);
   bind_permutohedral_filter(m);
+  bind_permutohedral_filter_cuda(m);
   bind_pyramid_pool(m);
   bind_upsample_argmax(m);
   bind_upsample_bilinear(m);
   bind_upsample_confusion_matrix(m);
   bind_upsample_cross_entropy(m);
   bind_upsample_taps(m);
+  bind_window_filter(m);
 #ifdef FASTSEG_CUDA_ON_CPU
   bind_cuda_on_cpu(m);
 #endif

@@ -17,6 +17,7 @@ from .ops import (
     upsample_confusion_matrix,
     upsample_conv2d,
     upsample_cross_entropy,
+    window_filter,
 )
 from .target_checks import check_targets
 
@@ -45,4 +46,5 @@ __all__ = [
     "upsample_conv2d",
     "upsample_cross_entropy",
     "use_backend",
+    "window_filter",
 ]

@@ -127,7 +127,8 @@ def main() -> int:
         return 0
     report["benchmarks"] = benchmark_rows(arguments.benchmarks)
     name = re.sub(r"[^a-z0-9]+", "-", report["gpu"].lower()).strip("-")
-    path = arguments.results / f"{name}-{report['date'][:10]}.json"
+    moment = report["date"].replace(":", "")  # two runs of one day are two files
+    path = arguments.results / f"{name}-{moment}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print_table(report)

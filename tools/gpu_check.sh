@@ -6,15 +6,19 @@
 #
 # PARTS: any of build,test,sanitize,bench with commas (default: all). FILTER: a pytest -k expression
 # for the tests and the benchmarks; where it is a word of op names, it also picks the sanitized ops.
-# RESULTS=<folder> instead of benchmarks/results; PYTHON=<interpreter>. Each part has a time limit;
-# together they are 8 minutes. The exit code is that of the first part that failed, after all have run.
+# RESULTS=<folder> instead of benchmarks/results; LOGS=<folder> for what each part printed (default: a
+# temporary one); PYTHON=<interpreter>. Each part has a time limit; together they are 8 minutes. The
+# exit code is that of the first part that failed, after all have run; what a part that ran out of time
+# has found or measured until then is kept.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 parts=",${1:-build,test,sanitize,bench},"
 filter=${2:-}
 python=${PYTHON:-python3}
 results=${RESULTS:-benchmarks/results}
-log=$(mktemp -d)
+log=${LOGS:-$(mktemp -d)}
+mkdir -p "$log"
+rm -f "$log/benchmarks.json" # an earlier run's
 status=0
 summary=()
 
@@ -28,10 +32,11 @@ $python tools/gpu_ceilings.py --device || exit 1
 run() {
   local name=$1 limit=$2 code started=$SECONDS
   shift 2
-  timeout -k 5 "$limit" "$@" 2>&1 | tee "$log/$name"
+  # Interrupted, pytest still reports its failures and writes its times.
+  timeout -s INT -k 8 "$limit" "$@" 2>&1 | tee "$log/$name"
   code=${PIPESTATUS[0]}
   [ "$code" = 5 ] && code=0 # pytest: no tests matched
-  [ "$code" = 124 ] && echo "stopped after $limit s" >>"$log/$name"
+  [ "$code" = 124 ] || [ "$code" = 137 ] && echo "stopped after $limit s" >>"$log/$name"
   [ "$code" = 0 ] || [ "$status" != 0 ] || status=$code
   summary+=("$(printf '%-9s exit %-3s %4d s  %s' "$name" "$code" $((SECONDS - started)) "$(tail -n 1 "$log/$name")")")
 }
@@ -42,6 +47,12 @@ if [[ $parts == *,build,* ]]; then
   : "${FASTSEG_CUDA_ARCHITECTURES:=$($python -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')}"
   export FASTSEG_CUDA_ARCHITECTURES
   FASTSEG_CUDA=ON run build 140 $python setup.py -q build_ext --inplace
+  if [ "$status" != 0 ]; then # an older build must not be measured in its place
+    for part in test sanitize bench; do
+      [[ $parts == *,$part,* ]] && skip $part "the build failed"
+    done
+    parts=,
+  fi
 fi
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 if [[ $parts == *,test,* ]]; then
@@ -61,10 +72,10 @@ if [[ $parts == *,sanitize,* ]]; then
 fi
 if [[ $parts == *,bench,* ]]; then
   # Without torch.compile among the peers: its compilations alone take longer than this part may.
-  run bench 110 $python -m pytest -q benchmarks --benchmark-only --no-compile \
+  run bench 110 $python -m pytest -q benchmarks --benchmark-only --no-compile --stop-after 85 \
     --benchmark-json="$log/benchmarks.json" ${filter:+-k "$filter"}
 fi
-run report 20 $python tools/gpu_ceilings.py --results "$results" --benchmarks "$log/benchmarks.json"
+[ "$parts" = , ] || run report 20 $python tools/gpu_ceilings.py --results "$results" --benchmarks "$log/benchmarks.json"
 
-printf '%s\n' "" "${summary[@]}"
+printf '%s\n' "" "${summary[@]}" "logs: $log"
 exit "$status"

@@ -22,7 +22,7 @@ from resource_table import Resources, Table, compare_or_write, wants_update
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastseg.ops.dilated_conv2d import triton_kernels
+from fastseg.ops.dilated_conv2d import triton_kernels as conv_kernels
 from fastseg.ops.dilated_conv2d.triton_config import (
     SUM_BLOCK,
     WARPS,
@@ -32,10 +32,15 @@ from fastseg.ops.dilated_conv2d.triton_config import (
     conv_configs,
     gradient_configs,
 )
+from fastseg.ops.gaussian_filter import triton_config as gaussian_config
+from fastseg.ops.gaussian_filter import triton_kernels as gaussian_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tests" / "triton_kernels" / "resources.json"
 ARCHITECTURES = (80, 90, 100)
+
+# Sizes in steps of 16, or that are when it matters.
+ALIGNED = ("channels", "out_channels", "out_pixel_stride", "padded")
 
 # What is counted in the PTX of a kernel.
 INSTRUCTIONS = {
@@ -62,11 +67,7 @@ class Kernel:
         names = self.function.arg_names
         constants = {n: None for n in names if n not in self.types} | self.constants
         # What the launcher finds out about its arguments: sizes and addresses in steps of 16.
-        aligned = [
-            n
-            for n, kind in self.types.items()
-            if kind[0] == "*" or n in ("channels", "out_channels", "out_pixel_stride")
-        ]
+        aligned = [n for n, kind in self.types.items() if kind[0] == "*" or n in ALIGNED]
         source = ASTSource(
             fn=self.function,
             signature={n: self.types.get(n, "constexpr") for n in names},
@@ -116,7 +117,7 @@ def conv(
     tile = "x".join(map(str, config.box))
     name = f"conv {_TYPES[dtype]} {how} {tile} pixels, {config.out_channels} channels"
     name += ", plain" if plain else ""
-    return Kernel(name, triton_kernels.conv_kernel, types, constants, config.stages)
+    return Kernel(name, conv_kernels.conv_kernel, types, constants, config.stages)
 
 
 def gradient(
@@ -141,7 +142,7 @@ def gradient(
     tile = "x".join(map(str, config.box))
     size = f"{config.out_channels}x{config.channels}"
     name = f"weight gradient {_TYPES[dtype]} {how} {tile} pixels, {size} channels"
-    return Kernel(name, triton_kernels.weight_gradient_kernel, types, constants, config.stages)
+    return Kernel(name, conv_kernels.weight_gradient_kernel, types, constants, config.stages)
 
 
 def gradient_sum() -> Kernel:
@@ -153,8 +154,72 @@ def gradient_sum() -> Kernel:
         "out_channels": "i32",
         "channels": "i32",
     }
-    function = triton_kernels.weight_gradient_sum_kernel
+    function = conv_kernels.weight_gradient_sum_kernel
     return Kernel("sum of weight gradients", function, types, {"BLOCK": SUM_BLOCK}, stages=3)
+
+
+def _gaussian(
+    name: str, function: Any, kinds: dict[str, str], sizes: str, constants: dict[str, Any]
+) -> Kernel:
+    types = {**kinds, **{n: "i32" for n in sizes.split()}}
+    name = f"gaussian {name}, {constants['DIMS']} features"
+    if "PRECISION" in constants:
+        name += f" {constants['PRECISION']}"
+    return Kernel(name, function, types, constants, gaussian_config.STAGES)
+
+
+_LISTS = {"order": "*i64", "near": "*i32", "counts": "*i32"}
+
+
+def gaussian_filter(labels: int, dims: int, how: str) -> Kernel:
+    """filter_kernel of gaussian_filter."""
+    types = {**dict.fromkeys(("values", "features", "out"), "*fp32"), **_LISTS}
+    sizes = "first tiles padded points labels padded_labels"
+    tile = {"BT": gaussian_config.TILE, "BK": gaussian_config.KEYS, "BL": labels}
+    constants = {"DIMS": dims, **tile, "PRECISION": how}
+    name = f"filter {labels} labels"
+    return _gaussian(name, gaussian_kernels.filter_kernel, types, sizes, constants)
+
+
+def gaussian_gradient(dims: int, how: str) -> Kernel:
+    """feature_gradient_kernel."""
+    planes = dict.fromkeys(("grads", "values", "features", "grad_features"), "*fp32")
+    sizes = "first tiles padded points padded_labels"
+    tile = {"BT": gaussian_config.TILE, "BK": gaussian_config.KEYS}
+    tile |= {"BL": gaussian_config.GRADIENT_LABELS, "BD": gaussian_config.dims_block(dims)}
+    constants = {"DIMS": dims, **tile, "PRECISION": how}
+    function = gaussian_kernels.feature_gradient_kernel
+    return _gaussian("feature gradient", function, planes | _LISTS, sizes, constants)
+
+
+def gaussian_order(dims: int) -> Kernel:
+    """order_kernel."""
+    bits, block = gaussian_config.order_bits(dims), gaussian_config.ORDER_BLOCK
+    types = {"features": "*fp32", "lows": "*fp32", "codes": "*i64"}
+    constants = {"DIMS": dims, "BITS": bits, "BLOCK": block}
+    return _gaussian("order", gaussian_kernels.order_kernel, types, "points", constants)
+
+
+def gaussian_near(dims: int) -> Kernel:
+    """near_kernel."""
+    types = {"lows": "*fp32", "highs": "*fp32", "near": "*i32", "counts": "*i32", "limit": "fp32"}
+    constants = {"DIMS": dims, "BLOCK": gaussian_config.NEAR_BLOCK}
+    return _gaussian("near", gaussian_kernels.near_kernel, types, "first tiles", constants)
+
+
+def gaussian() -> list[Kernel]:
+    """Every tile of gaussian_filter with the most features, and what a CRF uses."""
+    most = gaussian_config.MAX_DIMS
+    return [
+        *(gaussian_filter(labels, most, "tf32x3") for labels in gaussian_config.LABELS),
+        gaussian_filter(32, 5, "tf32x3"),
+        gaussian_filter(32, 5, "tf32"),
+        gaussian_filter(16, 2, "tf32x3"),
+        gaussian_gradient(most, "tf32x3"),
+        gaussian_gradient(5, "tf32"),
+        gaussian_order(most),
+        gaussian_near(most),
+    ]
 
 
 def kernels(architecture: int) -> list[Kernel]:
@@ -171,7 +236,7 @@ def kernels(architecture: int) -> list[Kernel]:
         found += [conv(config, *kind) for config in conv_configs(*kind)]
         found.append(conv(conv_configs(*kind)[0], *kind, plain=True))
         found += [gradient(config, *kind) for config in gradient_configs(*kind)]
-    return [*found, gradient_sum()]
+    return [*found, gradient_sum(), *gaussian()]
 
 
 def measure(architectures: tuple[int, ...] = ARCHITECTURES) -> Table:

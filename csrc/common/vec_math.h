@@ -7,13 +7,10 @@
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
-// 2^t for t <= 0: 1.2 units in the last place; below t = -126 it is 2^-126, which a softmax cannot
-// tell from zero. NaN stays NaN.
-inline vec<float> exp2_nonpositive(vec<float> t) {
-  t = vmax(splat<float>(-126.0f), t);
-  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
-  const vec<float> shifted = t + 12582912.0f;
-  const vec<float> f = t - (shifted - 12582912.0f);
+namespace detail {
+// 2^(f + e) for |f| <= 1/2 and the whole number e that `shifted` = e + 1.5 * 2^23 has in its low
+// mantissa bits.
+inline vec<float> exp2_of_parts(vec<float> f, vec<float> shifted) {
   vec<float> p = splat<float>(0x1.41d334p-13f);
   p = p * f + 0x1.5f456ap-10f;
   p = p * f + 0x1.3b2dbcp-7f;
@@ -24,9 +21,34 @@ inline vec<float> exp2_nonpositive(vec<float> t) {
   const ivec<float> exponent = reinterpret_cast<ivec<float>>(shifted) << 23;
   return reinterpret_cast<vec<float>>(reinterpret_cast<ivec<float>>(p) + exponent);
 }
+} // namespace detail
+
+// 2^t for t <= 0: 1.2 units in the last place; below t = -126 it is 2^-126, which a softmax cannot
+// tell from zero. NaN stays NaN.
+inline vec<float> exp2_nonpositive(vec<float> t) {
+  t = vmax(splat<float>(-126.0f), t);
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits.
+  const vec<float> shifted = t + 12582912.0f;
+  return detail::exp2_of_parts(t - (shifted - 12582912.0f), shifted);
+}
 inline vec<double> exp2_nonpositive(vec<double> t) {
   for (int k = 0; k < kLanes<double>; ++k) t[k] = std::exp2(t[k]);
   return t;
+}
+
+// e^x for x <= 0, as exact as exp2_nonpositive is for every x: x * log2(e) would lose the digits
+// that stand before its point. Below x = -87.3 it is 2^-126; NaN stays NaN.
+inline vec<float> exp_nonpositive(vec<float> x) {
+  x = vmax(splat<float>(-87.3365448f), x);
+  const vec<float> shifted = x * 0x1.715476p+0f + 12582912.0f;
+  const vec<float> e = shifted - 12582912.0f;
+  // ln 2 in two parts, as in log_positive.
+  const vec<float> rest = (x - e * 0.693359375f) + e * 2.12194440e-4f;
+  return detail::exp2_of_parts(rest * 0x1.715476p+0f, shifted);
+}
+inline vec<double> exp_nonpositive(vec<double> x) {
+  for (int k = 0; k < kLanes<double>; ++k) x[k] = std::exp(x[k]);
+  return x;
 }
 
 // Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.

@@ -9,22 +9,11 @@
 
 #include "common/simd.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
+#include "permutohedral_lattice/simplex_math.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 
 using namespace fastseg::FASTSEG_CPU_LEVEL;
-
-// Coordinates of lattice points are multiples of D + 1 plus a remainder; beyond this they, or those
-// of a neighbour, would not fit into the 16 bits of a key.
-inline constexpr int kMaxCoordinate = 32000;
-
-// What axis i of the features is multiplied with: unit distances in feature space become the width
-// of the lattice's blur.
-template <class T> inline void axis_scales(int features, T* scales) {
-  const T spread = static_cast<T>(std::sqrt(2.0 / 3.0) * (features + 1));
-  for (int i = 0; i < features; ++i)
-    scales[i] = static_cast<T>(1.0 / std::sqrt(static_cast<double>((i + 2) * (i + 1))) * spread);
-}
 
 // The simplices of one block: coordinates [i][p] of their remainder-0 point, and the rank of each
 // coordinate's residual.

@@ -117,6 +117,11 @@ struct alignas(16) uint4 {
 using std::max;
 using std::min;
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
+// The upper word of high:low, shifted to the left.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  shift &= 31;
+  return shift == 0 ? high : high << shift | low >> (32 - shift);
+}
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 
@@ -130,6 +135,10 @@ inline unsigned __float_as_uint(float f) {
   std::memcpy(&v, &f, 4);
   return v;
 }
+
+// Rounded products, which are not contracted (this build does not contract at all).
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 
 struct __half {
   _Float16 v;

@@ -7,7 +7,9 @@
 #include "upsample_bilinear/upsample_bilinear.h"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "common/shifted_vectors_cuda.h"
 #include "upsample_bilinear/upsample_bilinear_cuda.h"
 
 namespace fastseg::upsample_bilinear::cuda {
@@ -15,6 +17,7 @@ namespace {
 
 template <class Storage> struct Backward {
   const Storage* grad_out;
+  const Storage* end; // of grad_out
   Storage* grad_x;
   ResizeAxis rows, columns;
   std::int64_t lanes;
@@ -37,10 +40,49 @@ template <bool kChannelsLast> struct Strides {
         row(kChannelsLast ? lanes * width : width), image(lanes * height * width) {}
 };
 
-template <class Storage, bool kChannelsLast, bool kVector>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !kVector>)
+// How a thread reads an output row: single values kThreads apart, 16 bytes at a 16-byte boundary,
+// or 16 bytes that begin at any value (NCHW).
+struct Scalars;
+struct Vectors;
+struct Ragged;
+template <class Read> constexpr bool kIsVector = !std::is_same_v<Read, Scalars>;
+
+// Neighbours of a row, as they were loaded.
+template <class Storage, class Read> struct Loaded {
+  Pack<Storage> pack{};
+  FASTSEG_DEVICE void read(const Backward<Storage>&, const Storage* p) { pack = load_pack(p); }
+  FASTSEG_DEVICE Pack<Storage> values() const { return pack; }
+};
+// The vectors before and after the boundary in or at the end of the 16 bytes; where that would read
+// outside the map (its first and its last values), single values. What lies beyond the thread's row
+// is read and not used.
+template <class Storage> struct Loaded<Storage, Ragged> {
+  Pack<Storage> before{}, after{};
+  unsigned back = 0; // bytes before the boundary
+  FASTSEG_DEVICE void read(const Backward<Storage>& map, const Storage* p) {
+    back = -beyond_boundary(p) & 15;
+    const Storage* boundary = p + back / sizeof(Storage);
+    if (boundary - map.grad_out >= kPack<Storage> && map.end - boundary >= kPack<Storage>) {
+      after = load_pack(boundary);
+      if (back != 0) before = load_pack(boundary - kPack<Storage>);
+    } else {
+      back = 0;
+#pragma unroll
+      for (int k = 0; k < kPack<Storage>; ++k)
+        if (k < map.end - p) after.v[k] = load(p + k);
+    }
+  }
+  FASTSEG_DEVICE Pack<Storage> values() const {
+    return pack_of<Storage>(shifted<sizeof(Storage)>(words_of(before), words_of(after), back));
+  }
+};
+
+template <class Storage, bool kChannelsLast, class Read>
+__global__ void
+__launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !std::is_same_v<Read, Vectors>>)
     upsample_bilinear_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
+  constexpr bool kVector = kIsVector<Read>;
   constexpr int kItems = kVector ? kPack<Storage> : kScalarItems;
   constexpr int kCapacity = kItems * kThreads;
   FASTSEG_SHARED(sums, T[kPadded<kCapacity>]);    // one source row, before the columns' sum
@@ -111,10 +153,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, 
                       ? grad_out + lane * out.lane + (x_first + x) * out.column + y0 * out.row
                       : nullptr;
     }
-    const auto read_row = [&](Pack<Storage>& pack, Storage(&single)[kItems]) {
+    const auto read_row = [&](Loaded<Storage, Read>& loaded, Storage(&single)[kItems]) {
       if constexpr (kVector) {
         if (source[0] == nullptr) return;
-        pack = load_pack(source[0]);
+        loaded.read(p, source[0]);
         source[0] += out.row;
       } else {
 #pragma unroll
@@ -168,9 +210,9 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, 
       ++row;
     };
 
-    Pack<Storage> pack{}, next_pack{};
+    Loaded<Storage, Read> loaded;
     Storage single[kItems] = {}, next_single[kItems] = {};
-    if (y0 < y1) read_row(next_pack, next_single);
+    if (y0 < y1) read_row(loaded, next_single);
     for (int y = y0; y < y1; ++y) {
       const int slot = (y - y0) % kRowBatch;
       if (slot == 0) {
@@ -180,10 +222,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, 
         __syncthreads();
       }
       const Row<T> t = rows[slot];
-      pack = next_pack;
+      const Pack<Storage> pack = loaded.values();
 #pragma unroll
       for (int k = 0; k < kItems; ++k) single[k] = next_single[k];
-      if (y + 1 < y1) read_row(next_pack, next_single); // in flight while this row is added
+      if (y + 1 < y1) read_row(loaded, next_single); // in flight while this row is added
       while (row < t.lo) finish_row();
       const T w_current = t.hi == t.lo ? t.w_lo + t.w_hi : t.w_lo;
 #pragma unroll
@@ -208,8 +250,9 @@ std::int64_t touching(const ResizeAxis& axis, std::int64_t count) {
 
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
-template <class Storage, bool kChannelsLast, bool kVector>
+template <class Storage, bool kChannelsLast, class Read>
 void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t stream) {
+  constexpr bool kVector = kIsVector<Read>;
   constexpr std::int64_t kCapacity = (kVector ? kPack<Storage> : kScalarItems) * kThreads;
   constexpr std::int64_t kLaneStep = kVector && kChannelsLast ? kPack<Storage> : 1;
   constexpr std::int64_t kColumnStep = kVector && !kChannelsLast ? kPack<Storage> : 1;
@@ -234,6 +277,9 @@ void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t st
       break;
     }
   }
+  // Partial sums would begin at other columns than those of the other kernels.
+  if constexpr (std::is_same_v<Read, Ragged>)
+    if (several_passes) return launch_backward<Storage, false, Scalars>(p, images, stream);
   if (!kChannelsLast) lanes = std::min<std::int64_t>(p.lanes, kCapacity / window);
   p.window = static_cast<int>(window);
   p.lanes_per_tile = static_cast<int>(lanes);
@@ -247,9 +293,8 @@ void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t st
   p.row_chunks = ceil_div(p.rows.in, p.rows_per_chunk);
   const std::size_t shared =
       several_passes ? lanes * columns * p.rows_per_chunk * sizeof(compute_t<Storage>) : 0;
-  launch("upsample_bilinear backward",
-         upsample_bilinear_bwd_kernel<Storage, kChannelsLast, kVector>, blocks * p.row_chunks,
-         kThreads, shared, stream, p);
+  launch("upsample_bilinear backward", upsample_bilinear_bwd_kernel<Storage, kChannelsLast, Read>,
+         blocks * p.row_chunks, kThreads, shared, stream, p);
 }
 
 template <class Storage>
@@ -257,19 +302,22 @@ void backward_typed(const Storage* grad_out, Storage* grad_x, const Shape& s,
                     std::uintptr_t stream) {
   Backward<Storage> p{};
   p.grad_out = grad_out;
+  p.end = grad_out + s.batch * s.channels * s.out_h * s.out_w;
   p.grad_x = grad_x;
   p.rows = resize_axis(s.in_h, s.out_h, s.align_corners, s.scale_h);
   p.columns = resize_axis(s.in_w, s.out_w, s.align_corners, s.scale_w);
   p.lanes = s.channels_last ? s.channels : s.batch * s.channels;
   const bool aligned = is_aligned_16(grad_out);
   if (s.channels_last && aligned && s.channels % kPack<Storage> == 0)
-    launch_backward<Storage, true, true>(p, s.batch, stream);
+    launch_backward<Storage, true, Vectors>(p, s.batch, stream);
   else if (s.channels_last)
-    launch_backward<Storage, true, false>(p, s.batch, stream);
+    launch_backward<Storage, true, Scalars>(p, s.batch, stream);
   else if (aligned && s.out_w % kPack<Storage> == 0)
-    launch_backward<Storage, false, true>(p, 1, stream);
+    launch_backward<Storage, false, Vectors>(p, 1, stream);
+  else if (fills_vectors<Storage>(s.out_w))
+    launch_backward<Storage, false, Ragged>(p, 1, stream);
   else
-    launch_backward<Storage, false, false>(p, 1, stream);
+    launch_backward<Storage, false, Scalars>(p, 1, stream);
 }
 
 } // namespace

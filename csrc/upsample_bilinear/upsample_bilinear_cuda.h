@@ -39,6 +39,12 @@ template <class T> FASTSEG_DEVICE Row<T> row_at(const ResizeAxis& axis, std::int
   return {static_cast<int>(t.lo), static_cast<int>(t.hi), t.w_lo, t.w_hi};
 }
 
+// Whether the rows of a map in NCHW are worth 16-byte accesses where they begin anywhere. The two
+// vectors at a row's ends are partial; below four vectors they are half of all.
+template <class Storage> bool fills_vectors(std::int64_t width) {
+  return width >= 4 * kPack<Storage>;
+}
+
 inline void check_sizes(const Shape& s) {
   if (std::max({s.in_h, s.in_w, s.out_h, s.out_w}) > 0x7fffffff)
     throw std::invalid_argument("fastseg: upsample_bilinear: an axis of 2^31 or more elements");

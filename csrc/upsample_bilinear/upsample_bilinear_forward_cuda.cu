@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "common/shifted_vectors_cuda.h"
 #include "upsample_bilinear/upsample_bilinear_cuda.h"
 
 namespace fastseg::upsample_bilinear::cuda {
@@ -24,7 +25,7 @@ constexpr int kForwardRows = 64; // most rows of a chunk
 // horizontally, and writes one output row. `index` counts the thread's 16-byte pieces, or its
 // single values in steps of kThreads, from the start of a row, over all lines.
 
-// Any layout and alignment: single values kThreads apart, so that a warp writes neighbours.
+// Any layout, size and alignment: single values kThreads apart, so that a warp writes neighbours.
 template <class Storage_> struct Scalars {
   using Storage = Storage_;
   using T = compute_t<Storage>;
@@ -35,8 +36,9 @@ template <class Storage_> struct Scalars {
   Storage* target[kItems];
   T w_hi[kItems];
 
-  static std::int64_t row_items(const Forward<Storage>& p) {
-    return p.lines * p.columns.out * p.inner;
+  static constexpr int kBlockPieces = kThreads;
+  static std::int64_t pieces(const Forward<Storage>& p) {
+    return ceil_div(p.lines * p.columns.out * p.inner, kItems);
   }
   FASTSEG_DEVICE Scalars(const Forward<Storage>& p, std::int64_t tile) {
     const std::int64_t items = p.lines * p.columns.out * p.inner;
@@ -79,8 +81,9 @@ template <class Storage_> struct Piece {
   static constexpr int kItems = kPack<Storage>;
   Storage* target = nullptr;
 
-  static std::int64_t row_items(const Forward<Storage>& p) {
-    return p.lines * (p.columns.out * p.inner / kItems) * kItems;
+  static constexpr int kBlockPieces = kThreads;
+  static std::int64_t pieces(const Forward<Storage>& p) {
+    return p.lines * (p.columns.out * p.inner / kItems);
   }
   FASTSEG_DEVICE bool any() const { return target != nullptr; }
   FASTSEG_DEVICE void write(const Forward<Storage>& p, int y, const T (&v)[kItems]) const {
@@ -91,25 +94,22 @@ template <class Storage_> struct Piece {
   }
 };
 
-// NCHW, output width a multiple of 16 bytes: neighbouring columns.
-template <class Storage> struct Columns : Piece<Storage> {
-  using typename Piece<Storage>::T;
-  using Piece<Storage>::kItems;
-  static constexpr bool kManyRegisters = kItems == 8;
+// NCHW: neighbouring columns of a line.
+template <class Storage> struct Neighbours {
+  using T = compute_t<Storage>;
+  static constexpr int kItems = kPack<Storage>;
   const Storage* line;
   int lo[kItems];
   unsigned steps = 0; // bit k: hi - lo of column k
   T w_hi[kItems];
 
-  FASTSEG_DEVICE Columns(const Forward<Storage>& p, std::int64_t tile) {
-    const std::int64_t index = tile * kThreads + threadIdx.x;
-    const Division at = divide(index, p.columns.out / kItems);
-    if (at.quotient >= p.lines) return;
-    line = p.x + at.quotient * p.rows.in * p.columns.in;
-    this->target = p.out + at.quotient * p.rows.out * p.columns.out + at.remainder * kItems;
+  // A column beyond the last reads what the last one does.
+  FASTSEG_DEVICE void start(const Forward<Storage>& p, std::int64_t line_index,
+                            std::int64_t column) {
+    line = p.x + line_index * p.rows.in * p.columns.in;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      const Taps<T> t = taps<T>(p.columns, at.remainder * kItems + k);
+      const Taps<T> t = taps<T>(p.columns, min(column + k, p.columns.out - 1));
       lo[k] = static_cast<int>(t.lo);
       steps |= static_cast<unsigned>(t.hi - t.lo) << k;
       w_hi[k] = t.w_hi;
@@ -121,6 +121,82 @@ template <class Storage> struct Columns : Piece<Storage> {
     for (int k = 0; k < kItems; ++k)
       v[k] = to_compute(load(source + lo[k])) * (T(1) - w_hi[k]) +
              to_compute(load(source + lo[k] + (steps >> k & 1))) * w_hi[k];
+  }
+};
+
+// NCHW, output width a multiple of 16 bytes.
+template <class Storage> struct Columns : Piece<Storage> {
+  using typename Piece<Storage>::T;
+  using Piece<Storage>::kItems;
+  static constexpr bool kManyRegisters = kItems == 8;
+  Neighbours<Storage> columns;
+
+  FASTSEG_DEVICE Columns(const Forward<Storage>& p, std::int64_t tile) {
+    const std::int64_t index = tile * kThreads + threadIdx.x;
+    const Division at = divide(index, p.columns.out / kItems);
+    if (at.quotient >= p.lines) return;
+    columns.start(p, at.quotient, at.remainder * kItems);
+    this->target = p.out + at.quotient * p.rows.out * p.columns.out + at.remainder * kItems;
+  }
+  FASTSEG_DEVICE void read(const Forward<Storage>& p, int row, T (&v)[kItems]) const {
+    columns.read(p, row, v);
+  }
+};
+
+// NCHW, any width and alignment. A thread keeps its columns, as in Columns, and stores the aligned
+// vector in which the first of them lies: in each row the vector begins at another column, and its
+// first values are those of the thread before, which come through a shuffle. A line has a thread
+// more where the last vector may begin beyond the columns of the others. The first lane of a warp
+// works out the last one's columns of the warp before once more, so that no value crosses warps.
+template <class Storage_> struct RaggedColumns {
+  using Storage = Storage_;
+  using T = compute_t<Storage>;
+  static constexpr int kItems = kPack<Storage>;
+  static constexpr bool kManyRegisters = kItems == 8;
+  static constexpr int kWarp = 32, kBlockPieces = kThreads / kWarp * (kWarp - 1);
+  Neighbours<Storage> columns;
+  Storage* target = nullptr; // the thread's first column in row 0
+  bool first;                // of the line
+  int left;                  // columns of the line from there on, at most 2 * kItems
+
+  static FASTSEG_HD std::int64_t line_pieces(const Forward<Storage>& p) {
+    return (p.columns.out + kItems - 2) / kItems + 1;
+  }
+  static std::int64_t pieces(const Forward<Storage>& p) { return p.lines * line_pieces(p); }
+  FASTSEG_DEVICE RaggedColumns(const Forward<Storage>& p, std::int64_t tile) {
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    const std::int64_t index = tile * kBlockPieces + warp * (kWarp - 1) + lane - 1;
+    const Division at = divide(max(index, std::int64_t(0)), line_pieces(p));
+    if (at.quotient >= p.lines) return;
+    const std::int64_t column = at.remainder * kItems;
+    columns.start(p, at.quotient, column);
+    target = p.out + at.quotient * p.rows.out * p.columns.out + column;
+    first = lane > 0 && column == 0;
+    left = lane > 0 ? static_cast<int>(min(p.columns.out - column, std::int64_t(2 * kItems)))
+                    : -kItems; // stores nothing
+  }
+  FASTSEG_DEVICE bool any() const { return target != nullptr; }
+  FASTSEG_DEVICE void read(const Forward<Storage>& p, int row, T (&v)[kItems]) const {
+    columns.read(p, row, v);
+  }
+  FASTSEG_DEVICE void write(const Forward<Storage>& p, int y, const T (&v)[kItems]) const {
+    constexpr int kBytes = sizeof(Storage);
+    Pack<Storage> pack;
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) from_compute(v[k], pack.v[k]);
+    const Words own = words_of(pack);
+    Words before; // threads beyond the last line have returned; they are the last of their warp
+#pragma unroll
+    for (int k = 0; k < 4; ++k) before.w[k] = __shfl_up_sync(0xffffffffu, own.w[k], 1);
+    char* columns_at = reinterpret_cast<char*>(target + y * p.columns.out);
+    const unsigned back = beyond_boundary(columns_at);
+    const Words vector = shifted<kBytes>(before, own, back);
+    char* at = columns_at - back;
+    const int count = first ? 16 - static_cast<int>(back) : left * kBytes + static_cast<int>(back);
+    if (count >= 16)
+      store_pack(reinterpret_cast<Storage*>(at), pack_of<Storage>(vector));
+    else if (count > 0)
+      store_end<kBytes>(at, vector, count, first);
   }
 };
 
@@ -199,11 +275,11 @@ __global__ void __launch_bounds__(kThreads,
 
 template <class Items>
 void launch_forward(Forward<typename Items::Storage> p, std::uintptr_t stream) {
-  const std::int64_t threads = ceil_div(Items::row_items(p), Items::kItems);
+  const std::int64_t threads = Items::pieces(p);
   const std::int64_t rows = ceil_div(p.rows.out * threads, kWantedThreads);
   p.rows_per_chunk = static_cast<int>(std::clamp<std::int64_t>(rows, 8, kForwardRows));
   p.chunks = static_cast<int>(ceil_div(p.rows.out, p.rows_per_chunk));
-  p.tiles = ceil_div(threads, kThreads);
+  p.tiles = ceil_div(threads, Items::kBlockPieces);
   launch("upsample_bilinear forward", upsample_bilinear_fwd_kernel<Items>, p.tiles * p.chunks,
          kThreads, 0, stream, p);
 }
@@ -221,6 +297,8 @@ void forward_typed(const Storage* x, Storage* out, const Shape& s, std::uintptr_
     launch_forward<Channels<Storage>>(p, stream);
   else if (!s.channels_last && s.out_w % kPack<Storage> == 0 && is_aligned_16(out))
     launch_forward<Columns<Storage>>(p, stream);
+  else if (!s.channels_last && fills_vectors<Storage>(s.out_w))
+    launch_forward<RaggedColumns<Storage>>(p, stream);
   else
     launch_forward<Scalars<Storage>>(p, stream);
 }

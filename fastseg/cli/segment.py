@@ -22,6 +22,7 @@ from ..crf import PRESETS, DenseCRF
 from ..engine.architectures import load_model
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
+from ..nn import fuse
 from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
@@ -129,7 +130,7 @@ def _segment_one(
 
 def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
     try:
-        return load_model(weights).to(device)
+        return fuse(load_model(weights)).to(device)
     except OSError as error:
         fail(f"{weights}: {reason(error)}")
     except ValueError as error:

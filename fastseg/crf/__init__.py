@@ -6,12 +6,12 @@ number of dimensions, is `fastseg.crf.densecrf.DenseCRF`.
 """
 
 from ..ops.permutohedral_filter import Lattice
+from ..ops.window_filter import window_filter
 from .densecrf import DenseCRF2D
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, PairwiseKernel
 from .mean_field import Kernel, mean_field, mean_field_labels
 from .module import DenseCRF
 from .presets import PRESETS, Preset
-from .window import window_filter
 from .workspaces import limit_workspaces
 
 __all__ = [

@@ -12,6 +12,7 @@ from .. import _native
 from .._checks import FLOAT_DTYPES, check_same_device
 from ..backends import Backend, BackendUnavailable, forced_backend
 from ..ops.permutohedral_filter import Lattice
+from . import mean_field_cuda
 
 MAX_KERNELS = 8
 
@@ -43,7 +44,8 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
     float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step.
+    instead of keeping them; what is kept is the lattice's vertices of each step. (On a GPU the
+    probabilities of each step are kept.)
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
@@ -63,10 +65,12 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
     matrices = [_matrix(k, flat) for k in kernels]
-    if _runs_natively(flat, kernels):
-        result = _MeanField.apply(flat, steps, tuple(kernels), *matrices)
-    else:
+    if not _runs_natively(flat, kernels):
         result = composition(flat, kernels, steps)
+    elif _native.on_cuda(flat):
+        result = _checked(flat, *mean_field_cuda.probabilities(flat, kernels, matrices, steps))
+    else:
+        result = _MeanField.apply(flat, steps, tuple(kernels), *matrices)
     return result.reshape(logits.shape)
 
 
@@ -80,13 +84,16 @@ def mean_field_labels(
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
     dtype = torch.uint8 if flat.shape[1] <= 256 else torch.int32
-    if _runs_natively(flat, kernels):
+    matrices = [_matrix(k, flat) for k in kernels]
+    if not _runs_natively(flat, kernels):
+        labels = composition(flat, kernels, steps).argmax(1)
+    elif _native.on_cuda(flat):
+        labels = _checked(flat, *mean_field_cuda.labels(flat, kernels, matrices, steps))
+    else:
         values = _prepared(flat)
         labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
-        matrices = [_prepared(_matrix(k, flat)) for k in kernels]
+        matrices = [_prepared(m) for m in matrices]
         _forward(values, _terms(kernels, matrices), steps, labels=labels)
-    else:
-        labels = composition(flat, kernels, steps).argmax(1)
     return labels.to(dtype).reshape(logits.shape[:1] + logits.shape[2:])
 
 
@@ -162,7 +169,7 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
     """The compatibility as a tensor of 0, 1 or 2 dimensions."""
     matrix, labels = kernel.compatibility, logits.shape[1]
     if not isinstance(matrix, torch.Tensor):
-        matrix = torch.tensor(float(matrix), device=logits.device)
+        matrix = torch.full((), float(matrix), device=logits.device)
     if tuple(matrix.shape) not in ((), (labels,), (labels, labels)):
         raise ValueError(
             f"compatibility has shape {tuple(matrix.shape)}, expected a scalar, ({labels},) or "
@@ -176,11 +183,13 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
 
 def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
     forced = forced_backend()
-    reason = _native.unsupported_reason(logits, cuda=False)
+    reason = _native.unsupported_reason(logits, cuda=True)
     if logits.dtype is torch.float64:
         reason = reason or "dtype torch.float64 (supported: float32, bfloat16, float16)"
     if any(k.lattice.handles is None for k in kernels):
         reason = reason or "a lattice was not built natively"
+    if reason is None and _native.on_cuda(logits):
+        reason = mean_field_cuda.unsupported_reason(logits, kernels)
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"mean_field cannot run natively: {reason}")
     return reason is None and forced in (None, Backend.NATIVE)
@@ -208,6 +217,18 @@ def negated(energies: torch.Tensor, out: torch.Tensor) -> bool:
             energies.data_ptr(), out.data_ptr(), out.numel(), torch.get_num_threads()
         )
     )
+
+
+def _checked(logits: torch.Tensor, result: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
+    image = mean_field_cuda.is_bad(bad)
+    if image is not None:
+        _raise_if_not_finite(logits)
+        raise ValueError(_bad_compatibility(image))
+    return result
+
+
+def _bad_compatibility(image: int) -> str:
+    return f"image {image}: a compatibility is not finite, or too large"
 
 
 # ---- the native call ----------------------------------------------------------------------------
@@ -279,7 +300,7 @@ def _forward(
     )
     if bad >= 0:
         _raise_if_not_finite(logits)
-        raise ValueError(f"image {bad}: a compatibility is not finite, or too large")
+        raise ValueError(_bad_compatibility(bad))
 
 
 class _MeanField(torch.autograd.Function):

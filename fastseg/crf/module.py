@@ -12,6 +12,7 @@ from torch import nn
 from ..ops.gaussian_filter import gaussian_filter
 from ..ops.permutohedral_filter import Lattice, permutohedral_filter
 from ..ops.upsample_bilinear import upsample_bilinear
+from ..ops.window_filter import window_filter
 from .checks import EXCLUDED, check_features, check_scores
 from .features import axis_features
 from .filters import Apply, normalized
@@ -19,7 +20,6 @@ from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, Guide, Pair
 from .mean_field import MAX_KERNELS, Kernel, mean_field, mean_field_labels
 from .presets import preset
 from .spatial import position_lattice
-from .window import window_filter
 
 Method = Literal["lattice", "exact", "window"]
 METHODS = ("lattice", "exact", "window")

@@ -42,5 +42,8 @@ def _cached(
     with torch.inference_mode(False), torch.no_grad():  # it outlives an inference_mode() block
         scale = torch.tensor([scale_x, scale_y], dtype=dtype, device=device)
         lattice = Lattice(positions(height, width, scale, like=like))
+        lattice.norm()
         lattice.scales("symmetric")
+    if like.is_cuda:
+        torch.cuda.current_stream(device).synchronize()  # it is there for every stream
     return lattice

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import foreign_names as foreign
+from . import hf_deeplab_mobilenetv2
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .description import is_training_checkpoint, model_in
@@ -32,6 +33,7 @@ class Family:
         signature: prefixes that, all present, tell this family from every other.
         without: prefixes that tell another family which has the same ones too.
         names: what prefixes of its names are ours, where they differ.
+        convert: gives its tensors as we have them, where they differ in more than their names.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Family:
     signature: tuple[str, ...]
     without: tuple[str, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    convert: Callable[[StateDict], StateDict] | None = None
 
 
 FAMILIES = (
@@ -106,10 +109,24 @@ FAMILIES = (
         foreign.MMSEG_DEEPLABV3,
     ),
     Family(
+        "mmseg-deeplabv3plus",
+        DeepLabV3Plus,
+        foreign.mmseg_deeplabv3plus_arguments,
+        ("backbone.", "decode_head.image_pool.", "decode_head.sep_bottleneck."),
+        names=foreign.MMSEG_DEEPLABV3PLUS,
+    ),
+    Family(
         "tf-deeplab-mobilenetv2",
         TFDeepLabMobileNetV2,
         TFDeepLabMobileNetV2.arguments,
         ("stem.", "blocks.1.depthwise.", "image_pooling.", "aspp0.", "concat_projection."),
+    ),
+    Family(
+        "hf-deeplab-mobilenetv2",
+        TFDeepLabMobileNetV2,
+        TFDeepLabMobileNetV2.arguments,
+        ("mobilenet_v2.conv_stem.", "segmentation_head.conv_pool."),
+        convert=hf_deeplab_mobilenetv2.converted,
     ),
 )
 
@@ -119,11 +136,12 @@ def load_checkpoint(
 ) -> SegmentationModel:
     """Builds the model that a checkpoint belongs to and loads its weights, every one of them.
 
-    Known are smp's PSPNet, DeepLabV3 and DeepLabV3Plus, torchvision's DeepLabV3, PSPNet and
-    DeepLabV3 of mmsegmentation 1.x, semseg's PSPNet, DeepLabV3 and DeepLabV3Plus of
+    Known are smp's PSPNet, DeepLabV3 and DeepLabV3Plus, torchvision's DeepLabV3, PSPNet, DeepLabV3
+    and DeepLabV3Plus of mmsegmentation 1.x, semseg's PSPNet, DeepLabV3 and DeepLabV3Plus of
     DeepLabV3Plus-Pytorch (VainF), all with ResNets (smp's with MobileNetV2 too), and TensorFlow's
-    mobile DeepLab. What these do differently with weights of the same shapes (dilation of a
-    stage's first block, align_corners, order of concatenation) is set as it is there.
+    mobile DeepLab, also as MobileNetV2ForSemanticSegmentation of transformers (its batch norms are
+    folded into the convolutions). What these do differently with weights of the same shapes
+    (dilation of a stage's first block, align_corners, order of concatenation) is set as there.
 
     Args:
         source: file of torch.save (read with weights_only=True) or of safetensors, or a state dict.
@@ -157,6 +175,8 @@ def _build(origin: str, content: Any, given: dict[str, Any]) -> SegmentationMode
     state_dict = unwrap(origin, content)
     family = _recognise(origin, state_dict)
     state_dict = foreign.renamed(state_dict, family.names)
+    if family.convert is not None:
+        state_dict = family.convert(state_dict)
     try:
         arguments = {**family.arguments(state_dict), **given}
     except KeyError:  # the standard variant then tells what is missing

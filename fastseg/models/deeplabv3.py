@@ -74,8 +74,14 @@ class DeepLabV3PlusDecoder(Decoder):
         dense: bool = False,
         low_level_first: bool = False,
         align_corners: bool = True,
+        aspp_pooled_first: bool = False,
+        aspp_project_kernel: int = 1,
+        separable_norm: bool = False,
+        fusions: int = 1,
     ) -> None:
         super().__init__()
+        if fusions < 1:
+            raise ValueError(f"decoder_fusions is {fusions}, expected at least 1")
         self.dense = dense
         self.low_level_first = low_level_first
         self.align_corners = align_corners
@@ -85,7 +91,16 @@ class DeepLabV3PlusDecoder(Decoder):
             nn.ReLU(inplace=True),
         )
         self.aspp = nn.Sequential(
-            ASPP(encoder_channels[-1], out_channels, rates, separable, dropout),
+            ASPP(
+                encoder_channels[-1],
+                out_channels,
+                rates,
+                separable,
+                dropout,
+                aspp_pooled_first,
+                aspp_project_kernel,
+                separable_norm,
+            ),
             *(refinement if refine else ()),
         )
         self.block1 = Chain(
@@ -94,13 +109,17 @@ class DeepLabV3PlusDecoder(Decoder):
             nn.ReLU(inplace=True),
         )
         channels = LOW_LEVEL_CHANNELS + out_channels
-        self.block2 = Chain(
-            nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
-            if dense
-            else SeparableConv2d(channels, out_channels),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+        layers: list[nn.Module] = []
+        for _ in range(fusions):
+            layers += [
+                nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+                if dense
+                else SeparableConv2d(channels, out_channels, norm=separable_norm),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(inplace=True),
+            ]
+            channels = out_channels
+        self.block2 = Chain(*layers)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
@@ -130,9 +149,9 @@ class DeepLabV3PlusDecoder(Decoder):
 
     def _commutes(self, high: torch.Tensor, size: list[int]) -> bool:
         """Whether block2 may be computed by its weights, and is cheaper before the resize."""
-        if self.low_level_first:
-            return False
         modules: Any = self.block2
+        if self.low_level_first or len(modules[0]) != 2:  # with a norm in between it does not
+            return False
         return has_no_hooks(*modules.modules()) and separable_pays(
             high, modules[0][1].weight[:, : high.shape[1]], size
         )
@@ -140,7 +159,7 @@ class DeepLabV3PlusDecoder(Decoder):
     def _fused(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
         """block2 of both maps at the size of the second, which are neither resized nor joined."""
         modules: Any = self.block2
-        (depthwise, pointwise), norm, relu = modules
+        (depthwise, pointwise), norm, relu, *after = modules
         weight, bias = pointwise.weight, pointwise.bias
         if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
             weight, bias = folded_parameters(pointwise, norm)
@@ -149,10 +168,28 @@ class DeepLabV3PlusDecoder(Decoder):
         y = upsample_separable_conv2d(
             parts, depthwise.weight, weight, bias, align_corners=self.align_corners
         )
-        return relu(norm(y))
+        return run_chain(relu(norm(y)), *after)
 
 
-class DeepLabV3(EncoderDecoder):
+class _DeepLab(EncoderDecoder):
+    """What the two have in common: perhaps a second head, for training."""
+
+    auxiliary_head: AuxiliaryHead | None
+
+    def _add_auxiliary_head(self, channels: int | None) -> None:
+        count = self.encoder.out_channels[-2]
+        self.auxiliary_head = (
+            AuxiliaryHead(count, channels, len(self.classes)) if channels else None
+        )
+
+    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+        features = self.encoder(self.pad(x))
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
+        return self.decode(features), auxiliary
+
+
+class DeepLabV3(_DeepLab):
     """A dilated encoder and atrous spatial pyramid pooling.
 
     Arguments, names of tensors and values are those of segmentation_models_pytorch.
@@ -237,20 +274,10 @@ class DeepLabV3(EncoderDecoder):
             aux_params,
         )
         self.align_corners = align_corners
-        self.auxiliary_head = (
-            AuxiliaryHead(encoder.out_channels[-2], auxiliary_channels, len(self.classes))
-            if auxiliary_channels
-            else None
-        )
-
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
-        features = self.encoder(self.pad(x))
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
-        return self.decode(features), auxiliary
+        self._add_auxiliary_head(auxiliary_channels)
 
 
-class DeepLabV3Plus(EncoderDecoder):
+class DeepLabV3Plus(_DeepLab):
     """DeepLabV3 whose decoder also reads the features at stride 4.
 
     Arguments, names of tensors and values are those of segmentation_models_pytorch.
@@ -274,6 +301,11 @@ class DeepLabV3Plus(EncoderDecoder):
         decoder_refine: a separable convolution between the projection and the upsampling.
         decoder_dense: a dense 3x3 convolution instead of a separable one at the end.
         low_level_first: concatenated as [features at stride 4, upsampled], not the other way.
+        auxiliary_channels: of a second head on the features before the last, for `loss`; None for
+            no such head.
+        aspp_pooled_first, aspp_project_kernel: see fastseg.nn.ASPP.
+        decoder_separable_norm: batch norm and ReLU inside every separable convolution.
+        decoder_fusions: 3x3 convolutions, each with batch norm and ReLU, after the concatenation.
 
     Raises:
         ValueError: an argument out of range, or weights that cannot be had.
@@ -302,6 +334,11 @@ class DeepLabV3Plus(EncoderDecoder):
         decoder_refine: bool = True,
         decoder_dense: bool = False,
         low_level_first: bool = False,
+        auxiliary_channels: int | None = None,
+        aspp_pooled_first: bool = False,
+        aspp_project_kernel: int = 1,
+        decoder_separable_norm: bool = False,
+        decoder_fusions: int = 1,
     ) -> None:
         _check_encoder(encoder_depth, encoder_output_stride)
         encoder = make_encoder(
@@ -322,11 +359,16 @@ class DeepLabV3Plus(EncoderDecoder):
             decoder_dense,
             low_level_first,
             align_corners,
+            aspp_pooled_first,
+            aspp_project_kernel,
+            decoder_separable_norm,
+            decoder_fusions,
         )
         super().__init__(
             encoder, decoder, decoder_channels, classes, 4, upsampling, activation, aux_params
         )
         self.align_corners = align_corners
+        self._add_auxiliary_head(auxiliary_channels)
 
 
 def _check_encoder(depth: int, output_stride: int) -> None:

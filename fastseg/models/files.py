@@ -139,7 +139,7 @@ def warn_dropped(keys: list[str]) -> None:
     """Says which tensors of a checkpoint are not loaded, if any."""
     if keys:
         # encoder.layer4.0.conv1.weight -> encoder.layer4
-        stages = dict.fromkeys(re.sub(r"(?<=\d)\..*|\.\w+$", "", key) for key in keys)
+        stages = dict.fromkeys(re.sub(r"(?<=\d)\.\d+\..*|\.\w+$", "", key) for key in keys)
         warnings.warn(
             f"{len(keys)} tensors belong to parts of the encoder that this model never uses, and "
             f"are dropped: {', '.join(f'{stage}.*' for stage in stages)}",

@@ -95,6 +95,38 @@ MMSEG_DEEPLABV3 = {
         for k, v in _CONV_MODULE.items()
     },
 }
+# In a separable convolution with norms: depthwise, its norm, ReLU, pointwise; then the last norm.
+_SEPARABLE = {
+    "depthwise_conv.conv": "0.0",
+    "depthwise_conv.bn": "0.1",
+    "pointwise_conv.conv": "0.3",
+    "pointwise_conv.bn": "1",
+}
+MMSEG_DEEPLABV3PLUS = {
+    **_MMSEG,
+    **{
+        f"decode_head.{name}.{k}.": f"decoder.{ours}.{v}."
+        for name, ours in (
+            ("aspp_modules.0", "aspp.0.convs.0"),
+            ("bottleneck", "aspp.0.project"),
+            ("c1_bottleneck", "block1"),
+        )
+        for k, v in _CONV_MODULE.items()
+    },
+    "decode_head.image_pool.1.conv.": "decoder.aspp.0.convs.4.1.",
+    "decode_head.image_pool.1.bn.": "decoder.aspp.0.convs.4.2.",
+    **{
+        f"decode_head.aspp_modules.{n}.{k}.": f"decoder.aspp.0.convs.{n}.{v}."
+        for n in (1, 2, 3)
+        for k, v in _SEPARABLE.items()
+    },
+    # Three layers each, in one sequence: 0 1 2, 3 4 5.
+    **{
+        f"decode_head.sep_bottleneck.{n}.{k}.": f"decoder.block2.{3 * n + int(v[0])}{v[1:]}."
+        for n in (0, 1)
+        for k, v in _SEPARABLE.items()
+    },
+}
 
 
 def torchvision_deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
@@ -157,6 +189,26 @@ def mmseg_deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
         "decoder_refine": False,
         "aspp_pooled_first": True,
         "aspp_project_kernel": 3,
+    }
+
+
+def mmseg_deeplabv3plus_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of DeepLabV3Plus at output stride 8, with the rates that go with it; mmseg's
+    dropout before the classes is left out."""
+    arguments = deeplabv3plus_arguments(state_dict)
+    return {
+        **arguments,
+        "encoder_options": {**arguments.get("encoder_options", {}), **_CONTRACTED},
+        "encoder_output_stride": 8,
+        "decoder_aspp_separable": True,
+        "decoder_aspp_dropout": 0.0,
+        "auxiliary_channels": _auxiliary(state_dict),
+        "align_corners": False,
+        "decoder_refine": False,
+        "aspp_pooled_first": True,
+        "aspp_project_kernel": 3,
+        "decoder_separable_norm": True,
+        "decoder_fusions": 2,
     }
 
 

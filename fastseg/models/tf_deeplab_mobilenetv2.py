@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,10 @@ class TFDeepLabMobileNetV2(SegmentationModel):
         pooled_weight, branch_weight = self.concat_projection.weight.split(pooled.shape[1], dim=1)
         bias = F.conv2d(pooled, pooled_weight, self.concat_projection.bias)
         return F.conv2d(branch, branch_weight) + bias
+
+    def unused_keys(self, names: Iterable[str]) -> list[str]:
+        """Names of transformers' tensors that only its classifier of images reads."""
+        return [name for name in names if name.startswith("mobilenet_v2.conv_1x1.")]
 
     @staticmethod
     def arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class ASPP(nn.Module):
         dropout: probability, after the projection.
         pooled_first: the pooled branch comes first in what is projected (mmseg), not last.
         project_kernel: 1, or 3 (mmseg).
+        separable_norm: batch norm and ReLU between the depthwise and the pointwise convolution.
 
     Raises:
         ValueError: rates are not three; one image in training mode (in forward).
@@ -66,6 +67,7 @@ class ASPP(nn.Module):
         dropout: float = 0.5,
         pooled_first: bool = False,
         project_kernel: int = 1,
+        separable_norm: bool = False,
     ) -> None:
         super().__init__()
         self.pooled_first = pooled_first
@@ -74,7 +76,7 @@ class ASPP(nn.Module):
         branches: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 1, bias=False)]
         for rate in rates:
             branches.append(
-                SeparableConv2d(in_channels, out_channels, rate)
+                SeparableConv2d(in_channels, out_channels, rate, separable_norm)
                 if separable
                 else nn.Conv2d(
                     in_channels, out_channels, 3, padding=rate, dilation=rate, bias=False

@@ -104,10 +104,11 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
     if torch.compiler.is_compiling():  # which does this by itself
         return False
     return bool(
-        type(convolution) is nn.Conv2d
+        (type(convolution) is nn.Conv2d or _onednn_is_quick(convolution, x))
         and x.device.type == "cpu"
-        and x.dtype is torch.float32
         and x.numel() > 0
+        and x.dtype is convolution.weight.dtype
+        and _onednn_has(x.dtype)
         and not isinstance(convolution.padding, str)
         and convolution.padding_mode == "zeros"
         and torch.backends.mkldnn.is_available()
@@ -115,3 +116,21 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _onednn_is_quick(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
+    """Whether a depthwise convolution with its activation is quicker there than ours and then a
+    pass of its own: 1.0 to 2.0 times (float32, bfloat16 more) at rates 1 and 2, but 0.2 times from
+    rate 8 on."""
+    return (
+        type(convolution) is DilatedConv2d
+        and convolution.groups == x.shape[1]
+        and max(convolution.dilation) <= 2
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _onednn_has(dtype: torch.dtype) -> bool:
+    if dtype is torch.bfloat16:  # on CPUs without, PyTorch has slower convolutions of its own
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype is torch.float32

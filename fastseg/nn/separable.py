@@ -21,9 +21,14 @@ class SeparableConv2d(nn.Sequential):
     """Depthwise 3x3 convolution, then 1x1 convolution, without bias; the size is kept.
 
     Map [N, in_channels, H, W] -> map [N, out_channels, H, W].
+
+    Args:
+        norm: batch norm and ReLU between the two (mmseg).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, dilation: int = 1, norm: bool = False
+    ) -> None:
         depthwise = DilatedConv2d(
             in_channels,
             in_channels,
@@ -33,7 +38,8 @@ class SeparableConv2d(nn.Sequential):
             groups=in_channels,
             bias=False,
         )
-        super().__init__(depthwise, nn.Conv2d(in_channels, out_channels, 1, bias=False))
+        between = (nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True)) if norm else ()
+        super().__init__(depthwise, *between, nn.Conv2d(in_channels, out_channels, 1, bias=False))
 
 
 def upsample_separable_conv2d(
@@ -95,9 +101,7 @@ def upsample_separable_conv2d(
     # The largest part is always kept.
     x = torch.cat(kept, 1) if len(kept) > 1 else kept[0]
     x = dilated_conv2d(x, torch.cat(kept_depthwise), padding=1, groups=x.shape[1])
-    out = project(x, torch.cat(kept_pointwise, 1))
+    out = project(x, torch.cat(kept_pointwise, 1), bias)
     if taps:
         out = add_resized(out, taps, 3, resize)
-    if bias is not None:
-        out = out + bias[:, None, None]
     return out.contiguous(memory_format=map_format(main))

@@ -10,6 +10,7 @@ from .upsample_confusion_matrix import upsample_confusion_matrix
 from .upsample_conv2d import upsample_conv2d
 from .upsample_cross_entropy import upsample_cross_entropy
 from .upsample_taps import upsample_taps
+from .window_filter import window_filter
 
 __all__ = [
     "dilated_conv2d",
@@ -22,4 +23,5 @@ __all__ = [
     "upsample_conv2d",
     "upsample_cross_entropy",
     "upsample_taps",
+    "window_filter",
 ]

@@ -167,22 +167,3 @@ def test_unary_helpers() -> None:
     ):
         assert ours.dtype == numpy.float32 and ours.flags.c_contiguous
         numpy.testing.assert_allclose(ours, data[name], rtol=2e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", ["im1", "im3"])
-def test_photographs(shared_data: Path, name: str) -> None:
-    """pydensecrf's example settings on photographs (which stay outside of this repository)."""
-    data = numpy.load(shared_data / "crf" / f"real_{name}.npz")
-    height, width = data["labels"].shape
-    count = data["Q5"].shape[0]
-    unary = utils.unary_from_labels(data["labels"], count, gt_prob=0.7)
-    crf = dcrf.DenseCRF2D(width, height, count)
-    crf.setUnaryEnergy(unary)
-    crf.addPairwiseGaussian(sxy=3, compat=3)
-    crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=data["rgb"], compat=10)
-    for steps in (1, 5, 10):
-        q, theirs = crf.inference(steps), data[f"Q{steps}"]
-        assert abs(q - theirs).max() < 1e-4
-        assert abs(q - theirs).mean() < 1e-6
-        assert (q.argmax(0) == theirs.argmax(0)).all()
-    assert (crf.map(5).reshape(height, width) == data["map5"]).all()

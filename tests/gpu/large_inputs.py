@@ -56,6 +56,13 @@ def _taps(channels: int, source: int, size: int) -> dict[str, Any]:
     return {"x": x, "size": (size, size), "kernel": 3}
 
 
+def _lattice() -> dict[str, Any]:
+    """Values of 4.4 million pixels, whose lattice is small."""
+    position = torch.arange(4_400_000, device="cuda") / 100_000
+    features = torch.stack([position.sin(), position.cos()]).mul(3).bfloat16()
+    return {"values": _map(3, 170, 4_400_000), "features": features.expand(3, -1, -1).clone()}
+
+
 LARGE: dict[str, dict[str, Inputs]] = {
     "upsample_bilinear": {
         "result": lambda: _bilinear(False),
@@ -83,6 +90,9 @@ LARGE: dict[str, dict[str, Inputs]] = {
         "map": lambda: _depthwise(False),
         "map, channels_last": lambda: _depthwise(True),
         "map, channels_last, stride 2": lambda: _depthwise(True, stride=2),
+    },
+    "permutohedral_filter": {
+        "values": _lattice,
     },
     "upsample_taps": {
         "result": lambda: _taps(180, 512, 2048),

@@ -143,3 +143,40 @@ def test_leaves_what_is_used_twice_or_watched() -> None:
     inner.register_forward_hook(lambda m, args, out: seen.append(out))
     assert_fused(nn.Sequential(inner, nn.BatchNorm2d(4)), norms_left=1)
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet-dilated"])
+def test_in_bfloat16_the_early_layers_stay_as_they_are(name: str) -> None:
+    """All others are rounded once, and images of either dtype are taken."""
+    (case,) = (case for case in CASES if case.name == name)
+    model = case.model()
+    exact, fused = fastseg.fuse(model), fastseg.fuse(model, torch.bfloat16)
+    early = {id(p) for layer in fused.encoder.early_layers() for p in layer.parameters()}
+    assert len(early) > 1
+    for key, weight in fused.named_parameters():
+        assert weight.dtype is (torch.float32 if id(weight) in early else torch.bfloat16), key
+        assert torch.equal(weight, exact.get_parameter(key).to(weight.dtype)), key
+    x = case.images()
+    with torch.no_grad():
+        assert torch.equal(fused.encoder(fused.pad(x))[1], exact.encoder(exact.pad(x))[1])
+    truth = labels_and_logits(exact, x)[1]
+    labels, logits = labels_and_logits(fused, x)
+    assert logits.dtype is torch.bfloat16
+    assert (logits - truth).norm() < 0.02 * truth.norm()
+    assert (labels == truth.argmax(1)).float().mean() > 0.98
+    again = labels_and_logits(fused, x.bfloat16())
+    assert torch.equal(again[1], labels_and_logits(fused, x.bfloat16().float())[1])
+
+
+def test_any_module_in_another_dtype() -> None:
+    model = scrambled(nn.Sequential(*layers(), nn.BatchNorm2d(4)))
+    fused = fastseg.fuse(model, torch.float32)
+    assert {t.dtype for t in fused.state_dict().values() if t.is_floating_point()} == {
+        torch.float32
+    }
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(fused(x.float()).double(), model(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8, expected a floating one"):
+        fastseg.fuse(model, torch.int8)
+    with pytest.raises(ValueError, match=r"dtype is torch\.bfloat16, but it is too late"):
+        fastseg.fuse(fused, torch.bfloat16)

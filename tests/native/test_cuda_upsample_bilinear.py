@@ -94,7 +94,7 @@ def _compare(
 
 
 def test_upsample_bilinear_on_misaligned_memory(emulated_core):
-    """A map that starts 4 bytes after a 16-byte boundary takes the scalar path."""
+    """Maps that start 4 bytes after a 16-byte boundary, narrow ones, in both layouts."""
     x = torch.randn(2 * 3 * 4 + 1)[1:].view(1, 2, 3, 4)
     expected = torch.nn.functional.interpolate(x, (6, 8), mode="bilinear")
     out = torch.full((1 * 2 * 6 * 8 + 1,), float("nan"))[1:].view(1, 2, 6, 8)
@@ -105,3 +105,40 @@ def test_upsample_bilinear_on_misaligned_memory(emulated_core):
     assert y.is_contiguous(memory_format=torch.channels_last)
     expected = torch.nn.functional.interpolate(y, (6, 8), mode="bilinear")
     torch.testing.assert_close(upsample_bilinear(y, (6, 8)), expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("align_corners", [False, True], ids=["edges", "corners"])
+def test_upsample_bilinear_rows_that_begin_anywhere(emulated_core, dtype, align_corners):
+    """Any width, maps that begin anywhere: right, nothing written beside the map, the same bits
+    wherever it begins and whatever block runs first."""
+    items = 16 // dtype.itemsize
+    widths = (*range(1, 41), 31 * items - 1, 31 * items + 3, 129)
+    low, planes = (2, 9), 3
+    for width in widths:
+        high = (3, width)
+        x = torch.randn(1, planes, *low).to(dtype)
+        grad = torch.randn(1, planes, *high).to(dtype)
+        first = None
+        for start in range(items) if width in (33, 40) else (0, width % items):
+            _native._C.cuda_on_cpu.set_order(start)
+            memory = torch.full((start + grad.numel() + items,), 17.0, dtype=dtype)
+            out = memory[start : start + grad.numel()].view_as(grad)
+            with use_backend(Backend.NATIVE), torch.no_grad():
+                upsample_bilinear(x, high, align_corners=align_corners, out=out)
+            beside = torch.cat((memory[:start], memory[start + grad.numel() :]))
+            assert (beside == 17.0).all(), f"width {width}, start {start}: written beside the map"
+            moved = torch.empty(start + grad.numel(), dtype=dtype)[start:].view_as(grad)
+            gradient = _gradient(x, moved.copy_(grad), align_corners)
+            if first is None:
+                first = (out, gradient)
+                _compare(dtype, 1, planes, low, high, False, align_corners, seed=1)
+            assert torch.equal(out, first[0]), f"result, width {width}, start {start}"
+            assert torch.equal(gradient, first[1]), f"gradient, width {width}, start {start}"
+
+
+def _gradient(x: torch.Tensor, grad: torch.Tensor, align_corners: bool) -> torch.Tensor:
+    with use_backend(Backend.NATIVE), poisoned_empty():
+        x = x.detach().requires_grad_()
+        out = upsample_bilinear(x, tuple(grad.shape[2:]), align_corners=align_corners)
+        return torch.autograd.grad(out, x, grad)[0]

@@ -1,4 +1,5 @@
-"""Samples for the CUDA kernels of pyramid_pool, dilated_conv2d and upsample_taps."""
+"""Samples for the CUDA kernels of pyramid_pool, dilated_conv2d, upsample_taps and
+upsample_bilinear."""
 
 from __future__ import annotations
 
@@ -91,4 +92,18 @@ TAPS = (
     _taps("down, vectors", 8, (21, 30), (5, 4), "channels_last"),
     _taps("1x1, vectors", 8, (4, 3), (17, 13), "channels_last", 1, align_corners=True),
 )
-MAP_SAMPLES = {"pyramid_pool": POOL, "dilated_conv2d": CONV, "upsample_taps": TAPS}
+# Few values, so that they are among those that tools/gpu_sanitize.py takes.
+BILINEAR = tuple(
+    Sample(why, lambda make, size=size: {"x": make.map(1, 2, 2, 3), "size": size})
+    for why, size in (
+        ("rows that begin anywhere: ends and whole vectors", (3, 37)),
+        ("rows that begin anywhere: more than a warp's vectors", (3, 257)),
+    )
+)
+
+MAP_SAMPLES = {
+    "pyramid_pool": POOL,
+    "dilated_conv2d": CONV,
+    "upsample_taps": TAPS,
+    "upsample_bilinear": BILINEAR,
+}

@@ -190,6 +190,19 @@ def gaussian_filter(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def window_filter(draw: Any) -> dict[str, Any]:
+    n, h, w = draw(st.integers(0, 2)), draw(st.integers(1, 9)), draw(st.integers(1, 80))
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+    result: dict[str, Any] = {"radius": draw(_usually(st.integers(0, 6), ODD_NUMBERS))}
+    for name, most in (("values", 12), ("features", 8)):
+        usual = st.tuples(st.just(n), st.integers(1, most), st.just(h), st.just(w))
+        odd = st.lists(st.integers(0, 4), max_size=5)
+        own_dtype = draw(_usually(st.just(dtype), FLOATS))
+        result[name] = draw(tensors(*draw(_usually(usual, odd)), dtype=own_dtype))
+    return result
+
+
+@st.composite
 def permutohedral_filter(draw: Any) -> dict[str, Any]:
     sizes = [draw(st.integers(low, high)) for low, high in ((0, 2), (1, 30), (12, 40))]
     count = draw(_usually(st.integers(1, 8), st.sampled_from([0, 9])))
@@ -214,6 +227,7 @@ STRATEGIES = {
     "pyramid_pool": pyramid_pool(),
     "dilated_conv2d": dilated_conv2d(),
     "gaussian_filter": gaussian_filter(),
+    "window_filter": window_filter(),
     "upsample_taps": upsample_taps(),
 }
 

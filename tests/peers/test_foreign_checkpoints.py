@@ -7,6 +7,7 @@ with torchvision's blocks and PyTorch's functions, and their names are those of 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,43 @@ class LowFirst(nn.Module):
         return self.classifier(torch.cat([low, resized(self.aspp(features[-1]), low)], 1))
 
 
+def separable(channels: int, out: int, rate: int = 1) -> nn.Module:
+    """Depthwise and pointwise, each with a norm and ReLU, under mmseg's names."""
+    depthwise = nn.Conv2d(channels, channels, 3, 1, rate, rate, groups=channels, bias=False)
+    layers = {
+        "depthwise_conv": [depthwise, nn.BatchNorm2d(channels), nn.ReLU()],
+        "pointwise_conv": conv_bn_relu(channels, out, 1),
+    }
+    return nn.Sequential(
+        OrderedDict(
+            (name, nn.Sequential(OrderedDict(zip(("conv", "bn", "relu"), parts, strict=True))))
+            for name, parts in layers.items()
+        )
+    )
+
+
+class SeparableTwice(nn.Module):
+    """DeepLabV3+'s head of mmseg: [pool, branches], 3x3; [ASPP, features at stride 4], two
+    separable convolutions, classes."""
+
+    def __init__(self, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(2048, 32, 1))
+        self.aspp_modules = nn.ModuleList(
+            [nn.Sequential(*conv_bn_relu(2048, 32, 1)), *(separable(2048, 32, r) for r in rates)]
+        )
+        self.bottleneck = nn.Sequential(*conv_bn_relu(5 * 32, 32, 3))
+        self.c1_bottleneck = nn.Sequential(*conv_bn_relu(256, 48, 1))
+        self.sep_bottleneck = nn.Sequential(separable(48 + 32, 32), separable(32, 32))
+        self.conv_seg = nn.Conv2d(32, CLASSES, 1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        low, x = self.c1_bottleneck(features[0]), features[-1]
+        pooled = self.image_pool(x).expand(-1, -1, *x.shape[2:])
+        y = self.bottleneck(torch.cat([pooled, *(branch(x) for branch in self.aspp_modules)], 1))
+        return self.conv_seg(self.sep_bottleneck(torch.cat([resized(y, low), low], 1)))
+
+
 class Net(nn.Module):
     """Trunk, head and perhaps an auxiliary head, in training form."""
 
@@ -223,6 +261,19 @@ def network(torchvision: Any, family: str) -> tuple[Net, dict[str, torch.Tensor]
                 (r"head\.cls\.4\.", "decode_head.conv_seg."),
             ]
         )
+    elif family == "mmseg-deeplabv3plus":
+        head, stem = SeparableTwice(rates), (32, 32, 64)
+        rules = _mmseg(
+            [
+                (r"head\.image_pool\.1\.", "decode_head.image_pool.1.conv."),
+                (r"head\.image_pool\.2\.", "decode_head.image_pool.1.bn."),
+                (r"head\.aspp_modules\.0\.0\.", "decode_head.aspp_modules.0.conv."),
+                (r"head\.aspp_modules\.0\.1\.", "decode_head.aspp_modules.0.bn."),
+                (r"head\.(\w*bottleneck)\.0\.(?!\w+_conv)", r"decode_head.\1.conv."),
+                (r"head\.(\w*bottleneck)\.1\.(?!\w+_conv)", r"decode_head.\1.bn."),
+                (r"head\.", "decode_head."),
+            ]
+        )
     else:
         head, stem = PooledFirst(aspp), (32, 32, 64)
         rules = _mmseg(
@@ -252,6 +303,7 @@ FAMILIES = (
     "semseg-pspnet",
     "mmseg-pspnet",
     "mmseg-deeplabv3",
+    "mmseg-deeplabv3plus",
 )
 
 
@@ -307,3 +359,29 @@ def test_other_heads_of_mmseg_are_not_mistaken() -> None:
     more = ("decode_head.bottleneck.conv.weight", "decode_head.lateral_convs.0.conv.weight")
     with pytest.raises(ValueError, match="of no known family"):
         fastseg.load_checkpoint({key: torch.ones(1) for key in (*keys, *more)})
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_mobile_deeplab_of_transformers(torchvision: Any, stride: int) -> None:
+    """Norms folded, at a size where TensorFlow's padding is symmetric."""
+    library = pytest.importorskip("transformers")
+    config = library.MobileNetV2Config(output_stride=stride, num_labels=21, depth_multiplier=0.5)
+    theirs = library.MobileNetV2ForSemanticSegmentation(config).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+        elif isinstance(module, nn.Conv2d):  # random weights of theirs let the values vanish
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")
+    with pytest.warns(UserWarning, match=r"are dropped: mobilenet_v2\.conv_1x1"):
+        ours = fastseg.load_checkpoint(theirs.state_dict(), output_stride=stride)
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        expected = theirs(x).logits
+        assert relative_error(ours.coarse_logits(x), expected) <= 1e-5
+    incomplete = theirs.state_dict()
+    del incomplete["mobilenet_v2.layer.3.conv_3x3.normalization.bias"]
+    with pytest.raises(ValueError, match=r"missing: blocks\.4\.depthwise\.weight"):
+        fastseg.load_checkpoint(incomplete)

@@ -46,3 +46,33 @@ def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", exact)
     yield
+
+
+@pytest.fixture
+def tensor_core_sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The interpreter multiplies in float32. Here its products are a tensor core's: factors cut to
+    TF32, and the sum rounded towards zero after every eight products (Fasi, Higham, Mikaitis,
+    Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021)."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def cut(x: numpy.ndarray) -> numpy.ndarray:
+        return (x.view(numpy.uint32) & numpy.uint32(0xFFFFE000)).view(numpy.float32)
+
+    def towards_zero(x: numpy.ndarray) -> numpy.ndarray:
+        rounded = x.astype(numpy.float32)
+        return numpy.where(
+            abs(rounded) > abs(x), numpy.nextafter(rounded, numpy.float32(0)), rounded
+        )
+
+    def product(a: numpy.ndarray, b: numpy.ndarray, total: numpy.ndarray) -> numpy.ndarray:
+        for k in range(0, a.shape[1], 8):
+            part = a[:, k : k + 8].astype(numpy.float64) @ b[k : k + 8].astype(numpy.float64)
+            total = towards_zero(total + part)
+        return total
+
+    def create_dot(self, a, b, d, *rest):
+        factors = (cut(numpy.ascontiguousarray(f.data)) for f in (a, b))
+        return TensorHandle(product(*factors, d.data), d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    yield

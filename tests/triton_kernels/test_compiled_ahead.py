@@ -58,9 +58,32 @@ def test_nothing_spills_and_two_programs_fit_a_multiprocessor(measured):
         assert numbers["shared_bytes"] <= SHARED_BYTES[architecture], what
 
 
+def test_programs_of_the_gaussian_filter_on_a_multiprocessor(measured):
+    """So many at least: they hide the latency of exp2."""
+    kinds = (
+        (("16", "labels,"), 4),
+        (("32", "labels,", "5"), 4),
+        (("32", "labels,", "8"), 3),
+        (("64", "labels,"), 3),
+    )
+    for words, programs in kinds:
+        for what, architecture, numbers in rows(measured, "gaussian filter", *words):
+            if architecture != "sm_80":
+                assert numbers["registers"] <= 65536 // (programs * 128) // 8 * 8, what
+                assert numbers["shared_bytes"] <= 226 * 1024 // programs, what
+
+
 def test_tensor_cores_multiply(measured):
     instruction = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
-    for words in (("conv", "bf16"), ("gradient", "bf16"), ("conv", "tf32"), ("gradient", "tf32")):
+    kinds = (
+        ("conv", "bf16"),
+        ("gradient", "bf16"),
+        ("conv", "tf32"),
+        ("gradient", "tf32"),
+        ("gaussian filter",),
+        ("gaussian feature gradient",),
+    )
+    for words in kinds:
         for what, architecture, numbers in rows(measured, *words):
             assert numbers[instruction[architecture]] > 0, what
 
@@ -70,6 +93,9 @@ def test_loads_run_ahead(measured):
         # Some before the loop and some in it: the loop is a pipeline.
         kind = "async_copies" if architecture == "sm_80" else "tma_loads"
         assert numbers[kind] >= 4, what
+    for words in ("gaussian filter", "gaussian feature gradient"):
+        for what, _, numbers in rows(measured, words):
+            assert numbers["async_copies"] >= 4, what
 
 
 def test_factors_go_from_shared_memory_to_the_tensor_cores(measured):

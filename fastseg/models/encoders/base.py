@@ -23,11 +23,14 @@ class Encoder(nn.Module):
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
+        late_dtype: of the features after `early_layers`, where it is not that of the weights
+            before (`fastseg.fuse`); the image may then have any.
     """
 
     out_channels: list[int]
     prefixes: tuple[str, ...]
     classifier_prefix: str
+    late_dtype: torch.dtype | None = None
 
     def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
         super().__init__()
@@ -45,6 +48,22 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x [N, in_channels, H, W] and its features, finest first: depth + 1 maps."""
         raise NotImplementedError
+
+    def early_layers(self) -> list[nn.Module]:
+        """The first layers, up to stride 4: what they round away is missing everywhere after.
+
+        With their weights in float32 and all others in bfloat16, a MobileNetV2's labels are as near
+        to those in float32 as if half of the encoder were so.
+        """
+        raise NotImplementedError
+
+    def to_early(self, x: torch.Tensor) -> torch.Tensor:
+        """x as the early layers take it."""
+        return x if self.late_dtype is None else x.to(next(self.parameters()).dtype)
+
+    def to_late(self, x: torch.Tensor) -> torch.Tensor:
+        """What the early layers made, as the later ones take it."""
+        return x if self.late_dtype is None else x.to(self.late_dtype)
 
     def stride_and_dilation(self, halving: int) -> tuple[int, int]:
         """Of the stage that makes halving number 1, 2, ... of the image."""

@@ -21,6 +21,8 @@ STAGES = (
 )
 # Index of the last layer at each of the strides 2, 4, ... 32.
 LAST_LAYERS = (1, 3, 6, 13, 18)
+# Those before the second block at stride 4.
+EARLY_LAYERS = 3
 
 
 class InvertedResidual(nn.Module):
@@ -86,11 +88,16 @@ class MobileNetV2Encoder(Encoder):
         self.out_channels = [in_channels, 16, 24, 32, 96, 1280][: depth + 1]
         self.initialise()
 
+    def early_layers(self) -> list[nn.Module]:
+        """The convolution of the image and the first two blocks."""
+        return list(self.features.children())[:EARLY_LAYERS]
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x and the features at each stride, finest first: depth + 1 maps."""
         features = [x]
+        x = self.to_early(x)
         for index, layer in enumerate(self.features):
-            x = layer(x)
+            x = layer(self.to_late(x) if index == EARLY_LAYERS else x)
             if index in LAST_LAYERS:
                 features.append(x)
         return features

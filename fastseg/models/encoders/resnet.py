@@ -120,11 +120,15 @@ class ResNetEncoder(Encoder):
             before = dilation
         self.initialise()
 
+    def early_layers(self) -> list[nn.Module]:
+        """The layers before the pooling."""
+        return [self.conv1, self.bn1]
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x and the features after each stage, finest first: depth + 1 maps."""
-        features = [x, run_chain(x, self.conv1, self.bn1, self.relu)]
+        features = [x, run_chain(self.to_early(x), self.conv1, self.bn1, self.relu)]
         for index in range(1, self.depth):
-            y = self.maxpool(features[-1]) if index == 1 else features[-1]
+            y = self.maxpool(self.to_late(features[-1])) if index == 1 else features[-1]
             features.append(self.get_submodule(f"layer{index}")(y))
         return features
 

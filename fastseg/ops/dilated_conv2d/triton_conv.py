@@ -6,13 +6,11 @@ infinite weight meets them.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 from typing import Any
 
 import torch
 
+from ... import _triton
 from .geometry import output_size
 from .measured import prefers_triton
 from .triton_tiles import Taps
@@ -36,30 +34,13 @@ def _reason(x: torch.Tensor, channels: list[int]) -> str | None:
         return f"dtype {x.dtype} (supported: float32, bfloat16, float16)"
     if x.numel() == 0:
         return "x is empty"
-    if not _is_installed():
-        return "triton is not installed (pip install triton)"
-    if x.device.type == "cpu":
-        if os.environ.get("TRITON_INTERPRET") != "1":
-            return "x is on the CPU (TRITON_INTERPRET=1 runs the kernels there, for tests)"
-        return None
-    if x.device.type != "cuda":
-        return f"device {x.device} (supported: cuda)"
-    capability = _capability(x.device)
-    if capability < (8, 0):
-        return f"compute capability {capability[0]}.{capability[1]} (supported: 8.0 and newer)"
-    if capability >= (9, 0) and any(c * x.element_size() % 16 for c in channels):
+    reason = _triton.unsupported_reason(x)
+    if reason is not None or x.device.type == "cpu":
+        return reason
+    wide = _triton.capability(x.device) >= (9, 0)
+    if wide and any(c * x.element_size() % 16 for c in channels):
         return f"{channels} channels of {x.dtype} (supported: pixels of a multiple of 16 bytes)"
     return None
-
-
-@functools.cache
-def _is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def passed_over(*args: Any) -> str | None:

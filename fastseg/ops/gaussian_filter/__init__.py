@@ -16,7 +16,10 @@ def gaussian_filter(values: torch.Tensor, features: torch.Tensor) -> torch.Tenso
 
     The same as values @ exp(-torch.cdist(f, f) ** 2 / 2) with f = features.mT, without the P x P
     matrix: memory grows with P alone. The time grows with P * P; permutohedral_filter approximates
-    the sum in time proportional to P. On CUDA tensors it is plain PyTorch in blocks.
+    the sum in time proportional to P. On CUDA tensors a Triton kernel computes it (plain PyTorch
+    for float64 and for D above 8): float32 products to float32's digits on tensor cores, or as TF32
+    where torch.set_float32_matmul_precision says so. It leaves out tiles of points so far apart
+    that their weights, all together, are less than the rounding of 1.
 
     Args:
         values: [N, L, P]: L values for each of P points, N times; float32, bfloat16, float16 or

@@ -9,7 +9,7 @@ import torch
 from ..._checks import FLOAT_DTYPES, check_same_device, check_shape
 from ...backends import Backend
 from ...registry import Autograd, Function, OpSpec, define
-from . import native, reference
+from . import native, reference, triton_filter
 
 
 def _check(values: torch.Tensor, features: torch.Tensor) -> None:
@@ -74,6 +74,10 @@ gaussian_filter_op = define(
                 implementation="backward",
             ),
         },
-        backends={Backend.NATIVE: native, Backend.REFERENCE: reference},
+        backends={
+            Backend.NATIVE: native,
+            Backend.TRITON: triton_filter,
+            Backend.REFERENCE: reference,
+        },
     )
 )

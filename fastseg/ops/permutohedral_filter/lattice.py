@@ -20,8 +20,8 @@ class Lattice:
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
     Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and up to 12 per pixel for the norm
-    and what is made of it. Features are constants here; for their gradient call
-    permutohedral_filter.
+    and what is made of it; on a GPU 20 * (D + 1) per pixel. Features are constants here; for their
+    gradient call permutohedral_filter.
 
     Args:
         features: [N, D, P], or [D, P] for one lattice that serves every image; D in 1..8; any
@@ -58,14 +58,14 @@ class Lattice:
     def num_vertices(self) -> list[int]:
         """How many vertices the lattice of each image has."""
         if self.handles is not None:
-            return [handle.vertices for handle in self.handles]
+            return native.num_vertices(self.handles)
         return [tables.neighbours.shape[1] for tables in self._tables]
 
     def tables(self, image: int = 0) -> reference.Tables:
         """Copies of the lattice's rows, weights and neighbours, for inspection."""
         if self.handles is None:
             return self._tables[image]
-        rows, weights, neighbours = native.tables(self.handles[image])
+        rows, weights, neighbours = native.tables(self.handles, image)
         return reference.Tables(rows.long(), weights, neighbours.long())
 
     def filter(self, values: torch.Tensor, transpose: bool = False) -> torch.Tensor:
@@ -131,7 +131,8 @@ class Lattice:
             with torch.inference_mode(False), torch.no_grad():  # they outlive such a block
                 factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
                 factors = (factors.sqrt_() if symmetric else factors).reciprocal_()
-            self._factors[symmetric] = factors
+            if factors.device.type == "cpu":
+                self._factors[symmetric] = factors
         if symmetric:
             return factors, factors
         return (factors, None) if normalization == "before" else (None, factors)

@@ -1,4 +1,4 @@
-"""permutohedral_filter through the native core."""
+"""permutohedral_filter through the native core: C++ on the CPU; native_cuda.py on the GPU."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from typing import Any
 import torch
 
 from ... import _native
+from . import native_cuda
 from .reference import bad_features
 
-# Built lattices (fastseg._C.permutohedral_filter.Lattice): one per image, or one for all.
+# Built lattices. On the CPU fastseg._C.permutohedral_filter.Lattice, one per image, or one for all;
+# on the GPU native_cuda.DeviceLattice, each of which holds several images.
 Handles = list[Any]
 
 
-def unsupported_reason(values: torch.Tensor, *_: Any) -> str | None:
-    """Why this backend cannot run on values (or features), or None."""
-    return _native.unsupported_reason(values, cuda=False)
+def unsupported_reason(*tensors: Any) -> str | None:
+    """Why this backend cannot run on features, or on an op's arguments, or None."""
+    reason = _native.unsupported_reason(tensors[0], cuda=True)
+    if reason is not None or not _native.on_cuda(tensors[0]):
+        return reason
+    # Of an op's arguments the features are the last tensor.
+    features = [t for t in tensors if isinstance(t, torch.Tensor)][-1]
+    padded_corners = (features.shape[1] + 1) * (features.shape[2] + 3)
+    if native_cuda.images_per_lattice(padded_corners) == 0:
+        return (
+            f"{features.shape[2]} pixels with {features.shape[1]} features (2^30 corners at most)"
+        )
+    return None
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
@@ -38,6 +50,8 @@ def build(features: torch.Tensor) -> Handles:
     Raises:
         ValueError: features that are not finite or too large.
     """
+    if _native.on_cuda(features):
+        return native_cuda.build(features)
     features = _prepared(features)
     code, threads = _native.dtype_code(features), torch.get_num_threads()
     handles, bad = _core().cpu_build(code, features.data_ptr(), *features.shape, threads)
@@ -49,6 +63,8 @@ def build(features: torch.Tensor) -> Handles:
 
 def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torch.Tensor:
     """values [N, L, P] filtered by built lattices, in the dtype of values."""
+    if _native.on_cuda(values):
+        return native_cuda.filter_with(handles, values, transpose)
     prepared = _prepared(values)
     out = _native.new_scratch(prepared, *prepared.shape)
     _core().cpu_filter(
@@ -65,7 +81,7 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
 def forward(values: torch.Tensor, features: torch.Tensor, transpose: bool) -> torch.Tensor:
     """Filtered values [N, L, P]."""
     if values.shape[0] == 0:
-        return torch.empty(values.shape, dtype=values.dtype)
+        return torch.empty(values.shape, dtype=values.dtype, device=values.device)
     return filter_with(build(features), values, transpose)
 
 
@@ -75,7 +91,10 @@ def backward(
     """Gradients to values and features."""
     batch, labels = values.shape[:2]
     if batch == 0:
-        return torch.empty(values.shape, dtype=values.dtype), torch.zeros_like(features)
+        empty = torch.empty(values.shape, dtype=values.dtype, device=values.device)
+        return empty, torch.zeros_like(features)
+    if _native.on_cuda(values):
+        return native_cuda.backward(grad_out, values, features, transpose)
     handles = build(features)
     prepared, grad, threads = _prepared(values), _prepared(grad_out), torch.get_num_threads()
     block = _core().block
@@ -118,8 +137,22 @@ def weights_to_features(features: torch.Tensor, grad_weights: torch.Tensor) -> t
     return grad
 
 
-def tables(handle: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Copies of what a lattice holds, as in reference.Tables (rows and neighbours as int32)."""
+def num_vertices(handles: Handles) -> list[int]:
+    """Of the lattice of each image."""
+    if isinstance(handles[0], native_cuda.DeviceLattice):
+        return [count for lattice in handles for count in lattice.num_vertices]
+    return [handle.vertices for handle in handles]
+
+
+def tables(handles: Handles, image: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Copies of an image's lattice, as in reference.Tables (rows and neighbours as int32)."""
+    if isinstance(handles[0], native_cuda.DeviceLattice):
+        first = 0
+        for lattice in handles:
+            if image < first + lattice.batch:
+                return lattice.tables(image - first)
+            first += lattice.batch
+    handle = handles[image]
     core = _core()
     corners, blocks = handle.features + 1, -(-handle.pixels // core.block)
     float_type = torch.float64 if handle.dtype == 3 else torch.float32

@@ -120,5 +120,8 @@ SAMPLES = OpSamples(
         _workload("N1 L21 120x160 D5", 21, 120, 160),
         _workload("N1 L2 120x160 D5", 2, 120, 160),
     ),
-    gpu_workloads=(_workload("N1 L21 120x160 D5", 21, 120, 160),),
+    gpu_workloads=(
+        _workload("N1 L21 366x500 D5", 21, 366, 500),
+        _workload("N1 L150 366x500 D5", 150, 366, 500),
+    ),
 )

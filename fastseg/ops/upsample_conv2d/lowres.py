@@ -98,16 +98,17 @@ def project(
     by_channel = weight.permute(0, 2, 3, 1).contiguous()
     matrix = by_channel.permute(1, 2, 0, 3).reshape(-1, channels)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    product = _multiply(rows, matrix.T) if bias is None else torch.addmm(bias, rows, matrix.T)
+    product = _multiply(rows, matrix.T, bias)
     taps = product.view(n, height, width, matrix.shape[0])
     return taps.permute(0, 3, 1, 2)
 
 
-def _multiply(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x @ y, in huge pages: taps are large, and mapping them takes as long as the product."""
+def _multiply(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x @ y + bias in huge pages: taps are large, and mapping them takes as long as the product."""
     if torch.compiler.is_compiling():
-        return x @ y
-    return _empty((x.shape[0], y.shape[1]), x).addmm_(x, y, beta=0)
+        return x @ y if bias is None else torch.addmm(bias, x, y)
+    out = _empty((x.shape[0], y.shape[1]), x)
+    return out.addmm_(x, y, beta=0) if bias is None else out.copy_(bias).addmm_(x, y)
 
 
 def _dense(weight: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,75 @@
+"""Checkpoints of transformers' MobileNetV2ForSemanticSegmentation in our names: TensorFlow's mobile
+DeepLab with its batch norms beside the convolutions, which ours has folded into them."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from .files import StateDict
+
+# Of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
+_BACKBONE_EPSILON, _HEAD_EPSILON = 1e-3, 1e-5
+_LAYERS = {
+    "mobilenet_v2.conv_stem.first_conv": "stem",
+    "mobilenet_v2.conv_stem.conv_3x3": "blocks.0.depthwise",
+    "mobilenet_v2.conv_stem.reduce_1x1": "blocks.0.project",
+    "segmentation_head.conv_pool": "image_pooling",
+    "segmentation_head.conv_aspp": "aspp0",
+    "segmentation_head.conv_projection": "concat_projection",
+    "segmentation_head.classifier": "logits",
+}
+_PARTS = {"expand_1x1": "expand", "conv_3x3": "depthwise", "reduce_1x1": "project"}
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def converted(state_dict: StateDict) -> StateDict:
+    """The tensors under our names, norms folded; what is incomplete or unknown keeps its name.
+
+    The last 1x1 convolution of the backbone, which only the classifier of images reads, becomes
+    part of no layer here: it is left under its name too.
+    """
+    result = dict(state_dict)
+    for theirs in sorted({_layer(key) for key in state_dict} - {""}):
+        ours = _our_name(theirs)
+        weight = f"{theirs}.convolution.weight"
+        norm = [f"{theirs}.normalization.{name}" for name in _NORM]
+        if ours is None or weight not in state_dict:
+            continue
+        if all(key in state_dict for key in norm):
+            kernel, (gamma, beta, mean, variance) = (
+                state_dict[weight].float(),
+                (state_dict[key].float() for key in norm),
+            )
+            in_head = theirs.startswith("segmentation_head.")
+            scale = gamma * torch.rsqrt(
+                variance + (_HEAD_EPSILON if in_head else _BACKBONE_EPSILON)
+            )
+            result[f"{ours}.weight"] = kernel * scale.view(-1, 1, 1, 1)
+            result[f"{ours}.bias"] = beta - mean * scale
+            used = [weight, *norm, f"{theirs}.normalization.num_batches_tracked"]
+        elif (bias := f"{theirs}.convolution.bias") in state_dict:
+            result[f"{ours}.weight"], result[f"{ours}.bias"] = (
+                state_dict[weight],
+                state_dict[bias],
+            )
+            used = [weight, bias]
+        else:
+            continue
+        for key in used:
+            result.pop(key, None)
+    return result
+
+
+def _layer(key: str) -> str:
+    """The layer that a tensor belongs to; nothing if it is none of a convolution or its norm."""
+    found = re.match(r"(.*)\.(?:convolution|normalization)\.\w+$", key)
+    return found[1] if found else ""
+
+
+def _our_name(layer: str) -> str | None:
+    found = re.match(r"mobilenet_v2\.layer\.(\d+)\.(\w+)$", layer)
+    if found and found[2] in _PARTS:
+        return f"blocks.{int(found[1]) + 1}.{_PARTS[found[2]]}"
+    return _LAYERS.get(layer)

@@ -1,0 +1,201 @@
+"""permutohedral_filter through CUDA kernels.
+
+The prefix sum and the stable sort of the construction are torch's: they are CUB's, at the limit of
+the memory, and csrc stays free of libraries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+from .reference import bad_features
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.permutohedral_filter_cuda
+
+
+def _prepared(x: torch.Tensor) -> torch.Tensor:
+    compute = torch.float64 if x.dtype is torch.float64 else torch.float32
+    return x.detach().to(compute).contiguous()
+
+
+def is_capturing(x: torch.Tensor) -> bool:
+    """Whether a CUDA graph records what happens to x: then nothing may wait for the device."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def images_per_lattice(corners_of_image: int) -> int:
+    """How many images one lattice holds; 0: not even one."""
+    return _core().max_corners // corners_of_image
+
+
+class DeviceLattice:
+    """The lattice of features [N, D, P] in device memory: that of all images is built in one go.
+
+    Memory: per corner (D + 1 of each pixel) 20 bytes, 28 in float64; per vertex 8 * (D + 2). The
+    construction takes 20 to 26 bytes more per corner meanwhile, and waits for the device once, to
+    learn the number of vertices. While a CUDA graph is captured it does not: memory is then for as
+    many vertices as corners, and features out of range make the results of their image NaN.
+
+    Raises:
+        ValueError: features that are not finite or too large.
+    """
+
+    def __init__(self, features: torch.Tensor, first_image: int = 0) -> None:
+        self.batch, count, self.pixels = features.shape
+        self.corners = count + 1
+        core, code = _core(), _native.dtype_code(features)
+        shape = core.LatticeShape(dtype=code, batch=self.batch, features=count, pixels=self.pixels)
+
+        def integers(size: int) -> torch.Tensor:
+            return torch.empty(size, dtype=torch.int32, device=features.device)
+
+        def launch(function: str, *args: Any) -> None:
+            addresses = (a.data_ptr() if isinstance(a, torch.Tensor) else a for a in args)
+            _native.launch(core, function, features, shape, *addresses)
+
+        simplices, bad = integers(shape.simplex_words), integers(1).fill_(2**31 - 1)
+        self.weights = features.new_empty(shape.corners)
+        launch("locate", features, simplices, self.weights, bad)
+        table = integers(shape.table_slots).fill_(-1)
+        first, is_first = integers(shape.padded_corners), integers(shape.padded_corners)
+        launch("find_first", simplices, table, first, is_first)
+        prefix = is_first.cumsum(0, dtype=torch.int32)
+        self.rows, vertices = integers(shape.corners), is_first
+        launch("number", first, prefix, self.rows, vertices)
+        del first
+        # Row of the last vertex of each image.
+        self._ends = prefix.view(self.batch, -1)[:, -1].clone()
+        self._known_ends: list[int] | None = None
+        if is_capturing(features):
+            capacity = shape.padded_corners
+        else:
+            worst, *self._known_ends = torch.cat([bad, self._ends]).tolist()
+            if worst < 2**31 - 1:
+                image, pixel = divmod(worst, self.pixels)
+                raise bad_features(features[image], pixel, first_image + image)
+            capacity = self._known_ends[-1]
+        self.neighbours = integers(2 * self.corners * capacity).zero_()
+        launch("link", simplices, table, prefix, vertices, capacity, self.neighbours)
+        del simplices, table, prefix, vertices, is_first
+        self._entry_rows, order = self.rows.sort(stable=True)
+        self.entry_pixels = integers(shape.corners)
+        self.entry_weights = torch.empty_like(self.weights)
+        self._ranges = integers(2 * (capacity + 1)).zero_()
+        entries = (self.entry_pixels, self.entry_weights, self._ranges)
+        launch("list_entries", self._entry_rows, order, self.weights, *entries)
+        self.native = core.DeviceLattice(
+            shape=shape,
+            capacity=capacity,
+            count=self._ends[-1:].data_ptr(),
+            rows=self.rows.data_ptr(),
+            weights=self.weights.data_ptr(),
+            neighbours=self.neighbours.data_ptr(),
+            entry_rows=self._entry_rows.data_ptr(),
+            entry_pixels=self.entry_pixels.data_ptr(),
+            entry_weights=self.entry_weights.data_ptr(),
+            ranges=self._ranges.data_ptr(),
+        )
+        self._shape = shape
+
+    @property
+    def num_vertices(self) -> list[int]:
+        """Of each image."""
+        ends = self._ends.tolist() if self._known_ends is None else self._known_ends
+        return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def tables(self, image: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows, weights and neighbours of an image, as in reference.Tables (int32)."""
+        counts = self.num_vertices
+        before, count = sum(counts[:image]), counts[image]
+
+        def by_corner(x: torch.Tensor) -> torch.Tensor:
+            return x.view(self.batch, self.pixels, self.corners)[image].T.contiguous()
+
+        links = self.neighbours.view(self.corners, -1, 2)[:, before : before + count]
+        return (
+            by_corner(self.rows) - before,
+            by_corner(self.weights),
+            torch.where(links > 0, links - before, links),
+        )
+
+    def filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
+        """Contiguous values [N, L, P] filtered."""
+        out = torch.empty_like(values)
+        shape, workspace = self._work(values, transpose, backward=False)
+        addresses = (x.data_ptr() for x in (values, out, workspace))
+        _native.launch(_core(), "forward", values, self.native, shape, *addresses)
+        return out
+
+    def backward(
+        self, grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, transpose: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients to contiguous values, and to the features that the lattice was built of."""
+        grad_values = torch.empty_like(values)
+        grad_weights, grad_features = torch.empty_like(self.weights), torch.empty_like(features)
+        shape, workspace = self._work(values, transpose, backward=True)
+
+        def launch(function: str, shape: Any, *maps: torch.Tensor) -> None:
+            _native.launch(_core(), function, values, *shape, *(x.data_ptr() for x in maps))
+
+        maps = (values, grad_out, grad_values, grad_weights, workspace)
+        launch("backward", (self.native, shape), *maps)
+        launch("backward_features", (self._shape,), features, grad_weights, grad_features)
+        return grad_values, grad_features
+
+    def _work(self, values: torch.Tensor, transpose: bool, backward: bool) -> tuple[Any, Any]:
+        core = _core()
+        shape = core.Shape(
+            dtype=_native.dtype_code(values),
+            batch=values.shape[0],
+            labels=values.shape[1],
+            transpose=transpose,
+        )
+        size = core.workspace_bytes(self.native, shape, backward=backward)
+        return shape, torch.empty(size, dtype=torch.uint8, device=values.device)
+
+
+def build(features: torch.Tensor) -> list[DeviceLattice]:
+    """The lattices of features [N, D, P], as many images in each as its numbers hold.
+
+    Raises:
+        ValueError: features that are not finite or too large.
+    """
+    features = _prepared(features)
+    padded = -(-features.shape[2] // 4) * 4
+    step = images_per_lattice((features.shape[1] + 1) * padded)
+    return [DeviceLattice(features[n : n + step], n) for n in range(0, features.shape[0], step)]
+
+
+def filter_with(
+    lattices: list[DeviceLattice], values: torch.Tensor, transpose: bool
+) -> torch.Tensor:
+    """values [N, L, P] filtered by built lattices."""
+    values = values.detach().contiguous()
+    if len(lattices) == 1:
+        return lattices[0].filter(values, transpose)
+    parts = values.split([lattice.batch for lattice in lattices])
+    return torch.cat([of.filter(v, transpose) for of, v in zip(lattices, parts, strict=True)])
+
+
+def backward(
+    grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, transpose: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients to values and features."""
+    lattices, prepared = build(features), _prepared(features)
+    values, grad_out = values.detach().contiguous(), grad_out.detach().contiguous()
+    if len(lattices) == 1:
+        grads = lattices[0].backward(grad_out, values, prepared, transpose)
+        return grads[0], grads[1].to(features.dtype)
+    sizes = [lattice.batch for lattice in lattices]
+    parts = zip(
+        lattices, grad_out.split(sizes), values.split(sizes), prepared.split(sizes), strict=True
+    )
+    grads_of = [of.backward(g, v, f, transpose) for of, g, v, f in parts]
+    grad_values, grad_features = (torch.cat(g) for g in zip(*grads_of, strict=True))
+    return grad_values, grad_features.to(features.dtype)

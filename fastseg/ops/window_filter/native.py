@@ -1,0 +1,62 @@
+"""window_filter through the native core: C++ on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ... import _native
+
+
+def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
+    """Why this backend cannot run on these arguments, or None."""
+    return _native.unsupported_reason(x, cuda=False)
+
+
+def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.Tensor:
+    """[N, L, H, W], contiguous."""
+    out = _empty(values)
+    if out.numel() > 0:
+        _native.with_huge_pages(out)
+        maps = (_map(values), _map(features))
+        shape = _shape(values, features, radius)
+        code = _native.dtype_code(values)
+        _native.launch(_core(), "forward", values, code, *maps, out.data_ptr(), shape)
+    return out
+
+
+def backward(
+    grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, radius: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients [N, L, H, W] and [N, D, H, W], contiguous."""
+    grad_out = grad_out.to(values.dtype)
+    grad_features = _empty(features)
+    if grad_features.numel() > 0:
+        maps = tuple(map(_map, (grad_out, values, features)))
+        shape = _shape(values, features, radius)
+        code = _native.dtype_code(values)
+        arguments = (code, *maps, grad_features.data_ptr(), shape)
+        _native.launch(_core(), "feature_gradient", values, *arguments)
+    return forward(grad_out, features, radius), grad_features
+
+
+def _core() -> Any:
+    assert _native._C is not None
+    return _native._C.window_filter
+
+
+def _empty(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _map(x: torch.Tensor) -> Any:
+    return _core().Map(x.data_ptr(), *x.stride())
+
+
+def _shape(values: torch.Tensor, features: torch.Tensor, radius: int) -> Any:
+    batch, labels, height, width = values.shape
+    dims = features.shape[1]
+    return _core().Shape(
+        batch=batch, labels=labels, dims=dims, height=height, width=width, radius=radius
+    )
