@@ -8,7 +8,7 @@ import torch
 
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
-from . import native, reference
+from . import native, native_cuda, reference
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 
@@ -102,7 +102,10 @@ class Lattice:
         if self._norm is None:
             shape = (self.batch, 1, self.num_pixels)
             ones = torch.ones(shape, dtype=self.dtype, device=self.device)
-            self._norm = self._filter(ones, False).squeeze(1)
+            norm = self._filter(ones, False).squeeze(1)
+            if native_cuda.is_capturing(norm):
+                return norm  # the graph's own: nothing is in it before a replay
+            self._norm = norm
         return self._norm
 
     def scales(self, normalization: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
