@@ -3,6 +3,7 @@
 
 #include "common/cpu_level.h"
 #include "common/huge_pages.h"
+#include "common/scratch_pool.h"
 
 namespace py = pybind11;
 
@@ -26,6 +27,18 @@ void bind_window_filter(py::module_& m);
 #ifdef FASTSEG_CUDA_ON_CPU
 void bind_cuda_on_cpu(py::module_& m);
 #endif
+
+namespace {
+struct ScratchBytes {
+  explicit ScratchBytes(std::int64_t bytes)
+      : count(bytes), memory(static_cast<std::uint8_t*>(take_scratch(bytes))) {}
+  ~ScratchBytes() { give_scratch(memory); }
+  ScratchBytes(const ScratchBytes&) = delete;
+  ScratchBytes& operator=(const ScratchBytes&) = delete;
+  std::int64_t count;
+  std::uint8_t* memory;
+};
+} // namespace
 
 } // namespace fastseg
 
@@ -52,6 +65,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("best_cpu_level", &best_cpu_level);
   m.def("set_cpu_level", &set_cpu_level);
   m.def("advise_huge_pages", &advise_huge_pages);
+  // Memory of the pool as a buffer of bytes: it goes back when the last array over it dies.
+  py::class_<ScratchBytes>(m, "ScratchBytes", py::buffer_protocol())
+      .def(py::init<std::int64_t>(), py::arg("bytes"))
+      .def_buffer([](ScratchBytes& bytes) { return py::buffer_info(bytes.memory, bytes.count); });
+  m.def("scratch_limit", &scratch_limit);
+  m.def("set_scratch_limit", &set_scratch_limit, py::arg("bytes"));
+  m.def("kept_scratch", &kept_scratch);
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
   bind_mean_field(m);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -88,3 +89,21 @@ def with_huge_pages(x: torch.Tensor) -> torch.Tensor:
     if x.device.type == "cpu" and x.nbytes >= _OWN_MAPPING_BYTES and _C is not None:
         _C.advise_huge_pages(x.data_ptr(), x.nbytes)
     return x
+
+
+def new_scratch(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """scratch(*shape) where `like` is a float32 tensor on the CPU, else like.new_empty(shape)."""
+    pooled = like.dtype is torch.float32 and like.device.type == "cpu"
+    return scratch(*shape) if pooled and type(like) is torch.Tensor else like.new_empty(shape)
+
+
+def scratch(*shape: int) -> torch.Tensor:
+    """An uninitialised float32 tensor on the CPU, in memory of the native core's pool.
+
+    When the last tensor or array over it dies, the pool keeps the memory for the next one
+    (fastseg.crf.limit_workspaces says how much). Without the core, an ordinary tensor.
+    """
+    count = math.prod(shape)
+    if _C is None or count == 0:
+        return torch.empty(shape)
+    return torch.frombuffer(_C.ScratchBytes(4 * count), dtype=torch.float32).view(shape)

@@ -52,6 +52,8 @@ struct CpuKernels {
   // Of the images that forward ran on, whose `saved` it filled.
   void (*backward)(const Image* images, const Gradients* gradients, std::int64_t batch,
                    const Shape& shape, int threads);
+  // logits = -energies; returns whether all are finite.
+  bool (*negate)(const float* energies, float* logits, std::int64_t count, int threads);
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 

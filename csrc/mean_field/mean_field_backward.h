@@ -11,8 +11,9 @@ class Backward {
 public:
   Backward(const Image& image, const Gradients& gradients, const Shape& shape, int threads)
       : image_(image), gradients_(gradients), shape_(shape), threads_(threads),
-        vertices_(image, shape), sums_memory_(vertices_.chunks * vertices_.size()),
-        slopes_memory_(2 * vertices_.size()), values_memory_(vertices_.size()) {
+        vertices_(image, shape, threads), sums_memory_(vertices_.chunks * vertices_.size()),
+        slopes_memory_(2 * vertices_.size()), values_memory_(vertices_.size()),
+        packed_(shape.steps > 0 ? 2 * vertices_.blocks * kBlock * shape.labels : 0) {
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
       sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};
     slopes_ = {slopes_memory_.get(), 2 * vertices_.rows};
@@ -76,17 +77,25 @@ private:
     Stencil stencil;
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
-      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels, shape_.labels,
-                     b);
+      const bool begins = step == shape_.steps;
+      float* const logits = packed_.get() + 2 * b * kBlock * shape_.labels;
+      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
+                     begins ? shape_.labels : 0, b);
       vertices_.fill(image_, b, stencil);
-      if (step > 0) slice_block(values_, stencil, stencil.out(), x);
-      softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
-      if (step < shape_.steps)
+      if (step > 0 && !begins)
+        slice_both(stencil, x, slope);
+      else if (step > 0)
+        slice_block(values_, stencil, stencil.out(), x);
+      else if (!begins)
         slice_block(slopes_, stencil, stencil.in(), slope);
+      if (begins)
+        softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count,
+                step > 0 ? logits : nullptr);
       else
-        read(gradients_.probabilities + first, count, slope);
+        softmax(x, step > 0, logits, kBlock, shape_.labels, count);
+      if (begins) read(gradients_.probabilities + first, count, slope);
       softmax_backward(slope, x, shape_.labels);
-      add(slope, first, count, step < shape_.steps);
+      add(slope, first, count, step, logits + kBlock * shape_.labels);
       if (step > 0) splat_block(stencil, slope, sums_[c]);
     }
   }
@@ -97,6 +106,16 @@ private:
       auto& block = block_at<width()>(x, first);
       slice_pixels<width()>(from.group<width()>(first), stencil, weights, block);
       block.to_labels();
+    });
+  }
+
+  void slice_both(const Stencil& stencil, float* x, float* slope) const {
+    vertices_.layout.each_group([&](auto width, std::int64_t first) {
+      auto &value = block_at<width()>(x, first), &other = block_at<width()>(slope, first);
+      slice_both_pixels<width()>(values_.group<width()>(first), slopes_.group<width()>(first),
+                                 stencil, value, other);
+      value.to_labels();
+      other.to_labels();
     });
   }
 
@@ -114,14 +133,17 @@ private:
       std::copy_n(from + l * shape_.pixels, count, slope + l * kBlock);
   }
 
-  // The gradient to the logits: each step adds to it.
-  void add(const float* slope, std::int64_t first, std::int64_t count, bool to_earlier) const {
+  // The gradient to the logits: each step adds to `total` [L, kBlock], the last one writes it out.
+  void add(const float* slope, std::int64_t first, std::int64_t count, int step,
+           float* total) const {
     for (std::int64_t l = 0; l < shape_.labels; ++l)
       for (int i = 0; i < kBlock; i += kLanes<float>) {
-        float* to = gradients_.logits + l * shape_.pixels + first + i;
         vec<float> v = load_vec(slope + l * kBlock + i);
-        if (to_earlier) v += load_lanes(to, count - i);
-        store_lanes(to, v, count - i);
+        if (step < shape_.steps) v += load_vec(total + l * kBlock + i);
+        if (step > 0)
+          store_vec(total + l * kBlock + i, v);
+        else
+          store_lanes(gradients_.logits + l * shape_.pixels + first + i, v, count - i);
       }
   }
 
@@ -166,6 +188,7 @@ private:
   void add_compatibility(int k, int step) {
     const Compatibility kind = image_.kernels[k].kind;
     const std::int64_t labels = shape_.labels, padded = vertices_.layout.padded;
+    if (kind != Compatibility::full) return add_products(k, step);
     const std::int64_t size = compatibility_size(k), first = vertices_.first_row[k];
     double* const total = gradients_.compatibility[k];
     Buffer<float> slope(padded), value(padded), part(size);
@@ -179,17 +202,36 @@ private:
           std::copy_n(plane.of(slopes_, sums + row), plane.width, slope.get() + plane.first);
           std::copy_n(plane.of(saved(step), first + row), plane.width, value.get() + plane.first);
         }
-        if (kind == Compatibility::full) {
-          for (std::int64_t l = 0; l < labels; ++l)
-            for (std::int64_t m = 0; m < labels; ++m) part[l * labels + m] += slope[l] * value[m];
-        } else if (kind == Compatibility::diagonal) {
-          for (std::int64_t l = 0; l < labels; ++l) part[l] += slope[l] * value[l];
-        } else {
-          for (std::int64_t l = 0; l < labels; ++l) part[0] += slope[l] * value[l];
-        }
+        for (std::int64_t l = 0; l < labels; ++l)
+          for (std::int64_t m = 0; m < labels; ++m) part[l * labels + m] += slope[l] * value[m];
       }
       for (std::int64_t i = 0; i < size; ++i) total[i] += static_cast<double>(part[i]);
     }
+  }
+
+  // The same for l == m alone.
+  void add_products(int k, int step) {
+    const bool scalar = image_.kernels[k].kind == Compatibility::scalar;
+    const std::int64_t first = vertices_.first_row[k], count = vertices_.lattice(k).vertices;
+    const std::int64_t sums = first + (sums_in_spare(k) ? vertices_.rows : 0);
+    for (std::int64_t i = 0; i < vertices_.plane_count; ++i)
+      dispatch_plane(vertices_.plane(i).width, [&](auto width) {
+        const Plane& plane = vertices_.plane(i);
+        const RowArray<float, width()> slopes(plane.of(slopes_, sums), 0),
+            values(plane.of(saved(step), first), 0);
+        double total[width()] = {};
+        for (std::int64_t begin = 1; begin <= count; begin += 16) { // float sums of a few terms
+          auto part = Row<float, width()>::zero();
+          for (std::int64_t row = begin; row <= std::min(count, begin + 15); ++row)
+            part.add_product(Row<float, width()>::load(slopes, row),
+                             Row<float, width()>::load(values, row));
+          float lanes[width()];
+          part.store(lanes, nullptr);
+          for (int l = 0; l < width(); ++l) total[l] += static_cast<double>(lanes[l]);
+        }
+        for (std::int64_t l = plane.first; l < std::min(shape_.labels, plane.first + width()); ++l)
+          gradients_.compatibility[k][scalar ? 0 : l] += total[l - plane.first];
+      });
   }
 
   const Image& image_;
@@ -197,7 +239,10 @@ private:
   Shape shape_;
   int threads_;
   Vertices vertices_;
-  Scratch sums_memory_, slopes_memory_, values_memory_;
+  Scratch<float> sums_memory_, slopes_memory_, values_memory_;
+  // [blocks, 2, L, kBlock]: logits and the gradient to them, for the passes between the first and
+  // the last. One stream from memory instead of two per label.
+  Scratch<float> packed_;
   Array sums_[8], slopes_, values_;
 };
 

@@ -85,6 +85,13 @@ void bind_mean_field(py::module_& m) {
       py::arg("terms"), py::arg("batch"), py::arg("labels"), py::arg("pixels"), py::arg("steps"),
       py::arg("threads"), py::kw_only(), py::arg("logits"), py::arg("probabilities"),
       py::arg("map"), py::arg("saved"));
+  sub.def(
+      "cpu_negate",
+      [](std::uintptr_t energies, std::uintptr_t logits, std::int64_t count, int threads) {
+        return cpu_kernels().negate(pointer<const float>(energies), pointer<float>(logits), count,
+                                    threads);
+      },
+      py::arg("energies"), py::arg("logits"), py::arg("count"), py::arg("threads"), release_gil());
   // grad_compatibility: for each term the address of doubles [N, size of the compatibility], or 0.
   sub.def(
       "cpu_backward",

@@ -107,6 +107,38 @@ inline void slice_pixels(const RowArray<float, W>& values, const Stencil& stenci
   slice_rows<W, 0>(values, stencil, weights, out);
 }
 
+// Values with the weights of slices, and slopes with those of splats (the splat's derivative) at
+// the same vertices.
+template <int W, int Count>
+inline void slice_both_rows(const RowArray<float, W>& values, const RowArray<float, W>& slopes,
+                            const Stencil& stencil, Stencil::Weights in, BlockRows<float, W>& out,
+                            BlockRows<float, W>& slope_out) {
+  using R = Row<float, W>;
+  const int count = Count > 0 ? Count : stencil.count;
+  for (std::int64_t p = 0; p < kBlock; ++p) {
+    R value = R::load(values, stencil.rows[0][p]), slope = R::load(slopes, stencil.rows[0][p]);
+    value.scale(stencil.out()[0][p]);
+    slope.scale(in[0][p]);
+    for (int c = 1; c < count; ++c) {
+      value.add(R::load(values, stencil.rows[c][p]), stencil.out()[c][p]);
+      slope.add(R::load(slopes, stencil.rows[c][p]), in[c][p]);
+    }
+    out.set_row(p, value);
+    slope_out.set_row(p, slope);
+  }
+}
+template <int W>
+inline void slice_both_pixels(const RowArray<float, W>& values, const RowArray<float, W>& slopes,
+                              const Stencil& stencil, BlockRows<float, W>& out,
+                              BlockRows<float, W>& slope_out) {
+  if (stencil.count != 9)
+    slice_both_rows<W, 0>(values, slopes, stencil, stencil.in(), out, slope_out);
+  else if (stencil.in() == stencil.out()) // so that the compiler knows
+    slice_both_rows<W, 9>(values, slopes, stencil, stencil.out(), out, slope_out);
+  else
+    slice_both_rows<W, 9>(values, slopes, stencil, stencil.in(), out, slope_out);
+}
+
 template <int W, int Count>
 inline void splat_rows(const BlockRows<float, W>& block, const Stencil& stencil,
                        Stencil::Weights weights, const RowArray<float, W>& sums) {
@@ -137,9 +169,9 @@ inline void store_lanes(float* p, vec<float> v, std::int64_t count) {
 }
 
 // x [L, kBlock] = softmax(logits + x) of `count` pixels; logits [L, P] from the block's first
-// pixel. Returns whether all are numbers.
+// pixel. Returns whether all are numbers. copy [L, kBlock], unless null, becomes the logits.
 inline bool softmax(float* x, bool with_message, const float* logits, std::int64_t pixels,
-                    std::int64_t labels, std::int64_t count) {
+                    std::int64_t labels, std::int64_t count, float* copy = nullptr) {
   constexpr int L = kLanes<float>;
   ivec<float> good = ~ivec<float>{};
   for (int first = 0; first < kBlock; first += L) {
@@ -148,6 +180,7 @@ inline bool softmax(float* x, bool with_message, const float* logits, std::int64
     vec<float> largest = splat<float>(-HUGE_VALF);
     for (std::int64_t l = 0; l < labels; ++l) {
       vec<float> v = load_lanes(logits + l * pixels + first, lanes);
+      if (copy != nullptr) store_vec(copy + l * kBlock + first, v);
       if (with_message) v += load_vec(own + l * kBlock);
       store_vec(own + l * kBlock, v);
       largest = vmax(largest, v);

@@ -41,8 +41,24 @@ void backward(const Image* images, const Gradients* gradients, std::int64_t batc
   });
 }
 
+bool negate(const float* energies, float* logits, std::int64_t count, int threads) {
+  const std::int64_t task_size = 1 << 16, tasks = (count + task_size - 1) / task_size;
+  Buffer<bool> good(tasks);
+  parallel_for(tasks, threads, [&](std::int64_t task) {
+    ivec<float> finite = ~ivec<float>{};
+    const std::int64_t end = std::min(count, (task + 1) * task_size);
+    for (std::int64_t i = task * task_size; i < end; i += kLanes<float>) {
+      const vec<float> v = -load_lanes(energies + i, end - i);
+      finite &= v - v == 0.0f;
+      store_lanes(logits + i, v, end - i);
+    }
+    good[task] = !any<float>(~finite);
+  });
+  return std::all_of(good.get(), good.get() + tasks, [](bool each) { return each; });
+}
+
 } // namespace
 
-const CpuKernels kernels{saved_floats, forward, backward};
+const CpuKernels kernels{saved_floats, forward, backward, negate};
 
 } // namespace fastseg::mean_field::FASTSEG_CPU_LEVEL

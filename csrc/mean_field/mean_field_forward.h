@@ -8,9 +8,11 @@ namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 class Forward {
 public:
   Forward(const Image& image, const Shape& shape, int threads)
-      : image_(image), shape_(shape), threads_(threads), vertices_(image, shape),
+      : image_(image), shape_(shape), threads_(threads), vertices_(image, shape, threads),
         sums_memory_(shape.steps > 0 ? vertices_.chunks * vertices_.size() : 0),
-        values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0) {
+        values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0),
+        packs_(image.probabilities != nullptr && shape.steps > 1 &&
+               shape.labels * shape.pixels >= kManyLogits) {
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
       sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};
     values_ = {values_memory_.get(), 2 * vertices_.rows};
@@ -39,13 +41,24 @@ private:
     std::fill_n(x, vertices_.layout.padded * kBlock, 0.0f);
     bool good = true;
     Stencil stencil;
+    RowPrefetch prefetch_rows(vertices_, c);
+    const Array none, &read = step > 0 ? values_ : none, &added_to = last ? none : sums_[c];
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
-      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels, shape_.labels,
-                     b);
+      const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
+      float* const packed = packs_ && !last && count == kBlock
+                                ? image_.probabilities + b * kBlock * shape_.labels
+                                : nullptr;
+      const bool from_packed = packed != nullptr && step > 0;
+      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
+                     from_packed ? 0 : shape_.labels, b);
+      if (kManyRows <= vertices_.size()) prefetch_rows(b, read, added_to);
       vertices_.fill(image_, b, stencil);
       if (step > 0) slice_block(stencil, x);
-      const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
-      good &= softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
+      if (from_packed)
+        good &= softmax(x, true, packed, kBlock, shape_.labels, count);
+      else
+        good &= softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count,
+                        packed);
       if (last)
         write(x, first, count);
       else
@@ -106,11 +119,19 @@ private:
                    threads_);
   }
 
+  // From this size on the first pass copies the logits to where the last one will write the
+  // probabilities: block after block, one stream instead of one per label. They come from memory
+  // in every pass, which is then much faster.
+  static constexpr std::int64_t kManyLogits = 1 << 21;
+  // Arrays of vertices from this size on do not stay in the cache between two passes.
+  static constexpr std::int64_t kManyRows = 1 << 20;
+
   const Image& image_;
   Shape shape_;
   int threads_;
   Vertices vertices_;
-  Scratch sums_memory_, values_memory_;
+  Scratch<float> sums_memory_, values_memory_;
+  bool packs_;
   Array sums_[8], values_;
 };
 

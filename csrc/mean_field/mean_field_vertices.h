@@ -4,20 +4,11 @@
 #pragma once
 
 #include "common/buffer.h"
-#include "common/huge_pages.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "mean_field/mean_field_block.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
-
-// Scratch memory in huge pages where it is large.
-class Scratch : public Buffer<float> {
-public:
-  explicit Scratch(std::int64_t count) : Buffer<float>(count) {
-    if (count >= 1 << 20)
-      advise_huge_pages(reinterpret_cast<std::uintptr_t>(get()), count * sizeof(float));
-  }
-};
 
 // Calls fn(integral_constant<W>) with the narrowest row that holds `labels`, at most 32.
 template <class Fn> inline void dispatch_width(std::int64_t labels, const Fn& fn) {
@@ -73,8 +64,9 @@ template <class Fn> inline void dispatch_plane(int width, const Fn& fn) {
 
 class Vertices {
 public:
-  Vertices(const Image& image, const Shape& shape)
-      : layout(shape.labels), kernels(shape.kernels), planes_(2 * layout.groups) {
+  Vertices(const Image& image, const Shape& shape, int threads)
+      : layout(shape.labels), kernels(shape.kernels), blocks((shape.pixels + kBlock - 1) / kBlock),
+        planes_(2 * layout.groups), last_rows_(kernels * blocks) {
     std::int64_t largest = 0;
     for (int k = 0; k < kernels; ++k) {
       lattices_[k] = LatticeView<float>(*image.kernels[k].lattice);
@@ -83,19 +75,24 @@ public:
       largest = std::max(largest, lattices_[k].vertices);
     }
     rows = whole_lines(rows);
-    blocks = (shape.pixels + kBlock - 1) / kBlock;
     chunks = chunk_count(blocks, largest);
     layout.each_group([&](auto width, std::int64_t first) {
       using Width = RowWidth<width()>;
       planes_[plane_count++] = {Width::kMain, first};
       if (Width::kTail > 0) planes_[plane_count++] = {Width::kTail, first + Width::kMain};
     });
-    for (int k = 0; k < kernels; ++k)
-      for (std::int64_t c = 0; c < chunks; ++c) {
-        const std::int64_t from = lattices_[k].at(chunk_begin(c)),
-                           to = lattices_[k].at(chunk_begin(c + 1));
-        touched_[k][c] = touched_rows(lattices_[k].rows + from, to - from);
+    parallel_for(kernels * chunks, threads, [&](std::int64_t task) {
+      const int k = static_cast<int>(task / chunks);
+      const std::int64_t c = task % chunks;
+      RowRange all{INT64_MAX, 0};
+      for (std::int64_t b = chunk_begin(c); b < chunk_begin(c + 1); ++b) {
+        const RowRange own =
+            touched_rows(lattices_[k].rows + lattices_[k].at(b), lattices_[k].corners * kBlock);
+        last_rows_[k * blocks + b] = static_cast<std::int32_t>(own.end - 1);
+        all = {std::min(all.first, own.first), std::max(all.end, own.end)};
       }
+      touched_[k][c] = all;
+    });
   }
 
   const LatticeView<float>& lattice(int k) const { return lattices_[k]; }
@@ -166,15 +163,59 @@ public:
     stencil.fill(image.kernels, lattices_, kernels, first_row, block);
   }
 
+  // The last row that block b touches, of those of kernel k.
+  std::int64_t last_row(int k, std::int64_t b) const { return last_rows_[k * blocks + b]; }
+
   Layout layout;
   int kernels;
-  std::int64_t rows = 0, blocks = 0, chunks = 0, plane_count = 0;
+  std::int64_t blocks, rows = 0, chunks = 0, plane_count = 0;
   std::int64_t first_row[kMaxKernels];
 
 private:
   LatticeView<float> lattices_[kMaxKernels];
   RowRange touched_[kMaxKernels][8];
   Buffer<Plane> planes_;
+  Buffer<std::int32_t> last_rows_;
+};
+
+// Asks for rows some time before a chunk of the pixels touches them for the first time. Vertices
+// are numbered in that order, so these are the rows after those that were asked for before. (The
+// others are in the cache, or the processor finds them early enough.)
+class RowPrefetch {
+public:
+  RowPrefetch(const Vertices& vertices, std::int64_t chunk)
+      : vertices_(vertices), end_(vertices.chunk_begin(chunk + 1)) {
+    for (int k = 0; k < vertices.kernels; ++k)
+      next_[k] = vertices.last_row(k, vertices.chunk_begin(chunk)) + 1;
+  }
+
+  // Before block b. `read`, `added_to`: arrays, or empty ones.
+  __attribute__((always_inline)) void operator()(std::int64_t b, const Array& read,
+                                                 const Array& added_to) {
+    constexpr std::int64_t kAhead = 4;
+    if (b + kAhead >= end_) return;
+    for (int k = 0; k < vertices_.kernels; ++k) {
+      const std::int64_t end = vertices_.last_row(k, b + kAhead) + 1;
+      if (end <= next_[k]) continue;
+      const std::int64_t from = vertices_.first_row[k] + next_[k],
+                         to = vertices_.first_row[k] + end;
+      for (std::int64_t i = 0; i < vertices_.plane_count; ++i) {
+        const Plane& plane = vertices_.plane(i);
+        if (read.memory != nullptr)
+          for (const float* p = plane.of(read, from); p < plane.of(read, to); p += 16)
+            __builtin_prefetch(p);
+        if (added_to.memory != nullptr)
+          for (const float* p = plane.of(added_to, from); p < plane.of(added_to, to); p += 16)
+            __builtin_prefetch(p, 1);
+      }
+      next_[k] = end;
+    }
+  }
+
+private:
+  const Vertices& vertices_;
+  std::int64_t end_;
+  std::int64_t next_[kMaxKernels];
 };
 
 } // namespace fastseg::mean_field::FASTSEG_CPU_LEVEL

@@ -5,6 +5,7 @@
 
 #include "common/buffer.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "permutohedral_lattice/vertex_rows.h"
 
 namespace fastseg::permutohedral_filter::FASTSEG_CPU_LEVEL {
@@ -31,7 +32,7 @@ public:
     parallel_for(chunks_, threads_, [&](std::int64_t c) { touched[c] = splat(values, c); });
     merge(touched);
     Rows in = rows(0), out = rows(1);
-    const std::int64_t pieces = lattice_.vertices > 8192 ? threads_ : 1;
+    const std::int64_t pieces = lattice_.vertices * W > 1 << 18 ? threads_ : 1;
     for (int i = 0; i < lattice_.corners; ++i) {
       const int axis = transpose ? lattice_.corners - 1 - i : i;
       const T scale = i + 1 == lattice_.corners ? lattice_.alpha : T(1);
@@ -127,7 +128,7 @@ private:
   // Array 0 becomes the sum of the chunks; row 0 of arrays 0 and 1 becomes zero.
   void merge(const RowRange* touched) {
     const Rows sums = rows(0);
-    const std::int64_t count = lattice_.vertices, pieces = count > 8192 ? threads_ : 1;
+    const std::int64_t count = lattice_.vertices, pieces = count * W > 1 << 18 ? threads_ : 1;
     parallel_for(pieces, threads_, [&](std::int64_t piece) {
       for (std::int64_t row = 1 + count * piece / pieces; row <= count * (piece + 1) / pieces;
            ++row) {
@@ -145,7 +146,7 @@ private:
   std::int64_t labels_;
   int threads_;
   std::int64_t chunks_, rows_, size_;
-  Buffer<T> memory_;
+  Scratch<T> memory_;
 };
 
 // Calls fn(integral_constant<W>) with the narrowest row that holds `labels`.

@@ -2,11 +2,10 @@
 // insertion. Included only by *_cpu.cpp files; lives in the level's namespace.
 #pragma once
 
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
-#include <new>
 
-#include "common/huge_pages.h"
+#include "common/scratch_pool.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
@@ -15,7 +14,7 @@ namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 template <class Item> class Growing {
 public:
   Growing() = default;
-  ~Growing() { std::free(items_); }
+  ~Growing() { give_scratch(items_); }
   Growing(const Growing&) = delete;
   Growing& operator=(const Growing&) = delete;
 
@@ -23,13 +22,16 @@ public:
   Item& operator[](std::int64_t i) { return items_[i]; }
   const Item& operator[](std::int64_t i) const { return items_[i]; }
   Item& append() {
-    if (size_ == capacity_) {
-      capacity_ = capacity_ > 0 ? 2 * capacity_ : 1024;
-      void* grown = std::realloc(static_cast<void*>(items_), capacity_ * sizeof(Item));
-      if (grown == nullptr) throw std::bad_alloc();
-      items_ = static_cast<Item*>(grown);
-    }
+    if (size_ == capacity_) reserve(std::max<std::int64_t>(2 * capacity_, 1024));
     return items_[size_++];
+  }
+  void reserve(std::int64_t count) {
+    if (count <= capacity_) return;
+    Item* grown = static_cast<Item*>(take_scratch(count * sizeof(Item)));
+    if (size_ > 0) std::memcpy(static_cast<void*>(grown), items_, size_ * sizeof(Item));
+    give_scratch(items_);
+    items_ = grown;
+    capacity_ = count;
   }
 
 private:
@@ -48,7 +50,7 @@ inline std::uint64_t mix(std::uint64_t x) {
 template <class Item, class Key> class Table {
 public:
   Table() { resize(1 << 12); }
-  ~Table() { std::free(slots_); }
+  ~Table() { give_scratch(slots_); }
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
@@ -84,6 +86,7 @@ public:
     std::uint64_t slots = mask_ + 1;
     while (slots < 2 * static_cast<std::uint64_t>(count)) slots *= 2;
     if (slots > mask_ + 1) resize(slots);
+    items.reserve(count);
   }
   // After the new item was filled.
   void grow_if_full() {
@@ -94,9 +97,10 @@ public:
 
 private:
   void resize(std::uint64_t count) {
-    std::free(slots_);
-    slots_ = static_cast<std::uint32_t*>(std::calloc(count, sizeof(std::uint32_t)));
-    if (slots_ == nullptr) throw std::bad_alloc();
+    give_scratch(slots_);
+    slots_ = nullptr;
+    slots_ = static_cast<std::uint32_t*>(take_scratch(count * sizeof(std::uint32_t)));
+    std::memset(slots_, 0, count * sizeof(std::uint32_t));
     mask_ = count - 1;
     for (std::int64_t i = 0; i < items.size(); ++i) {
       std::uint64_t h = items[i].hash() & mask_;

@@ -1,10 +1,10 @@
 // The lattice as a Python object. Included by *_bind.cpp files.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "common/scratch_pool.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
 
 namespace fastseg::permutohedral_lattice {
@@ -15,9 +15,9 @@ struct OwnedLattice : Lattice {
   OwnedLattice(const OwnedLattice&) = delete;
   OwnedLattice& operator=(const OwnedLattice&) = delete;
   ~OwnedLattice() {
-    std::free(rows);
-    std::free(weights);
-    std::free(neighbours);
+    give_scratch(rows);
+    give_scratch(weights);
+    give_scratch(neighbours);
   }
 };
 using LatticeList = std::vector<std::shared_ptr<OwnedLattice>>;

@@ -37,7 +37,7 @@ struct BadFeature {
 };
 
 struct CpuKernels {
-  // Fills the lattices of `batch` images, whose arrays come from std::malloc, from features
+  // Fills the lattices of `batch` images, whose arrays come from take_scratch, from features
   // [batch, D, P] of `dtype` (float32 or float64). out_of_range: *bad is the first image's first
   // such pixel. Nothing stays allocated unless the result is ok.
   Status (*build)(DType dtype, const void* features, std::int64_t batch, int feature_count,

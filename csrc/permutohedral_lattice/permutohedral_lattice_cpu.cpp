@@ -23,7 +23,8 @@ VertexKey vertex_key(const Simplices<T, D>& block, std::int64_t p, int m) {
   return pack(c, kMaxFeatures);
 }
 
-template <int D> struct Part {
+// On cache lines of its own: threads write to their parts all the time.
+template <int D> struct alignas(128) Part {
   Vertices vertices;
   Table<Simplex<D>, SimplexKey<D>> simplices;
   std::int64_t first = 0, end = 0; // blocks
@@ -61,14 +62,7 @@ public:
 
 private:
   template <class Item> static Item* allocate(std::int64_t count) {
-    constexpr std::int64_t huge_page = 1 << 21;
-    const std::int64_t needed = count * sizeof(Item),
-                       alignment = needed < huge_page ? 64 : huge_page;
-    const std::int64_t bytes = (needed + alignment - 1) / alignment * alignment;
-    void* memory = std::aligned_alloc(alignment, std::max<std::int64_t>(bytes, 64));
-    if (memory == nullptr) throw std::bad_alloc();
-    if (bytes >= huge_page) advise_huge_pages(reinterpret_cast<std::uintptr_t>(memory), bytes);
-    return static_cast<Item*>(memory);
+    return static_cast<Item*>(take_scratch(count * sizeof(Item)));
   }
 
   Status run_parts(Part<D>* parts, std::int64_t* bad_pixel) {
@@ -285,9 +279,9 @@ template <int D = 1, class Fn> void dispatch(DType dtype, int features, const Fn
 }
 
 void release(Lattice& lattice) {
-  std::free(lattice.rows);
-  std::free(lattice.weights);
-  std::free(lattice.neighbours);
+  give_scratch(lattice.rows);
+  give_scratch(lattice.weights);
+  give_scratch(lattice.neighbours);
   lattice = Lattice{};
 }
 

@@ -77,6 +77,10 @@ template <class T, int W> struct Row {
     for (int k = 0; k < kMainVecs; ++k) main[k] += other.main[k];
     for (int k = 0; k < kTailVecs; ++k) tail[k] += other.tail[k];
   }
+  void add_product(const Row& a, const Row& b) {
+    for (int k = 0; k < kMainVecs; ++k) main[k] += a.main[k] * b.main[k];
+    for (int k = 0; k < kTailVecs; ++k) tail[k] += a.tail[k] * b.tail[k];
+  }
   void scale(T factor) {
     for (int k = 0; k < kMainVecs; ++k) main[k] *= factor;
     for (int k = 0; k < kTailVecs; ++k) tail[k] *= factor;

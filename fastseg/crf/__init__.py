@@ -12,6 +12,7 @@ from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, PairwiseKer
 from .mean_field import Kernel, mean_field, mean_field_labels
 from .module import DenseCRF
 from .presets import PRESETS, Preset
+from .workspaces import limit_workspaces
 
 __all__ = [
     "PRESETS",
@@ -24,6 +25,7 @@ __all__ = [
     "Lattice",
     "PairwiseKernel",
     "Preset",
+    "limit_workspaces",
     "mean_field",
     "mean_field_labels",
     "window_filter",

@@ -29,7 +29,14 @@ from .compatibility import (
     as_compatibility,
 )
 from .features import positions
-from .mean_field import MAX_KERNELS, Kernel, composition, mean_field, mean_field_labels
+from .mean_field import (
+    MAX_KERNELS,
+    Kernel,
+    composition,
+    mean_field,
+    mean_field_labels,
+    negated,
+)
 from .pairwise import KernelType, NormalizationType, Pairwise
 from .spatial import position_lattice
 from .unaries import ConstUnary, LogisticUnary, Unary
@@ -129,9 +136,10 @@ class DenseCRF:
         self._unary = None
 
     def _set_energies(self, energies: torch.Tensor) -> None:
-        check_values("unary energy", energies[None], higher_is_better=False)
-        negative = _native.with_huge_pages(torch.empty(1, *energies.shape))
-        torch.neg(energies, out=negative[0])
+        energies = energies.detach().contiguous()
+        negative = _native.scratch(1, *energies.shape)
+        if not negated(energies, negative):
+            check_values("unary energy", energies[None], higher_is_better=False)
         self._given_logits = negative
 
     def addPairwiseEnergy(
@@ -339,9 +347,14 @@ class DenseCRF2D(DenseCRF):
         Raises:
             ValueError: widths that are not positive and finite; as addPairwiseEnergy.
         """
-        sx, sy = _pair("sxy", sxy, 2).tolist()
-        lattice = position_lattice(self._height, self._width, (sx, sy), like=torch.empty(0))
-        self._add(lambda: self._positions(sxy), compat, kernel, normalization, lattice)
+        widths, size = _pair("sxy", sxy, 2), (self._height, self._width)
+        sx, sy = widths.tolist()
+        lattice = position_lattice(*size, (sx, sy), like=widths)
+
+        def features() -> torch.Tensor:  # without self: a cycle would keep all memory for a while
+            return positions(*size, widths, like=widths)
+
+        self._add(features, compat, kernel, normalization, lattice)
 
     def addPairwiseBilateral(
         self,
@@ -377,13 +390,14 @@ class DenseCRF2D(DenseCRF):
             )
         if rgbim.dtype != numpy.uint8:
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
-        colors = torch.from_numpy(rgbim.astype(numpy.float32)).flatten(0, 1).T
-        colors = colors / _pair("srgb", srgb, 3)[:, None]
-        features = torch.cat([self._positions(sxy), colors])
+        channels = torch.from_numpy(rgbim.copy() if not rgbim.flags.writeable else rgbim)
+        widths = torch.cat([_pair("sxy", sxy, 2), _pair("srgb", srgb, 3)])
+        features = _native.scratch(5, self._height, self._width)
+        features[0] = torch.arange(self._width)
+        features[1] = torch.arange(self._height)[:, None]
+        features[2:] = channels.permute(2, 0, 1)
+        features = features.flatten(1).div_(widths[:, None])
         self._add(lambda: features, compat, kernel, normalization)
-
-    def _positions(self, sxy: Any) -> torch.Tensor:
-        return positions(self._height, self._width, _pair("sxy", sxy, 2), like=torch.empty(0))
 
 
 def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:

@@ -159,7 +159,8 @@ def _check(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch
                 f"logits has dtype {logits.dtype}, the lattice of kernel {i} computes in "
                 f"{lattice.dtype}: build it of features of the same precision"
             )
-        check_same_device("logits", logits, f"the lattice of kernel {i}", lattice.norm())
+        at = torch.empty(0, device=lattice.device)
+        check_same_device("logits", logits, f"the lattice of kernel {i}", at)
         _matrix(kernel, flat)
     return flat
 
@@ -206,6 +207,18 @@ def _raise_if_not_finite(logits: torch.Tensor) -> None:
         )
 
 
+def negated(energies: torch.Tensor, out: torch.Tensor) -> bool:
+    """out = -energies, float32 on the CPU, one value after the other; whether all are finite."""
+    if _native._C is None:
+        torch.neg(energies.view_as(out), out=out)
+        return bool(out.isfinite().all())
+    return bool(
+        _core().cpu_negate(
+            energies.data_ptr(), out.data_ptr(), out.numel(), torch.get_num_threads()
+        )
+    )
+
+
 def _checked(logits: torch.Tensor, result: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
     image = mean_field_cuda.is_bad(bad)
     if image is not None:
@@ -222,7 +235,11 @@ def _bad_compatibility(image: int) -> str:
 
 
 def _prepared(x: torch.Tensor) -> torch.Tensor:
-    return x.detach().float().contiguous()
+    """Float32, one value after the other; x itself where it is that already."""
+    x = x.detach()
+    if x.dtype is torch.float32 and x.is_contiguous():
+        return x
+    return _native.scratch(*x.shape).copy_(x)
 
 
 class _Terms:
@@ -300,8 +317,8 @@ class _MeanField(torch.autograd.Function):
         saved = None
         if any(ctx.needs_input_grad) and logits.shape[0] > 0:
             floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)
-            saved = _native.with_huge_pages(torch.empty(sum(floats)))
-        result = _native.with_huge_pages(torch.empty_like(values))
+            saved = _native.scratch(sum(floats))
+        result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
         ctx.save_for_backward(logits, saved, *matrices)
         return result.to(logits.dtype)
@@ -311,7 +328,7 @@ class _MeanField(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         logits, saved, *matrices = ctx.saved_tensors
         values, grad = _prepared(logits), _prepared(grads[0])
-        grad_logits = torch.empty_like(values)
+        grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
             torch.zeros(batch, *m.shape, dtype=torch.float64) if needed else None

@@ -10,7 +10,7 @@ from ..backends import Backend, forced_backend
 from ..ops.permutohedral_filter import Lattice
 from .features import positions
 
-# Larger ones are built anew each time: the cache holds at most 4 x 24 bytes of so many pixels.
+# Larger ones are built anew each time: the cache holds at most 4 x 32 bytes of so many pixels.
 _MOST_PIXELS = 1 << 22
 
 
@@ -43,6 +43,7 @@ def _cached(
         scale = torch.tensor([scale_x, scale_y], dtype=dtype, device=device)
         lattice = Lattice(positions(height, width, scale, like=like))
         lattice.norm()
+        lattice.scales("symmetric")
     if like.is_cuda:
         torch.cuda.current_stream(device).synchronize()  # it is there for every stream
     return lattice

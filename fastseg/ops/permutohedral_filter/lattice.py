@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ... import _native
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
 from . import native, native_cuda, reference
@@ -18,8 +19,9 @@ class Lattice:
 
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
-    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48); on a GPU 20 * (D + 1) per pixel.
-    Features are constants here; for their gradient call permutohedral_filter.
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and up to 12 per pixel for the norm
+    and what is made of it; on a GPU 20 * (D + 1) per pixel. Features are constants here; for their
+    gradient call permutohedral_filter.
 
     Args:
         features: [N, D, P], or [D, P] for one lattice that serves every image; D in 1..8; any
@@ -50,6 +52,7 @@ class Lattice:
         else:
             self._tables = [reference.build(image.to(self.dtype)) for image in features]
         self._norm: torch.Tensor | None = None
+        self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
 
     @property
     def num_vertices(self) -> list[int]:
@@ -101,7 +104,8 @@ class Lattice:
         """The filter of ones [N, P]: what normalisation divides by. Computed once."""
         if self._norm is None:
             shape = (self.batch, 1, self.num_pixels)
-            ones = torch.ones(shape, dtype=self.dtype, device=self.device)
+            like = torch.empty(0, dtype=self.dtype, device=self.device)
+            ones = _native.new_scratch(like, *shape).fill_(1)
             norm = self._filter(ones, False).squeeze(1)
             if native_cuda.is_capturing(norm):
                 return norm  # the graph's own: nothing is in it before a replay
@@ -123,11 +127,18 @@ class Lattice:
             raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
         if normalization == "none":
             return None, None
-        if normalization == "symmetric":
-            root = (self.norm() + 1e-20).sqrt().reciprocal()
-            return root, root
-        inverse = (self.norm() + 1e-20).reciprocal()
-        return (inverse, None) if normalization == "before" else (None, inverse)
+        symmetric = normalization == "symmetric"
+        factors = self._factors.get(symmetric)
+        if factors is None:
+            norm = self.norm()
+            with torch.inference_mode(False), torch.no_grad():  # they outlive such a block
+                factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
+                factors = (factors.sqrt_() if symmetric else factors).reciprocal_()
+            if factors.device.type == "cpu":
+                self._factors[symmetric] = factors
+        if symmetric:
+            return factors, factors
+        return (factors, None) if normalization == "before" else (None, factors)
 
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:

@@ -66,7 +66,7 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
     if _native.on_cuda(values):
         return native_cuda.filter_with(handles, values, transpose)
     prepared = _prepared(values)
-    out = torch.empty_like(prepared)
+    out = _native.new_scratch(prepared, *prepared.shape)
     _core().cpu_filter(
         handles,
         *prepared.shape[:2],
