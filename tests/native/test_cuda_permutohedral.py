@@ -139,7 +139,12 @@ def test_recorded_in_a_graph_it_gives_the_same_bits(emulated_core, cpu_lattice, 
     monkeypatch.setattr(native_cuda, "is_capturing", lambda x: True)
     with poisoned_empty():
         assert all(map(torch.equal, gradients(values, features), expected))
-        assert_same_lattice(Lattice(features), cpu_lattice(features))
+        lattice = Lattice(features)
+        assert_same_lattice(lattice, cpu_lattice(features))
+        recorded = lattice.norm()
+        assert lattice.norm() is not recorded  # it has no numbers before the graph's replay
+    monkeypatch.setattr(native_cuda, "is_capturing", lambda x: False)
+    assert lattice.norm() is lattice.norm() and torch.equal(lattice.norm(), recorded)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e9, 2e4])

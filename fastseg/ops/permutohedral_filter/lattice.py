@@ -9,7 +9,7 @@ import torch
 from ... import _native
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
-from . import native, reference
+from . import native, native_cuda, reference
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 
@@ -106,7 +106,10 @@ class Lattice:
             shape = (self.batch, 1, self.num_pixels)
             like = torch.empty(0, dtype=self.dtype, device=self.device)
             ones = _native.new_scratch(like, *shape).fill_(1)
-            self._norm = self._filter(ones, False).squeeze(1)
+            norm = self._filter(ones, False).squeeze(1)
+            if native_cuda.is_capturing(norm):
+                return norm  # the graph's own: nothing is in it before a replay
+            self._norm = norm
         return self._norm
 
     def scales(self, normalization: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
