@@ -64,9 +64,13 @@ CASES = (
 )
 
 
+def _photograph(height: int, width: int) -> Path:
+    return SHARED / "data" / "samples" / PHOTOGRAPHS[height, width]
+
+
 def _image(height: int, width: int) -> np.ndarray:
     """uint8 [H, W, 3]."""
-    path = SHARED / "data" / "samples" / PHOTOGRAPHS[height, width]
+    path = _photograph(height, width)
     if path.is_file():
         from PIL import Image
 
@@ -133,6 +137,10 @@ def test_crf(crf_case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) 
         pytest.skip("--quick takes the smallest case")
     image, energies = _image(case.height, case.width), _energies(case)
     ours = _fastseg(case, image, energies)
+    path = _photograph(case.height, case.width)
+    # A noisy one has more vertices: its times are others.
+    shown = path.name if path.is_file() else "a synthetic image"
+    benchmark.extra_info["image"] = shown
     variants = [Variant("fastseg", lambda _: ours())]
     try:
         from pydensecrf import densecrf as peer
@@ -155,5 +163,5 @@ def test_crf(crf_case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) 
     if "pydensecrf" in times:
         ratio = times["pydensecrf"].median / times["fastseg"].median
         benchmark.extra_info["ratio"] = ratio
-        print(f"\n{case}: {ratio:.1f} times as fast as pydensecrf")
+        print(f"\n{case}, {shown}: {ratio:.1f} times as fast as pydensecrf")
     benchmark.pedantic(ours, rounds=3)

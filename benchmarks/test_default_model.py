@@ -1,8 +1,8 @@
 """The default model, from a photograph to its label map, against smp's eager float32 forward and
 argmax with the same weights.
 
-The photographs are CamVid's validation images, which are not in the repository: FASTSEG_CAMVID, or
-../shared/data/camvid. The peer runs in channels_last and in NCHW, on images that are padded as ours
+The photographs are CamVid's validation images, which are not in the repository: data/camvid in the
+folder FASTSEG_SHARED, by default ../shared. The peer runs in channels_last and in NCHW, on images that are padded as ours
 are; ours is `fastseg.fuse` in float32, and in bfloat16 where the CPU or GPU has that.
 """
 
@@ -23,9 +23,8 @@ from fastseg.bench.timing import Variant
 from fastseg.models.default import default_model
 from fastseg.testing.peers import declare_torchvision_ops
 
-CAMVID = Path(
-    os.environ.get("FASTSEG_CAMVID", Path(__file__).resolve().parents[2] / "shared/data/camvid")
-)
+SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+CAMVID = SHARED / "data/camvid"
 # Of 101; each is one call of the warm-up, in which labels are compared.
 EVERY = 12
 # Share of the pixels that must have the label of float32.
