@@ -2,8 +2,8 @@
 argmax with the same weights.
 
 The photographs are CamVid's validation images, which are not in the repository: data/camvid in the
-folder FASTSEG_SHARED, by default ../shared. The peer runs in channels_last and in NCHW, on images that are padded as ours
-are; ours is `fastseg.fuse` in float32, and in bfloat16 where the CPU or GPU has that.
+folder FASTSEG_SHARED, by default ../shared. The peer runs in channels_last and in NCHW, on images
+that are padded as ours are; ours is `fastseg.fuse` in float32 and in bfloat16.
 """
 
 from __future__ import annotations
