@@ -391,3 +391,18 @@ def test_random_calls_end_in_an_error_or_in_probabilities(model: Any):
         return
     assert q.shape == u.shape and numpy.isfinite(q).all()
     assert (q >= 0).all() and abs(q.sum(0) - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("at", [0, 70_000, 140_006])
+def test_energies_that_several_threads_copy(at: int) -> None:
+    """What is not finite is found wherever it is, also in the last, shorter vector."""
+    energies = numpy.random.default_rng(0).random((3, 46_669), dtype=numpy.float32)
+    crf = dcrf.DenseCRF(46_669, 3)
+    crf.setUnaryEnergy(energies)
+    assert numpy.array_equal(crf.unaryParameters(), energies)
+    energies.reshape(-1)[at] = numpy.inf  # excludes a label
+    crf.setUnaryEnergy(energies)
+    assert crf.inference(0).reshape(-1)[at] < 1e-37
+    energies.reshape(-1)[at] = numpy.nan
+    with pytest.raises(ValueError, match="unary energy has nan"):
+        crf.setUnaryEnergy(energies)

@@ -188,6 +188,23 @@ def test_same_bits_at_any_thread_count(labels: int):
         assert all(map(torch.equal, results[0], other))
 
 
+def test_large_logits():
+    """From 8 MB on they are copied, block by block, to where the result will lie; the last block
+    here is not whole. Labels alone have no such place, and read them where they are."""
+    logits, kernels = _random(80, 150, 177, batch=1)
+    assert logits.nbytes >= 1 << 23
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(mean_field(logits, kernels, 3))
+    assert torch.equal(*results)
+    assert torch.equal(mean_field_labels(logits, kernels, 3).long(), results[0].argmax(1))
+    with use_backend("reference"):
+        plain = mean_field(logits, kernels, 3)
+    assert (results[0] - plain).abs().max().item() <= 2e-5
+    assert torch.equal(mean_field(logits, kernels, 0), mean_field(logits, [], 0))
+
+
 @pytest.mark.parametrize("labels", [1, 2, 7, 21, 40])
 def test_labels_are_the_most_probable_ones(labels: int):
     logits, kernels = _random(labels)
