@@ -119,7 +119,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     encoders: Any = [m for m in model.modules() if hasattr(m, "early_layers")]
     if torch.finfo(dtype).bits < 32:
         for encoder in encoders:
-            encoder.late_dtype = dtype
+            encoder.mixed_dtypes = True
             early.update(m for layer in encoder.early_layers() for m in layer.modules())
     for module in model.modules():
         if module not in early:

@@ -164,6 +164,10 @@ def test_in_bfloat16_the_early_layers_stay_as_they_are(name: str) -> None:
     assert logits.dtype is torch.bfloat16
     assert (logits - truth).norm() < 0.02 * truth.norm()
     assert (labels == truth.argmax(1)).float().mean() > 0.98
+    # All in one dtype again: it is taken from the weights.
+    assert (
+        labels_and_logits(copy.deepcopy(fused).float(), x)[1] - truth
+    ).norm() < 0.02 * truth.norm()
     again = labels_and_logits(fused, x.bfloat16())
     assert torch.equal(again[1], labels_and_logits(fused, x.bfloat16().float())[1])
 

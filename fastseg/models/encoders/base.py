@@ -23,14 +23,14 @@ class Encoder(nn.Module):
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
-        late_dtype: of the features after `early_layers`, where it is not that of the weights
+        mixed_dtypes: whether the weights after `early_layers` may have another dtype than those
             before (`fastseg.fuse`); the image may then have any.
     """
 
     out_channels: list[int]
     prefixes: tuple[str, ...]
     classifier_prefix: str
-    late_dtype: torch.dtype | None = None
+    mixed_dtypes: bool = False
 
     def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
         super().__init__()
@@ -59,11 +59,14 @@ class Encoder(nn.Module):
 
     def to_early(self, x: torch.Tensor) -> torch.Tensor:
         """x as the early layers take it."""
-        return x if self.late_dtype is None else x.to(next(self.parameters()).dtype)
+        return x.to(next(self.parameters()).dtype) if self.mixed_dtypes else x
 
     def to_late(self, x: torch.Tensor) -> torch.Tensor:
         """What the early layers made, as the later ones take it."""
-        return x if self.late_dtype is None else x.to(self.late_dtype)
+        if not self.mixed_dtypes:
+            return x
+        *_, last = self.parameters()
+        return x.to(last.dtype)
 
     def stride_and_dilation(self, halving: int) -> tuple[int, int]:
         """Of the stage that makes halving number 1, 2, ... of the image."""
