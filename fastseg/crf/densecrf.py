@@ -132,7 +132,7 @@ class DenseCRF:
         expected = (self._labels, self._variables)
         if u.shape != expected:
             raise ValueError(f"Bad shape for unary energy (Need {expected}, got {u.shape})")
-        self._set_energies(torch.from_numpy(numpy.ascontiguousarray(u, dtype=numpy.float32)))
+        self._set_energies(_tensor(u, numpy.float32))
         self._unary = None
 
     def _set_energies(self, energies: torch.Tensor) -> None:
@@ -167,7 +167,7 @@ class DenseCRF:
             raise ValueError(
                 f"Bad shape for pairwise energy (Need (?, {self._variables}), got {features.shape})"
             )
-        tensor = torch.from_numpy(numpy.ascontiguousarray(features, dtype=numpy.float32))
+        tensor = _tensor(features, numpy.float32)
         self._add(lambda: tensor, compat, kernel, normalization)
 
     def _add(
@@ -321,7 +321,7 @@ class DenseCRF:
         expected = (self._labels, self._variables)
         if Q.shape != expected:
             raise ValueError(f"Q has shape {Q.shape}, expected {expected}")
-        return torch.from_numpy(numpy.ascontiguousarray(Q, dtype=numpy.float32))[None]
+        return _tensor(Q, numpy.float32)[None]
 
 
 class DenseCRF2D(DenseCRF):
@@ -390,7 +390,7 @@ class DenseCRF2D(DenseCRF):
             )
         if rgbim.dtype != numpy.uint8:
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
-        channels = torch.from_numpy(rgbim.copy() if not rgbim.flags.writeable else rgbim)
+        channels = _tensor(rgbim, numpy.uint8)
         widths = torch.cat([_pair("sxy", sxy, 2), _pair("srgb", srgb, 3)])
         features = _native.scratch(5, self._height, self._width)
         features[0] = torch.arange(self._width)
@@ -398,6 +398,12 @@ class DenseCRF2D(DenseCRF):
         features[2:] = channels.permute(2, 0, 1)
         features = features.flatten(1).div_(widths[:, None])
         self._add(lambda: features, compat, kernel, normalization)
+
+
+def _tensor(array: Array, dtype: Any) -> torch.Tensor:
+    """A tensor of an array of any strides; of its memory where that may be written to."""
+    array = numpy.ascontiguousarray(array, dtype)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:

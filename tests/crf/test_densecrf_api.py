@@ -109,14 +109,18 @@ def test_energies_are_copied():
     assert numpy.array_equal(d.inference(2), expected)
 
 
+@pytest.mark.filterwarnings("error")
 def test_arrays_of_other_layouts_and_precision():
     expected = crf().inference(2)
-    for u in (unary().astype("float64"), numpy.asfortranarray(unary()), unary().tolist()):
+    locked = unary()
+    locked.setflags(write=False)
+    for u in (unary().astype("float64"), numpy.asfortranarray(unary()), unary().tolist(), locked):
         assert numpy.array_equal(crf(u=u).inference(2), expected)
     d = crf()
     read_only = image()
     read_only.setflags(write=False)
-    for picture in (read_only, numpy.asfortranarray(image())):
+    from_bgr = numpy.ascontiguousarray(image()[..., ::-1])[..., ::-1]
+    for picture in (read_only, numpy.asfortranarray(image()), from_bgr):
         other = dcrf.DenseCRF2D(5, 4, 3)
         other.setUnaryEnergy(unary())
         other.addPairwiseGaussian(3, 3)
