@@ -47,7 +47,7 @@ class PottsCompatibility(LabelCompatibility):
     """Equal labels attract each other, with one weight: energy -weight * Q."""
 
     def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(torch.tensor([float(weight)]))
+        super().__init__(torch.tensor([float(weight)], dtype=torch.float32))
 
     def compat(self, parameters: torch.Tensor) -> torch.Tensor:
         return parameters[0]
