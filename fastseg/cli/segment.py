@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .._files import FolderError, check_folder
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..crf import PRESETS, DenseCRF
@@ -77,6 +78,10 @@ def segment(
     """
     if crf is not None and crf not in PRESETS:
         fail(f"--crf is {crf!r}, allowed are {', '.join(PRESETS)}")
+    try:
+        check_folder("--out", out_dir)
+    except FolderError as error:
+        fail(error)
     model = _load(weights, device_named(device))
     layer = _layer(crf, model) if crf is not None else None
     sources, problems = find_images(images, without=out_dir)
@@ -195,7 +200,8 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
         swatch = empty if index == classes.background else full
         style = "dim" if index == classes.background else f"rgb({red},{green},{blue})"
         name = Text.assemble((swatch, style), classes.names[index])
-        share = f"{100 * pixels[index] / total:.2f} %"
+        percent = 100 * pixels[index] / total
+        share = f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
         table.add_row(name, share, str(occurrences[index]))
     out.print(table)
     seconds = sum(r.seconds for r in results)

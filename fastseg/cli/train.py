@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._files import check_folder
 from ..data import find_splits, labelling_of
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
@@ -136,6 +137,7 @@ def train(
     with joined(device_named(device)) as (processes, own_device):
         if epochs is not None and iterations is not None:
             raise Failure("give --epochs or --iterations, not both")
+        check_folder("--out", out_dir)
         last = out_dir / LAST
         resuming = resume and last.exists()
         if not resume and last.exists():

@@ -161,6 +161,7 @@ def test_train_errors(dataset: Path, trained: Path, tmp_path: Path) -> None:
 
     assert_one_error(attempt(data=tmp_path / "none"), "none: no such folder")
     assert_one_error(attempt(data=dataset / "images"), "labels/")
+    assert_one_error(attempt("--out", dataset / "classes.json"), "--out", "is no folder")
     assert_one_error(attempt("--train-split", "x"), "no split 'x', but train, val")
     assert_one_error(attempt("--epochs", 3), "--epochs or --iterations")
     assert_one_error(attempt("--model", "unet"), "unet", "deeplabv3plus", others=1)
@@ -230,7 +231,7 @@ def test_eval_errors(dataset: Path, trained: Path, weights: Path, tmp_path: Path
         assert_one_error(attempt(cut), "cut.pt: truncated, damaged")
     assert_one_error(attempt(tmp_path), str(tmp_path))
     (tmp_path / "file").write_text("")
-    assert_one_error(attempt(trained / "best.pt", "--out", tmp_path / "file"), "file", others=1)
+    assert_one_error(attempt(trained / "best.pt", "--out", tmp_path / "file"), "is no folder")
 
 
 def test_models() -> None:
