@@ -130,7 +130,8 @@ def train(
 
     Writes best.pt (the weights of the best validation), last.pt (all that --resume needs),
     metrics.json and curve.png. A signal (SIGTERM, Ctrl-C) or the time limit ends the run after a
-    checkpoint. On several GPUs or processes: `torchrun --nproc-per-node N -m fastseg train DATASET`.
+    checkpoint. On several GPUs or processes:
+    `torchrun --nproc-per-node N -m fastseg train DATASET`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
