@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from .._checks import check_module
 from .chain import Chain, can_be_folded, folded_parameters, has_no_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,8 +55,10 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
 
     Raises:
         ValueError: dtype is not a floating one, or is given for a model that is fused already.
+        TypeError: model is no module.
     """
-    if dtype is not None and not dtype.is_floating_point:
+    check_module(model)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype is {dtype}, expected a floating one, such as torch.bfloat16")
     if is_fused(model):
         if dtype is not None:
