@@ -93,7 +93,7 @@ def mean_field_labels(
         values = _prepared(flat)
         labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
         matrices = [_prepared(m) for m in matrices]
-        _forward(values, _terms(kernels, matrices), steps, labels=labels)
+        _forward(values, _Terms(kernels, matrices), steps, labels=labels)
     return labels.to(dtype).reshape(logits.shape[:1] + logits.shape[2:])
 
 
@@ -231,9 +231,6 @@ def _bad_compatibility(image: int) -> str:
     return f"image {image}: a compatibility is not finite, or too large"
 
 
-# ---- the native call ----------------------------------------------------------------------------
-
-
 def _prepared(x: torch.Tensor) -> torch.Tensor:
     """Float32, one value after the other; x itself where it is that already."""
     x = x.detach()
@@ -261,10 +258,6 @@ class _Terms:
                     compatibility=matrix.data_ptr(),
                 )
             )
-
-
-def _terms(kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> _Terms:
-    return _Terms(kernels, matrices)
 
 
 def _core() -> Any:
@@ -313,7 +306,7 @@ class _MeanField(torch.autograd.Function):
         *matrices: torch.Tensor,
     ) -> torch.Tensor:
         values = _prepared(logits)
-        ctx.steps, ctx.terms = steps, _terms(kernels, [_prepared(m) for m in matrices])
+        ctx.steps, ctx.terms = steps, _Terms(kernels, [_prepared(m) for m in matrices])
         saved = None
         if any(ctx.needs_input_grad) and logits.shape[0] > 0:
             floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)

@@ -47,7 +47,7 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
         model: in any mode; `eval()` is not needed.
         dtype: of the copy's weights, by default the model's. With bfloat16 or float16 the first
             layers of an encoder of fastseg keep theirs, and with float32 there nearly all labels
-            are those of float32 (99.96 % of the pixels with the default model, in about two thirds
+            are those of float32 (99.9 % of the pixels with the default model, in about two thirds
             of the time on a CPU that has bfloat16); such a model takes images of either dtype.
 
     Returns:
