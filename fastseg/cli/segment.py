@@ -33,12 +33,14 @@ from .overlay import shares, write_before_after, write_labels, write_overlay
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one image gave. `counts`: (class, pixels), the largest first."""
+    """What one image gave. `pair`: the picture before and after a CRF; `counts`: (class, pixels),
+    the largest first."""
 
     source: Source
     size: tuple[int, int]  # height, width
     overlay: Path
     labels: Path
+    pair: Path | None
     seconds: float
     counts: list[tuple[int, int]]
 
@@ -121,6 +123,7 @@ def _segment_one(
     labels = model.segment(photo, working_size, crf).cpu().numpy()
     seconds = time.perf_counter() - start
     base = out_dir / source.name
+    pair = None
     if crf is not None:
         before = model.segment(photo, working_size).cpu().numpy()
         pair = base.with_name(f"{base.name}_before_after.png")
@@ -130,7 +133,7 @@ def _segment_one(
     write_overlay(overlay, photo, labels, model.classes)
     write_labels(label_map, labels, model.classes)
     size = (labels.shape[0], labels.shape[1])
-    return Result(source, size, overlay, label_map, seconds, shares(labels, model.classes))
+    return Result(source, size, overlay, label_map, pair, seconds, shares(labels, model.classes))
 
 
 def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
@@ -226,6 +229,7 @@ def _as_json(
             "width": width,
             "overlay": str(result.overlay),
             "labels": str(result.labels),
+            **({} if result.pair is None else {"before_after": str(result.pair)}),
             "seconds": round(result.seconds, 6),
             "classes": [
                 {

@@ -153,8 +153,10 @@ def test_segment(
     preset: str, photo: numpy.ndarray, photo_file: Path, weights: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = run("segment", photo_file, "-w", weights, "-o", out, "--crf", preset)
+    result = run("segment", photo_file, "-w", weights, "-o", out, "--crf", preset, "--json")
     assert result.exit_code == 0, result.output
+    (entry,) = json.loads(result.stdout)["images"]
+    assert entry["before_after"] == str(out / "photo_before_after.png")
     names = sorted(p.name for p in out.iterdir())
     assert names == ["photo_before_after.png", "photo_labels.png", "photo_overlay.png"]
     model = load_checkpoint(weights)
