@@ -91,7 +91,7 @@ def mean_field_labels(
         labels = _checked(flat, *mean_field_cuda.labels(flat, kernels, matrices, steps))
     else:
         values = _prepared(flat)
-        labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
+        labels = values.new_empty((flat.shape[0], flat.shape[2]), dtype=torch.int32)
         matrices = [_prepared(m) for m in matrices]
         _forward(values, _Terms(kernels, matrices), steps, labels=labels)
     return labels.to(dtype).reshape(logits.shape[:1] + logits.shape[2:])
@@ -324,7 +324,7 @@ class _MeanField(torch.autograd.Function):
         grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
-            torch.zeros(batch, *m.shape, dtype=torch.float64) if needed else None
+            values.new_zeros((batch, *m.shape), dtype=torch.float64) if needed else None
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]
         if batch > 0:

@@ -63,11 +63,11 @@ class Pairwise:
         self._features = features
         self._type = kernel
         if kernel is KernelType.CONST_KERNEL:
-            self._parameters = torch.empty(0, dtype=torch.float32)
+            self._parameters = torch.empty(0, dtype=torch.float32, device="cpu")
         elif kernel is KernelType.DIAG_KERNEL:
-            self._parameters = torch.ones(lattice.num_features, dtype=torch.float32)
+            self._parameters = torch.ones(lattice.num_features, dtype=torch.float32, device="cpu")
         else:
-            self._parameters = torch.eye(lattice.num_features, dtype=torch.float32)
+            self._parameters = torch.eye(lattice.num_features, dtype=torch.float32, device="cpu")
 
     @property
     def kernel_parameters(self) -> torch.Tensor:

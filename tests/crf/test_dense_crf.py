@@ -328,6 +328,24 @@ def test_compile_breaks_the_graph_quietly(learned):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_default_device_does_not_matter(method):
+    """What is computed for CPU tensors is on the CPU, or a kernel would write elsewhere."""
+    crf, logits, images = _compilable(method)
+    crf.kernels[0].compatibility = torch.nn.Parameter(-torch.eye(3))
+
+    def run() -> list[torch.Tensor]:
+        leaves = [logits.clone().requires_grad_(), crf.kernels[0].compatibility]
+        refined = crf(leaves[0], images)
+        grads = torch.autograd.grad(refined.square().sum(), leaves)
+        return [refined, *grads, crf.predict(logits, images)]
+
+    expected = run()
+    with torch.device("meta"):
+        result = run()
+    assert all(map(torch.equal, result, expected))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_export(method):
     crf, logits, images = _compilable(method)
     exported = torch.export.export(crf, (logits, images)).module()
