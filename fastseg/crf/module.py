@@ -134,7 +134,7 @@ class DenseCRF(nn.Module):
         Raises:
             ValueError: shapes that do not fit together, both or neither of logits and unary, images
                 or features that are missing, values that are NaN, pixels that exclude every label.
-            TypeError: dtype of logits or unary.
+            TypeError: dtype of logits or unary, and what is no tensor.
         """
         guide, dtype = self._guide(logits, images, unary, features)
         with torch.autocast(guide.scores.device.type, enabled=False):
