@@ -78,6 +78,13 @@ void bind_permutohedral_filter(py::module_& m) {
     cpu_kernels().filter({each.data(), static_cast<std::int64_t>(each.size())}, batch, labels,
                          pointer(values), pointer(out), transpose, threads);
   });
+  // factor: 0 the norm, 1 its reciprocal, 2 that of its root; out: [lattices, P].
+  sub.def("cpu_norm", [](const LatticeList& lattices, int factor, std::uintptr_t out, int threads) {
+    const auto each = addresses(lattices);
+    py::gil_scoped_release release;
+    cpu_kernels().norm(each.data(), static_cast<std::int64_t>(each.size()),
+                       static_cast<NormFactor>(factor), pointer(out), threads);
+  });
   sub.def("cpu_backward",
           [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,
              std::uintptr_t values, std::uintptr_t grad_out, std::uintptr_t grad_values,

@@ -103,10 +103,7 @@ class Lattice:
     def norm(self) -> torch.Tensor:
         """The filter of ones [N, P]: what normalisation divides by. Computed once."""
         if self._norm is None:
-            shape = (self.batch, 1, self.num_pixels)
-            like = torch.empty(0, dtype=self.dtype, device=self.device)
-            ones = _native.new_scratch(like, *shape).fill_(1)
-            norm = self._filter(ones, False).squeeze(1)
+            norm = self._power_of_norm(1.0)
             if native_cuda.is_capturing(norm):
                 return norm  # the graph's own: nothing is in it before a replay
             self._norm = norm
@@ -130,15 +127,25 @@ class Lattice:
         symmetric = normalization == "symmetric"
         factors = self._factors.get(symmetric)
         if factors is None:
-            norm = self.norm()
             with torch.inference_mode(False), torch.no_grad():  # they outlive such a block
-                factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
-                factors = (factors.sqrt_() if symmetric else factors).reciprocal_()
+                factors = self._power_of_norm(-0.5 if symmetric else -1.0)
             if factors.device.type == "cpu":
                 self._factors[symmetric] = factors
         if symmetric:
             return factors, factors
         return (factors, None) if normalization == "before" else (None, factors)
+
+    def _power_of_norm(self, power: float) -> torch.Tensor:
+        """The norm [N, P] itself (1), or of norm + 1e-20 the reciprocal (-1) or its root (-0.5)."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        if self.handles is not None and self.batch > 0 and not _native.on_cuda(like):
+            return native.norm_factors(self.handles, like, power)
+        if power != 1.0:
+            norm = self.norm()
+            factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
+            return (factors.sqrt_() if power == -0.5 else factors).reciprocal_()
+        ones = _native.new_scratch(like, self.batch, 1, self.num_pixels).fill_(1)
+        return self._filter(ones, False).squeeze(1)
 
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:

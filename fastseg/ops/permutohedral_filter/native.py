@@ -78,6 +78,14 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
     return out.to(values.dtype)
 
 
+def norm_factors(handles: Handles, like: torch.Tensor, power: float) -> torch.Tensor:
+    """The norms of lattices on the CPU, [N, P] as `like`, or (norm + 1e-20) ** power for -1, -0.5."""
+    out = _native.new_scratch(like, len(handles), handles[0].pixels)
+    factor = {1.0: 0, -1.0: 1, -0.5: 2}[power]
+    _core().cpu_norm(handles, factor, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
 def forward(values: torch.Tensor, features: torch.Tensor, transpose: bool) -> torch.Tensor:
     """Filtered values [N, L, P]."""
     if values.shape[0] == 0:
