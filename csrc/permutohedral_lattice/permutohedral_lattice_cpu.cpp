@@ -42,11 +42,49 @@ template <int D> struct alignas(128) Part {
   bool out_of_memory = false;
 };
 
-template <class T, int D> class Builder {
+// Features [D, P] in memory.
+template <class T, int D> struct StoredFeatures {
+  const T* values;
+  std::int64_t pixels;
+  // Those of the pixels from `first` on, at most kBlock: [D, *stride].
+  const T* of(std::int64_t first, std::int64_t, T (*)[kBlock], std::int64_t* stride) const {
+    *stride = pixels;
+    return values + first;
+  }
+};
+
+// Those of an image, made when they are asked for.
+template <int D> struct PixelFeatures {
+  ImageFeatures image;
+  const float* of(std::int64_t first, std::int64_t count, float (*made)[kBlock],
+                  std::int64_t* stride) const {
+    std::int64_t row = first / image.width, column = first % image.width;
+    for (std::int64_t p = 0; p < kBlock; ++p) {
+      made[0][p] = static_cast<float>(column);
+      made[1][p] = static_cast<float>(row);
+      const bool last = ++column == image.width;
+      row += last;
+      column = last ? 0 : column;
+    }
+    const std::uint8_t* values = image.values + first * (D - 2);
+    if (count == kBlock)
+      for (std::int64_t p = 0; p < kBlock; ++p)
+        for (int c = 0; c < D - 2; ++c) made[2 + c][p] = values[p * (D - 2) + c];
+    else
+      for (std::int64_t p = 0; p < kBlock; ++p)
+        for (int c = 0; c < D - 2; ++c) made[2 + c][p] = p < count ? values[p * (D - 2) + c] : 0;
+    for (int i = 0; i < D; ++i)
+      for (std::int64_t p = 0; p < kBlock; ++p) made[i][p] /= image.widths[i];
+    *stride = kBlock;
+    return made[0];
+  }
+};
+
+template <class T, int D, class Features> class Builder {
   static constexpr int N = D + 1;
 
 public:
-  Builder(const T* features, std::int64_t pixels, int threads, Lattice& lattice)
+  Builder(const Features& features, std::int64_t pixels, int threads, Lattice& lattice)
       : features_(features), lattice_(lattice), blocks_((pixels + kBlock - 1) / kBlock),
         threads_(static_cast<int>(std::clamp<std::int64_t>(blocks_ / 64, 1, std::max(threads, 1)))),
         part_count_(threads_ + threads_ / 2) {
@@ -176,7 +214,10 @@ private:
   // The simplices of a block and the weights of its pixels. False: a feature is out of range.
   bool locate(std::int64_t b, Block& block) {
     const std::int64_t count = pixels_in(b);
-    find_simplices<T, D>(features_ + b * kBlock, lattice_.pixels, count, scales_, block.found);
+    alignas(64) T made[D][kBlock];
+    std::int64_t stride;
+    const T* features = features_.of(b * kBlock, count, made, &stride);
+    find_simplices<T, D>(features, stride, count, scales_, block.found);
     if (!block.found.in_range) return false;
     make_keys(block);
     T* weights = static_cast<T*>(lattice_.weights) + b * N * kBlock;
@@ -303,15 +344,18 @@ private:
   }
 
   std::int64_t first_bad_pixel(std::int64_t block) const {
+    alignas(64) T made[D][kBlock];
     Simplices<T, D> found;
     for (std::int64_t p = block * kBlock; p < lattice_.pixels; ++p) {
-      find_simplices<T, D>(features_ + p, lattice_.pixels, 1, scales_, found);
+      std::int64_t stride;
+      const T* features = features_.of(p, 1, made, &stride);
+      find_simplices<T, D>(features, stride, 1, scales_, found);
       if (!found.in_range) return p;
     }
     return block * kBlock;
   }
 
-  const T* features_;
+  const Features features_;
   Lattice& lattice_;
   std::int64_t blocks_;
   int threads_, part_count_;
@@ -335,19 +379,14 @@ void release(Lattice& lattice) {
   lattice = Lattice{};
 }
 
-Status build_one(DType dtype, const void* features, int feature_count, std::int64_t pixels,
-                 int threads, Lattice& lattice, std::int64_t* bad_pixel) {
-  Status status = Status::ok;
+template <class T, int D, class Features>
+Status build_one(const Features& features, std::int64_t pixels, int threads, Lattice& lattice,
+                 std::int64_t* bad_pixel) {
   try {
-    dispatch(dtype, feature_count, [&](auto tag, auto count) {
-      using T = typename decltype(tag)::type;
-      Builder<T, count()> builder(static_cast<const T*>(features), pixels, threads, lattice);
-      status = builder.run(bad_pixel);
-    });
+    return Builder<T, D, Features>(features, pixels, threads, lattice).run(bad_pixel);
   } catch (const std::bad_alloc&) {
-    status = Status::out_of_memory;
+    return Status::out_of_memory;
   }
-  return status;
 }
 
 Status build(DType dtype, const void* features, std::int64_t batch, int feature_count,
@@ -357,14 +396,37 @@ Status build(DType dtype, const void* features, std::int64_t batch, int feature_
   // One image after the other, in all threads: an image per thread was not measured to be faster.
   for (std::int64_t n = 0; n < batch; ++n) {
     std::int64_t bad_pixel = -1;
-    const Status status = build_one(dtype, static_cast<const char*>(features) + n * bytes,
-                                    feature_count, pixels, threads, *lattices[n], &bad_pixel);
+    Status status = Status::ok;
+    dispatch(dtype, feature_count, [&](auto tag, auto count) {
+      using T = typename decltype(tag)::type;
+      const auto* own = reinterpret_cast<const T*>(static_cast<const char*>(features) + n * bytes);
+      const StoredFeatures<T, count()> stored{own, pixels};
+      status = build_one<T, count()>(stored, pixels, threads, *lattices[n], &bad_pixel);
+    });
     if (status == Status::ok) continue;
     *bad = {n, bad_pixel};
     for (std::int64_t m = 0; m <= n; ++m) release(*lattices[m]);
     return status;
   }
   return Status::ok;
+}
+
+Status build_image(const ImageFeatures& image, int threads, Lattice* lattice, BadFeature* bad) {
+  Status status = Status::ok;
+  std::int64_t bad_pixel = -1;
+  const auto run = [&](auto count) {
+    status = build_one<float, count()>(PixelFeatures<count()>{image}, image.height * image.width,
+                                       threads, *lattice, &bad_pixel);
+  };
+  if (image.channels == 3)
+    run(std::integral_constant<int, 5>{});
+  else
+    run(std::integral_constant<int, 2>{});
+  if (status != Status::ok) {
+    *bad = {0, bad_pixel};
+    release(*lattice);
+  }
+  return status;
 }
 
 void backward(DType dtype, const void* features, int feature_count, std::int64_t pixels,
@@ -390,6 +452,6 @@ void backward(DType dtype, const void* features, int feature_count, std::int64_t
 
 } // namespace
 
-const CpuKernels kernels{build, backward};
+const CpuKernels kernels{build, build_image, backward};
 
 } // namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL

@@ -38,19 +38,41 @@ class Lattice:
         features = features.detach()
         features = features.unsqueeze(0) if features.dim() == 2 else features
         check_features(features)
-        self.batch, self.num_features, self.num_pixels = features.shape
-        self.device = features.device
-        self.dtype = native.compute_dtype(features)
-        reason = native.unsupported_reason(features)
-        forced = forced_backend()
-        if forced is Backend.NATIVE and reason is not None:
-            raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
-        self.handles: list[Any] | None = None
-        self._tables: list[reference.Tables] = []
-        if reason is None and forced is not Backend.REFERENCE:
-            self.handles = native.build(features)
+        if _is_native(features):
+            self._take(features, native.build(features))
         else:
+            self._take(features, None)
             self._tables = [reference.build(image.to(self.dtype)) for image in features]
+
+    @classmethod
+    def of_image(cls, image: torch.Tensor, widths: torch.Tensor) -> Lattice:
+        """The lattice of an image's positions and colors, on the CPU.
+
+        Lattice(image_features(image, widths)), natively without the features in memory.
+
+        Args:
+            image: uint8 [H, W, 3], or [H, W, 0] for the positions alone; contiguous.
+            widths: float32 [2 + C], of columns, rows and channels.
+
+        Raises:
+            ValueError: features that are not finite or too large.
+        """
+        like = torch.empty(0)
+        if not _is_native(like) or _native.on_cuda(like):
+            return cls(image_features(image, widths))
+        handles = native.build_of_image(image, widths)
+        if isinstance(handles, int):
+            raise reference.bad_features(image_features(image, widths), handles)
+        lattice = cls.__new__(cls)
+        pixels = image.shape[0] * image.shape[1]
+        lattice._take(like.new_empty(1).expand(1, len(widths), pixels), handles)
+        return lattice
+
+    def _take(self, features: torch.Tensor, handles: native.Handles | None) -> None:
+        self.batch, self.num_features, self.num_pixels = features.shape
+        self.device, self.dtype = features.device, native.compute_dtype(features)
+        self.handles = handles
+        self._tables: list[reference.Tables] = []
         self._norm: torch.Tensor | None = None
         self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
 
@@ -157,6 +179,25 @@ class Lattice:
         return torch.stack([reference.filter_one(v, t, transpose) for v, t in pairs]).to(
             values.dtype
         )
+
+
+def _is_native(features: torch.Tensor) -> bool:
+    """Whether a lattice of these features is the native core's, as far as there is a choice."""
+    reason = native.unsupported_reason(features)
+    forced = forced_backend()
+    if forced is Backend.NATIVE and reason is not None:
+        raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
+    return reason is None and forced is not Backend.REFERENCE
+
+
+def image_features(image: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+    """Column, row and channels of the pixels of an image [H, W, C] by `widths`: [2 + C, H * W]."""
+    height, width, channels = image.shape
+    features = _native.scratch(2 + channels, height, width)
+    features[0] = torch.arange(width)
+    features[1] = torch.arange(height)[:, None]
+    features[2:] = image.permute(2, 0, 1)
+    return features.flatten(1).div_(widths[:, None])
 
 
 class _Filter(torch.autograd.Function):

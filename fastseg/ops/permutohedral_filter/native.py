@@ -61,6 +61,14 @@ def build(features: torch.Tensor) -> Handles:
     return handles
 
 
+def build_of_image(image: torch.Tensor, widths: torch.Tensor) -> Handles | int:
+    """The lattice of one image as Lattice.of_image has it, or the first pixel that has no place."""
+    handle, bad = _core().cpu_build_image(
+        image.data_ptr(), *image.shape, widths.tolist(), torch.get_num_threads()
+    )
+    return bad if handle is None else [handle]
+
+
 def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torch.Tensor:
     """values [N, L, P] filtered by built lattices, in the dtype of values."""
     if _native.on_cuda(values):
