@@ -42,41 +42,55 @@ template <int D> struct alignas(128) Part {
   bool out_of_memory = false;
 };
 
+// Pixels whose features are made at a time.
+constexpr std::int64_t kStrip = 8 * kBlock;
+template <class T, int D> using Strip = T[D][kStrip];
+
+// Where features [D] of some pixels lie, one feature `stride` after the other.
+template <class T> struct View {
+  const T* values;
+  std::int64_t stride;
+};
+
 // Features [D, P] in memory.
 template <class T, int D> struct StoredFeatures {
   const T* values;
   std::int64_t pixels;
-  // Those of the pixels from `first` on, at most kBlock: [D, *stride].
-  const T* of(std::int64_t first, std::int64_t, T (*)[kBlock], std::int64_t* stride) const {
-    *stride = pixels;
-    return values + first;
+  // Those of `count` pixels, at most kStrip, from `first` on.
+  View<T> of(std::int64_t first, std::int64_t, Strip<T, D>&) const {
+    return {values + first, pixels};
   }
 };
 
 // Those of an image, made when they are asked for.
 template <int D> struct PixelFeatures {
+  static constexpr int kChannels = D - 2;
+  static_assert(kChannels == 0 || kChannels == 3);
   ImageFeatures image;
-  const float* of(std::int64_t first, std::int64_t count, float (*made)[kBlock],
-                  std::int64_t* stride) const {
+
+  View<float> of(std::int64_t first, std::int64_t count, Strip<float, D>& made) const {
     std::int64_t row = first / image.width, column = first % image.width;
-    for (std::int64_t p = 0; p < kBlock; ++p) {
-      made[0][p] = static_cast<float>(column);
-      made[1][p] = static_cast<float>(row);
-      const bool last = ++column == image.width;
-      row += last;
-      column = last ? 0 : column;
+    for (std::int64_t p = 0; p < count; ++row, column = 0) {
+      const std::int64_t end = std::min(count, p + image.width - column);
+      const float y = static_cast<float>(row) / image.widths[1];
+      const std::int32_t x = static_cast<std::int32_t>(column - p);
+      for (std::int32_t i = static_cast<std::int32_t>(p); i < end; ++i)
+        made[0][i] = static_cast<float>(x + i) / image.widths[0];
+      std::fill(made[1] + p, made[1] + end, y);
+      p = end;
     }
-    const std::uint8_t* values = image.values + first * (D - 2);
-    if (count == kBlock)
-      for (std::int64_t p = 0; p < kBlock; ++p)
-        for (int c = 0; c < D - 2; ++c) made[2 + c][p] = values[p * (D - 2) + c];
-    else
-      for (std::int64_t p = 0; p < kBlock; ++p)
-        for (int c = 0; c < D - 2; ++c) made[2 + c][p] = p < count ? values[p * (D - 2) + c] : 0;
-    for (int i = 0; i < D; ++i)
-      for (std::int64_t p = 0; p < kBlock; ++p) made[i][p] /= image.widths[i];
-    *stride = kBlock;
-    return made[0];
+    if constexpr (kChannels == 3) {
+      std::uint32_t words[kStrip]; // three bytes, and one that is not used: the last has none
+      const std::uint8_t* bytes = image.values + 3 * first;
+      for (std::int64_t p = 0; p < count - 1; ++p) std::memcpy(&words[p], bytes + 3 * p, 4);
+      std::memcpy(&words[count - 1], bytes + 3 * (count - 1), 3);
+      for (int c = 0; c < 3; ++c)
+        for (std::int64_t p = 0; p < count; ++p)
+          made[2 + c][p] =
+              static_cast<float>(static_cast<std::int32_t>(words[p] >> (8 * c) & 255)) /
+              image.widths[2 + c];
+    }
+    return {made[0], kStrip};
   }
 };
 
@@ -198,10 +212,16 @@ private:
     part.simplices.start();
     part.vertices.start();
     Block blocks[2];
+    alignas(64) Strip<T, D> made;
+    View<T> strip{};
+    constexpr std::int64_t strip_blocks = kStrip / kBlock;
     for (std::int64_t b = part.first; b <= part.end; ++b) {
       Block& next = blocks[b % 2];
       if (b < part.end) {
-        if (!locate(b, next)) {
+        const std::int64_t in_strip = (b - part.first) % strip_blocks, first = b * kBlock;
+        if (in_strip == 0)
+          strip = features_.of(first, std::min(kStrip, lattice_.pixels - first), made);
+        if (!locate(b, {strip.values + in_strip * kBlock, strip.stride}, next)) {
           part.bad_block = b;
           return;
         }
@@ -212,12 +232,9 @@ private:
   }
 
   // The simplices of a block and the weights of its pixels. False: a feature is out of range.
-  bool locate(std::int64_t b, Block& block) {
+  bool locate(std::int64_t b, const View<T>& features, Block& block) {
     const std::int64_t count = pixels_in(b);
-    alignas(64) T made[D][kBlock];
-    std::int64_t stride;
-    const T* features = features_.of(b * kBlock, count, made, &stride);
-    find_simplices<T, D>(features, stride, count, scales_, block.found);
+    find_simplices<T, D>(features.values, features.stride, count, scales_, block.found);
     if (!block.found.in_range) return false;
     make_keys(block);
     T* weights = static_cast<T*>(lattice_.weights) + b * N * kBlock;
@@ -344,12 +361,11 @@ private:
   }
 
   std::int64_t first_bad_pixel(std::int64_t block) const {
-    alignas(64) T made[D][kBlock];
+    Strip<T, D> made;
     Simplices<T, D> found;
     for (std::int64_t p = block * kBlock; p < lattice_.pixels; ++p) {
-      std::int64_t stride;
-      const T* features = features_.of(p, 1, made, &stride);
-      find_simplices<T, D>(features, stride, 1, scales_, found);
+      const View<T> features = features_.of(p, 1, made);
+      find_simplices<T, D>(features.values, features.stride, 1, scales_, found);
       if (!found.in_range) return p;
     }
     return block * kBlock;
