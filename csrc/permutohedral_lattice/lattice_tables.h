@@ -34,6 +34,12 @@ public:
     capacity_ = count;
   }
 
+  void clear() {
+    give_scratch(items_);
+    items_ = nullptr;
+    size_ = capacity_ = 0;
+  }
+
 private:
   Item* items_ = nullptr;
   std::int64_t size_ = 0, capacity_ = 0;
@@ -84,16 +90,30 @@ public:
     const std::uint32_t number = static_cast<std::uint32_t>(keys_.size());
     keys_.append() = key;
     slots_[at] = static_cast<std::uint64_t>(hash) << 32 | number;
-    if (2 * static_cast<std::uint64_t>(number) > mask_) resize(4 * (mask_ + 1));
+    if (2 * static_cast<std::uint64_t>(number) > mask_) resize(2 * (mask_ + 1));
     return number;
   }
-  // Takes memory for so many; more are possible. start() makes the table ready: it is for the
-  // thread that will fill it.
+  // Takes memory for so many at least; more are possible. start() makes the table ready: it is for
+  // the thread that will fill it.
   void reserve(std::int64_t count) {
     std::uint64_t slots = 1 << 10;
     while (slots < 2 * static_cast<std::uint64_t>(count)) slots *= 2;
     take_slots(slots);
-    keys_.reserve(count + 1);
+    keys_.reserve(static_cast<std::int64_t>(slots / 2) + 1); // what is not used costs nothing
+  }
+  // Makes room for so many more.
+  void grow(std::int64_t count) {
+    const std::int64_t most = keys_.size() + count;
+    std::uint64_t slots = mask_ + 1;
+    while (slots < 2 * static_cast<std::uint64_t>(most)) slots *= 2;
+    if (slots > mask_ + 1) resize(slots);
+    keys_.reserve(most);
+  }
+  // Gives all memory back.
+  void clear() {
+    give_scratch(slots_);
+    slots_ = nullptr;
+    keys_.clear();
   }
   void start() {
     std::memset(slots_, 0, (mask_ + 1) * sizeof(std::uint64_t));

@@ -135,12 +135,13 @@ private:
       parts[i].end = part_begin(i + 1);
       const std::int64_t pixels = (parts[i].end - parts[i].first) * kBlock;
       parts[i].simplices.reserve(pixels / 4); // of a photograph; of noise there are more
-      parts[i].corners.reserve(pixels / 4);
+      parts[i].corners.reserve(pixels / 4 * 5 / 4);
       parts[i].vertices.reserve(pixels / 8);
     }
     parallel_for(part_count_, threads_, [&](std::int64_t i) {
       try {
         touch(parts[i]);
+        parts[i].simplices.clear();     // corners are all that is needed
       } catch (const std::bad_alloc&) { // must not leave the thread
         parts[i].out_of_memory = true;
       }
@@ -157,6 +158,7 @@ private:
     for (int i = 1; i < part_count_; ++i) total += parts[i].vertices.size() + 1;
     Buffer<std::int32_t> numbers(total); // in all, by the number in the part
     std::int64_t offset = 0;
+    all.grow(total); // at once
     for (int i = 1; i < part_count_; ++i) {
       const Vertices& own = parts[i].vertices;
       for (std::int64_t v = 1; v <= own.size(); ++v) {
