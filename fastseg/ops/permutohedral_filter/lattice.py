@@ -39,10 +39,10 @@ class Lattice:
         features = features.unsqueeze(0) if features.dim() == 2 else features
         check_features(features)
         if _is_native(features):
-            self._take(features, native.build(features))
+            self._take(features, native.build(features), [])
         else:
-            self._take(features, None)
-            self._tables = [reference.build(image.to(self.dtype)) for image in features]
+            images = features.to(native.compute_dtype(features))
+            self._take(features, None, [reference.build(image) for image in images])
 
     @classmethod
     def of_image(cls, image: torch.Tensor, widths: torch.Tensor) -> Lattice:
@@ -51,13 +51,26 @@ class Lattice:
         Lattice(image_features(image, widths)), natively without the features in memory.
 
         Args:
-            image: uint8 [H, W, 3], or [H, W, 0] for the positions alone; contiguous.
+            image: uint8 [H, W, 3], or [H, W, 0] for the positions alone.
             widths: float32 [2 + C], of columns, rows and channels.
 
         Raises:
-            ValueError: features that are not finite or too large.
+            ValueError: wrong shapes; features that are not finite or too large.
+            TypeError: dtypes.
         """
-        like = torch.empty(0)
+        if image.dim() != 3 or image.shape[2] not in (0, 3) or 0 in image.shape[:2]:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (H, W, 3 or 0)")
+        if tuple(widths.shape) != (2 + image.shape[2],):
+            raise ValueError(
+                f"widths has shape {tuple(widths.shape)}, expected ({2 + image.shape[2]},)"
+            )
+        if image.dtype is not torch.uint8 or widths.dtype is not torch.float32:
+            raise TypeError(
+                f"image has dtype {image.dtype}, widths {widths.dtype}, expected torch.uint8 and "
+                "torch.float32"
+            )
+        image, widths = image.cpu().contiguous(), widths.detach().cpu()
+        like = torch.empty(0, dtype=torch.float32, device="cpu")
         if not _is_native(like) or _native.on_cuda(like):
             return cls(image_features(image, widths))
         handles = native.build_of_image(image, widths)
@@ -65,14 +78,18 @@ class Lattice:
             raise reference.bad_features(image_features(image, widths), handles)
         lattice = cls.__new__(cls)
         pixels = image.shape[0] * image.shape[1]
-        lattice._take(like.new_empty(1).expand(1, len(widths), pixels), handles)
+        lattice._take(like.new_empty(1).expand(1, len(widths), pixels), handles, [])
         return lattice
 
-    def _take(self, features: torch.Tensor, handles: native.Handles | None) -> None:
+    def _take(
+        self,
+        features: torch.Tensor,
+        handles: native.Handles | None,
+        tables: list[reference.Tables],
+    ) -> None:
         self.batch, self.num_features, self.num_pixels = features.shape
         self.device, self.dtype = features.device, native.compute_dtype(features)
-        self.handles = handles
-        self._tables: list[reference.Tables] = []
+        self.handles, self._tables = handles, tables
         self._norm: torch.Tensor | None = None
         self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
 

@@ -87,7 +87,8 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
 
 
 def norm_factors(handles: Handles, like: torch.Tensor, power: float) -> torch.Tensor:
-    """The norms of lattices on the CPU, [N, P] as `like`, or (norm + 1e-20) ** power for -1, -0.5."""
+    """The norms of lattices on the CPU [N, P], in the dtype of `like`, for a power of 1; for -1 and
+    -0.5 that power of norm + 1e-20."""
     out = _native.new_scratch(like, len(handles), handles[0].pixels)
     factor = {1.0: 0, -1.0: 1, -0.5: 2}[power]
     _core().cpu_norm(handles, factor, out.data_ptr(), torch.get_num_threads())
