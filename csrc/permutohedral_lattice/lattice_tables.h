@@ -10,6 +10,13 @@
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 
+// Of the pool in any case: malloc would give memory of this size back to the system, again and
+// again.
+template <class Item> Item* take_table(std::int64_t count) {
+  return static_cast<Item*>(
+      take_scratch(std::max<std::size_t>(count * sizeof(Item), std::size_t{1} << 18)));
+}
+
 // Array that grows at its end; Item is trivially copyable.
 template <class Item> class Growing {
 public:
@@ -27,7 +34,7 @@ public:
   }
   void reserve(std::int64_t count) {
     if (count <= capacity_) return;
-    Item* grown = static_cast<Item*>(take_scratch(count * sizeof(Item)));
+    Item* grown = take_table<Item>(count);
     if (size_ > 0) std::memcpy(static_cast<void*>(grown), items_, size_ * sizeof(Item));
     give_scratch(items_);
     items_ = grown;
@@ -133,7 +140,7 @@ private:
     return at;
   }
   void take_slots(std::uint64_t count) {
-    slots_ = static_cast<std::uint64_t*>(take_scratch(count * sizeof(std::uint64_t)));
+    slots_ = take_table<std::uint64_t>(static_cast<std::int64_t>(count));
     mask_ = count - 1;
     shift_ = std::max(33 - __builtin_ctzll(count), 0);
   }
@@ -168,6 +175,20 @@ struct VertexKey {
   }
 };
 
+// What vertex m of a simplex has more than vertex m - 1: 1 in every coordinate, but in one of them
+// 1 - (D + 1). The neighbours of a vertex are as far away.
+template <int D> struct Steps {
+  VertexKey::Coordinates at[D + 1] = {};
+  std::uint32_t hash[D + 1] = {};
+  Steps() {
+    for (int axis = 0; axis <= D; ++axis)
+      for (int i = 0; i < D; ++i) {
+        at[axis][i] = static_cast<std::int16_t>(i == axis ? -D : 1);
+        hash[axis] += kPointHash[i] * static_cast<std::uint32_t>(at[axis][i]);
+      }
+  }
+};
+
 // A simplex: its remainder-0 point and its ranks, packed; D ranks give the last one.
 template <int D> struct SimplexKey {
   static constexpr int kRankBits = D < 8 ? 3 : 4, kUsed = 16 * (D % 4); // bits of the last word
@@ -187,6 +208,24 @@ template <int D> struct SimplexKey {
     for (int i = 0; i < kWords; ++i) difference |= words[i] ^ other.words[i];
     return difference == 0;
   }
+};
+
+using Vertices = Table<VertexKey>;
+
+// The rows of a simplex's vertices.
+template <int D> struct Corners {
+  std::int32_t rows[D + 1];
+};
+
+// What one thread at a time makes of some blocks of pixels. On cache lines of its own: threads
+// write to their parts all the time.
+template <int D> struct alignas(128) Part {
+  Vertices vertices;
+  Table<SimplexKey<D>> simplices;
+  Growing<Corners<D>> corners;     // of the simplices
+  std::int64_t first = 0, end = 0; // blocks
+  std::int64_t bad_block = -1;
+  bool out_of_memory = false;
 };
 
 } // namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL

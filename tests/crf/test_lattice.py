@@ -212,7 +212,7 @@ def test_images_that_a_lattice_cannot_be_built_of():
         Lattice.of_image(image[:0], widths)
     with pytest.raises(ValueError, match=r"widths has shape \(2,\)"):
         Lattice.of_image(image, widths[:2])
-    with pytest.raises(TypeError, match="image has dtype torch.float32"):
+    with pytest.raises(TypeError, match=r"image has dtype torch\.float32"):
         Lattice.of_image(image.float(), widths)
 
 
