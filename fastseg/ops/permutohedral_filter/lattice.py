@@ -71,7 +71,7 @@ class Lattice:
             )
         image, widths = image.cpu().contiguous(), widths.detach().cpu()
         like = torch.empty(0, dtype=torch.float32, device="cpu")
-        if not _is_native(like) or _native.on_cuda(like):
+        if _native.on_cuda(like) or not _is_native(like):
             return cls(image_features(image, widths))
         handles = native.build_of_image(image, widths)
         if isinstance(handles, int):
