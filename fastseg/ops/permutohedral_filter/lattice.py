@@ -19,7 +19,7 @@ class Lattice:
 
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
-    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and up to 12 per pixel for the norm
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and 4 to 12 per pixel for the norm
     and what is made of it; on a GPU 20 * (D + 1) per pixel. Features are constants here; for their
     gradient call permutohedral_filter.
 
