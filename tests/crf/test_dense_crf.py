@@ -20,6 +20,7 @@ from fastseg.crf import (
     GaussianKernel,
     window_filter,
 )
+from fastseg.crf.features import bilateral_features
 from fastseg.testing import relative_error
 
 METHODS = ("lattice", "exact", "window")
@@ -451,3 +452,16 @@ def test_wrong_features():
         crf(logits, torch.zeros(1, 3, 8, 9), features=[torch.zeros(1, 2, 4, 5)])
     with pytest.raises(TypeError, match="dtype"):
         crf(logits.long(), features=[torch.zeros(1, 2, 4, 5)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.float32])
+def test_features_are_the_same_with_and_without_a_gradient(dtype, image_dtype):
+    generator = torch.Generator().manual_seed(11)
+    images = (255 * torch.rand(2, 3, 9, 14, generator=generator)).to(image_dtype).transpose(2, 3)
+    like, color_widths = torch.empty(0, dtype=dtype), torch.tensor([3.3, 20.0, 11.0], dtype=dtype)
+    trained = torch.tensor([7.0, 80.0], dtype=dtype, requires_grad=True)
+    recorded = bilateral_features(images, trained, color_widths, like=like)
+    plain = bilateral_features(images, trained.detach(), color_widths, like=like)
+    assert recorded.requires_grad and not plain.requires_grad
+    assert plain.dtype is dtype and torch.equal(plain, recorded)
