@@ -11,9 +11,11 @@ name in this module is pydensecrf's, of any number of dimensions.
 
 from __future__ import annotations
 
+import enum
+import os
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy
 import torch
@@ -72,6 +74,7 @@ NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
 NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
 Array = numpy.ndarray
+Constant = TypeVar("Constant", bound=enum.IntEnum)
 
 
 class Gradient(NamedTuple):
@@ -93,6 +96,7 @@ class DenseCRF:
     """A dense CRF over `nvar` variables of `nlabels` labels, connected by features of any kind."""
 
     def __init__(self, nvar: int, nlabels: int) -> None:
+        _keep_to_one_thread_after_fork()
         self._variables = _count("nvar", nvar)
         self._labels = _count("nlabels", nlabels)
         self._unary: Unary | None = None
@@ -152,7 +156,7 @@ class DenseCRF:
         """Connects all variables by a Gaussian kernel over their features.
 
         Args:
-            features: [D, nvar] in units of the kernel's width, D in 1..8.
+            features: [D, nvar] in units of the kernel's width, D in 1..8; copied.
             compat: a number w: equal labels attract, energy -w * Q; a vector [nlabels] or a matrix
                 [nlabels, nlabels]: energies with their own sign. Or a LabelCompatibility.
             kernel: which parameters the kernel has for learning; all give the same result at first.
@@ -167,7 +171,8 @@ class DenseCRF:
             raise ValueError(
                 f"Bad shape for pairwise energy (Need (?, {self._variables}), got {features.shape})"
             )
-        tensor = _tensor(features, numpy.float32)
+        # A copy: gradient and setKernelParameters read them again.
+        tensor = torch.from_numpy(numpy.array(features, numpy.float32, order="C"))
         self._add(lambda: tensor, compat, kernel, normalization)
 
     def _add(
@@ -179,8 +184,10 @@ class DenseCRF:
         lattice: Lattice | None = None,
     ) -> None:
         """`lattice`: that of the features, where there is one already."""
-        mu, norm = as_compatibility(compat, self._labels), NormalizationType(normalization)
-        self._terms.append(Pairwise(features, mu, KernelType(kernel), norm, lattice))
+        mu = as_compatibility(compat, self._labels)
+        kind = _constant("kernel", kernel, KernelType)
+        norm = _constant("normalization", normalization, NormalizationType)
+        self._terms.append(Pairwise(features, mu, kind, norm, lattice))
 
     # Inference.
 
@@ -191,9 +198,9 @@ class DenseCRF:
 
     def startInference(self) -> tuple[Array, Array, Array]:
         """(Q, tmp1, tmp2) for stepInference: Q before the first step, and two arrays that it takes
-        because pydensecrf's does; nothing is stored in them."""
+        because pydensecrf's does; they stay as they are."""
         q = self._logits.softmax(1)[0].numpy()
-        return q, numpy.empty_like(q), numpy.empty_like(q)
+        return q, numpy.zeros_like(q), numpy.zeros_like(q)
 
     def stepInference(self, Q: Array, tmp1: Array | None = None, tmp2: Array | None = None) -> None:
         """One mean-field step; writes the new probabilities to Q."""
@@ -298,7 +305,9 @@ class DenseCRF:
     def _logits(self) -> torch.Tensor:
         """Negative energies [1, L, P]; zero where none were given."""
         if self._given_logits is None:
-            self._given_logits = torch.zeros(1, self._labels, self._variables)
+            self._given_logits = torch.zeros(
+                1, self._labels, self._variables, dtype=torch.float32, device="cpu"
+            )
         return self._given_logits
 
     def _own_unary(self) -> Unary:
@@ -410,8 +419,29 @@ def _tensor(array: Array, dtype: Any) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+_process = os.getpid()  # that imported this module, or went on alone after a fork
+
+
+def _keep_to_one_thread_after_fork() -> None:
+    """OpenMP's threads do not survive a fork, and a child that calls them waits for ever: pools of
+    processes, usual around pydensecrf, would hang. Once for each child, which may set another
+    number then."""
+    global _process
+    if os.getpid() != _process:
+        _process = os.getpid()
+        torch.set_num_threads(1)
+
+
 def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:
     return composition(logits, kernels, steps).argmax(1)
+
+
+def _constant(name: str, value: Any, constants: type[Constant]) -> Constant:
+    try:
+        return constants(value)
+    except ValueError:
+        allowed = ", ".join(c.name for c in constants)
+        raise ValueError(f"{name} is {value!r}, allowed are {allowed}") from None
 
 
 def _count(name: str, value: Any) -> int:
@@ -423,13 +453,16 @@ def _count(name: str, value: Any) -> int:
 
 def _pair(name: str, widths: Any, count: int) -> torch.Tensor:
     """Widths [count] from one number or a sequence."""
-    array = numpy.asarray(widths, dtype=numpy.float32)
+    try:
+        array = numpy.asarray(widths, dtype=numpy.float32)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {widths!r}, expected one width or {count}") from None
     if array.ndim == 0:
         array = numpy.repeat(array, count)
     if array.ndim != 1 or len(array) < count:
         raise IndexError(f"{name} is {widths}, expected one width or {count}")
     if len(array) > count:
-        warnings.warn(f"{name} has {len(array)} widths, only {count} are used", stacklevel=4)
+        warnings.warn(f"{name} has {len(array)} widths, only {count} are used", stacklevel=3)
     array = array[:count]
     if not (numpy.isfinite(array).all() and (array > 0).all()):
         raise ValueError(f"{name} is {widths}, expected positive and finite widths")
@@ -437,7 +470,9 @@ def _pair(name: str, widths: Any, count: int) -> torch.Tensor:
 
 
 def _joined(parts: list[torch.Tensor]) -> Array:
-    return torch.cat([torch.empty(0), *(p.reshape(-1) for p in parts)]).numpy()
+    return torch.cat(
+        [torch.empty(0, dtype=torch.float32, device="cpu"), *(p.reshape(-1) for p in parts)]
+    ).numpy()
 
 
 def _split(v: Array, like: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -414,3 +418,78 @@ def test_energies_that_several_threads_copy(at: int) -> None:
     energies.reshape(-1)[at] = numpy.nan
     with pytest.raises(ValueError, match="unary energy has nan"):
         crf.setUnaryEnergy(energies)
+
+
+# Large enough for several threads; as a program of its own, since this process may have any threads.
+FORKING = """
+import multiprocessing
+import numpy, torch
+import fastseg.crf.densecrf as dcrf
+
+def labels(seed):
+    draw = numpy.random.default_rng(seed)
+    d = dcrf.DenseCRF2D(160, 120, 5)
+    d.setUnaryEnergy(draw.random((5, 160 * 120), dtype=numpy.float32))
+    d.addPairwiseGaussian(3, 3)
+    d.addPairwiseBilateral(80, 13, draw.integers(0, 256, (120, 160, 3), dtype=numpy.uint8), 10)
+    return numpy.array(d.inference(3)).tobytes(), torch.get_num_threads()
+
+if __name__ == "__main__":
+    torch.set_num_threads(3)
+    torch.ones(1 << 20).exp()
+    here = [labels(seed)[0] for seed in range(4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map(labels, range(4))
+    assert [q for q, _ in there] == here
+    assert {threads for _, threads in there} == {1}
+    assert labels(0)[1] == 3
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_pool_of_forked_processes_works(tmp_path):
+    program = tmp_path / "pool.py"
+    program.write_text(FORKING)
+    # It hangs where threads of the parent are waited for.
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "done\n", run.stderr
+
+
+def test_features_of_a_kernel_are_copied():
+    features = numpy.random.default_rng(3).random((2, 20), dtype=numpy.float32)
+    results = []
+    for changed in (False, True):
+        d, own = dcrf.DenseCRF(20, 3), features.copy()
+        d.setUnaryEnergy(unary())
+        d.addPairwiseEnergy(own, 3, dcrf.DIAG_KERNEL)
+        if changed:
+            own[:] = 0
+        results.append(d.gradient(2, lambda q: (q * q).sum()).kernel)
+    assert (results[0] == results[1]).all()
+
+
+def test_arrays_of_a_stepwise_inference_are_defined():
+    q, first, second = crf().startInference()
+    assert q.shape == first.shape == second.shape
+    assert not first.any() and not second.any()
+
+
+def test_another_default_dtype_changes_nothing():
+    expected = crf().inference(2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        d = crf()
+        numpy.testing.assert_array_equal(d.inference(2), expected)
+        assert d.labelCompatibilityParameters().dtype == numpy.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"kernel": 7}, "kernel"), ({"normalization": -1}, "normalization"), ({"sxy": "a"}, "sxy")],
+)
+def test_wrong_options_are_named(arguments, name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} is "):
+        dcrf.DenseCRF2D(5, 4, 3).addPairwiseGaussian(**{"sxy": 3, "compat": 3, **arguments})

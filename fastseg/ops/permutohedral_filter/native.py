@@ -177,7 +177,7 @@ def tables(handles: Handles, image: int) -> tuple[torch.Tensor, torch.Tensor, to
     def copied(address: int, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         import ctypes
 
-        out = torch.empty(shape, dtype=dtype)
+        out = torch.empty(shape, dtype=dtype, device="cpu")
         ctypes.memmove(out.data_ptr(), address, out.nbytes)
         return out
 
