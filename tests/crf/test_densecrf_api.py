@@ -420,7 +420,7 @@ def test_energies_that_several_threads_copy(at: int) -> None:
         crf.setUnaryEnergy(energies)
 
 
-# Large enough for several threads; as a program of its own, since this process may have any threads.
+# Large enough for several threads. A program of its own: this process may have any threads.
 FORKING = """
 import multiprocessing
 import numpy, torch
