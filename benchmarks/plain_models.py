@@ -16,17 +16,32 @@ from fastseg.nn.chain import Chain
 _PLAIN: dict[type, type] = {DilatedConv2d: nn.Conv2d, Chain: nn.Sequential}
 
 
+def made_plain(module: nn.Module) -> nn.Module:
+    """The module, which calls PyTorch's layers one by one from now on."""
+    for layer in module.modules():
+        if type(layer) in _PLAIN:
+            layer.__class__ = _PLAIN[type(layer)]
+        layer.register_forward_hook(lambda *_: None)  # it is called itself then, not fused
+    return module
+
+
+def plain_aspp(aspp: Any, x: torch.Tensor) -> torch.Tensor:
+    """Branches and resized pooled map, concatenated and projected."""
+    *branches, pooling = aspp.convs
+    pooled = x
+    for layer in pooling:
+        pooled = layer(pooled)
+    maps = [branch(x) for branch in branches]
+    return aspp.project(torch.cat([*maps, _resized(pooled, x.shape[2:], False)], dim=1))
+
+
 class Plain(nn.Module):
     """Encoder, decoder and heads of a copy of the model, as they would be written without fastseg;
     in training mode logits of the auxiliary head beside those of the first, if there is one."""
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
-        self.model: Any = copy.deepcopy(model)
-        for module in self.model.modules():
-            if type(module) in _PLAIN:
-                module.__class__ = _PLAIN[type(module)]
-            module.register_forward_hook(lambda *_: None)  # it is called itself then, not fused
+        self.model: Any = made_plain(copy.deepcopy(model))
 
     def features(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """What the segmentation head reads, of the encoder's maps."""
@@ -63,12 +78,7 @@ class PlainDeepLabV3Plus(Plain):
     def features(self, maps: list[torch.Tensor]) -> torch.Tensor:
         decoder, last = self.model.decoder, maps[-1]
         aspp, *refinement = decoder.aspp
-        *branches, pooling = aspp.convs
-        pooled = last
-        for module in pooling:
-            pooled = module(pooled)
-        branches = [branch(last) for branch in branches]
-        y = aspp.project(torch.cat([*branches, _resized(pooled, last.shape[2:], False)], dim=1))
+        y = plain_aspp(aspp, last)
         for module in refinement:
             y = module(y)
         low = decoder.block1(maps[2])

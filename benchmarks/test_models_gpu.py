@@ -1,5 +1,5 @@
-"""Whole models on a GPU: fastseg against eager PyTorch and torch.compile, both in channels_last and
-AMP, with the same weights in one process.
+"""Whole models on a GPU, and the ASPP of one: fastseg against eager PyTorch and torch.compile, both
+in channels_last and AMP, with the same weights in one process.
 
 `predict`: images to label maps. fastseg three times: model.predict under autocast, the same of
 fastseg.fuse(model, torch.bfloat16), and that as one CUDA graph (fastseg.capture). `train`: forward,
@@ -21,16 +21,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_models import Plain, PlainDeepLabV3Plus, PlainPSPNet
+from plain_models import Plain, PlainDeepLabV3Plus, PlainPSPNet, made_plain, plain_aspp
 from torch import nn
 
 import fastseg
 from fastseg.bench.memory import peak_extra_bytes
 from fastseg.bench.timing import Variant, time_interleaved
 from fastseg.models import SegmentationModel
+from fastseg.nn import ASPP
+from fastseg.testing import assert_as_accurate
 
 CLASSES = 21
 AMP = torch.bfloat16
+
+
+class _PlainASPP(nn.Module):
+    """Its branches as they are written, concatenated."""
+
+    def __init__(self, aspp: nn.Module) -> None:
+        super().__init__()
+        self.aspp: Any = made_plain(copy.deepcopy(aspp))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return plain_aspp(self.aspp, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +99,68 @@ def test_models_gpu(
     compiled = not pytestconfig.getoption("--no-compile")
     variants, check = make_variants(model_case, what, batch, "cuda", compiled)
     check()
+    _race(f"{model_case.name} {what} N{batch}", variants, benchmark, say)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("batch", (1, 8))
+@pytest.mark.parametrize(
+    ("size", "rates"), [(33, (6, 12, 18)), (97, (12, 24, 36))], ids=("W2 33x33", "W2b 97x97")
+)
+def test_aspp_gpu(
+    size: int,
+    rates: tuple[int, ...],
+    batch: int,
+    benchmark: Any,
+    say: Callable[[str], None],
+    pytestconfig: pytest.Config,
+) -> None:
+    """The whole module in eval mode, bfloat16, folded on both sides' account: fastseg's beforehand,
+    the others' never."""
+    compiled = not pytestconfig.getoption("--no-compile")
+    variants, check = aspp_variants(size, rates, batch, "cuda", compiled)
+    check()
+    _race(f"ASPP {size}x{size} N{batch}", variants, benchmark, say)
+
+
+def aspp_variants(
+    size: int,
+    rates: tuple[int, ...],
+    batch: int,
+    device: str,
+    compiled: bool,
+    channels: int = 2048,
+) -> tuple[list[Variant], Callable[[], None]]:
+    """What is timed, and the check that comes before."""
+    torch.manual_seed(0)
+    module = ASPP(channels, 256, rates).to(device, memory_format=torch.channels_last).eval()
+    exact = _PlainASPP(module).eval()
+    fused, plain = fastseg.fuse(module, AMP), _PlainASPP(module).eval().to(AMP)
+    x = torch.randn(batch, channels, size, size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    half = x.to(AMP)
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "fastseg": fused,
+        "eager": plain,
+    }
+    if compiled:
+        functions["torch.compile"] = torch.compile(plain)
+
+    def run(function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        with torch.no_grad():
+            return function(half)
+
+    def check() -> None:
+        with torch.no_grad():
+            truth = exact(x).double()
+        for function in functions.values():
+            assert_as_accurate(run(function), run(plain), truth)
+
+    return [Variant(k, lambda _, f=f: run(f)) for k, f in functions.items()], check
+
+
+def _race(name: str, variants: list[Variant], benchmark: Any, say: Callable[[str], None]) -> None:
+    """Times them, and keeps times, peak memory and the ratios to our best."""
     timings = time_interleaved(variants, device="cuda", budget_s=4.0, min_rounds=5)
     rows = {
         v.label: {**timings[v.label].summary(), "peak_bytes": peak_extra_bytes(v, "cuda")}
@@ -97,17 +172,13 @@ def test_models_gpu(
         for k, row in rows.items()
         if not k.startswith("fastseg")
     }
-    memory = rows[best]["peak_bytes"] / rows["eager"]["peak_bytes"]
-    times = ", ".join(f"{k} {row['median_s'] * 1e3:.2f} ms" for k, row in rows.items())
+    memory = {k: row["peak_bytes"] for k, row in rows.items()}
+    times = ", ".join(f"{k} {row['median_s'] * 1e3:.3f} ms" for k, row in rows.items())
     against = ", ".join(f"{ratio:.2f}x {k}" for k, ratio in ratios.items())
-    say(f"{model_case.name} {what} N{batch}: {times}: {against}, {memory:.2f}x the memory")
+    share = memory["fastseg"] / max(1, memory["eager"])
+    say(f"{name}: {times}: {against}, {share:.2f}x eager's memory")
     benchmark.group = "models"
-    benchmark.extra_info["fastseg-models"] = {
-        "variants": rows,
-        "best": best,
-        "speedup": ratios,
-        "memory": memory,
-    }
+    benchmark.extra_info["fastseg-models"] = {"variants": rows, "best": best, "speedup": ratios}
     benchmark.pedantic(
         next(v for v in variants if v.label == best).run, args=(None,), rounds=3, warmup_rounds=0
     )
