@@ -12,8 +12,7 @@ public:
   Backward(const Image& image, const Gradients& gradients, const Shape& shape, int threads)
       : image_(image), gradients_(gradients), shape_(shape), threads_(threads),
         vertices_(image, shape, threads), sums_memory_(vertices_.chunks * vertices_.size()),
-        slopes_memory_(2 * vertices_.size()), values_memory_(vertices_.size()),
-        packed_(shape.steps > 0 ? 2 * vertices_.blocks * kBlock * shape.labels : 0) {
+        slopes_memory_(2 * vertices_.size()), values_memory_(vertices_.size()) {
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
       sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};
     slopes_ = {slopes_memory_.get(), 2 * vertices_.rows};
@@ -78,9 +77,10 @@ private:
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
       const bool begins = step == shape_.steps;
-      float* const logits = packed_.get() + 2 * b * kBlock * shape_.labels;
-      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
-                     begins ? shape_.labels : 0, b);
+      prefetch_block(
+          image_.kernels, shape_.kernels,
+          {image_.logits, gradients_.logits, begins ? gradients_.probabilities : nullptr},
+          shape_.pixels, shape_.labels, b);
       vertices_.fill(image_, b, stencil);
       if (step > 0 && !begins)
         slice_both(stencil, x, slope);
@@ -88,14 +88,10 @@ private:
         slice_block(values_, stencil, stencil.out(), x);
       else if (!begins)
         slice_block(slopes_, stencil, stencil.in(), slope);
-      if (begins)
-        softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count,
-                step > 0 ? logits : nullptr);
-      else
-        softmax(x, step > 0, logits, kBlock, shape_.labels, count);
+      softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
       if (begins) read(gradients_.probabilities + first, count, slope);
       softmax_backward(slope, x, shape_.labels);
-      add(slope, first, count, step, logits + kBlock * shape_.labels);
+      add(slope, count, !begins, gradients_.logits + first);
       if (step > 0) splat_block(stencil, slope, sums_[c]);
     }
   }
@@ -133,17 +129,14 @@ private:
       std::copy_n(from + l * shape_.pixels, count, slope + l * kBlock);
   }
 
-  // The gradient to the logits: each step adds to `total` [L, kBlock], the last one writes it out.
-  void add(const float* slope, std::int64_t first, std::int64_t count, int step,
-           float* total) const {
+  // The gradient to the logits [L, P]: the first pass writes it, each later one adds to it.
+  void add(const float* slope, std::int64_t count, bool onto, float* total) const {
     for (std::int64_t l = 0; l < shape_.labels; ++l)
       for (int i = 0; i < kBlock; i += kLanes<float>) {
         vec<float> v = load_vec(slope + l * kBlock + i);
-        if (step < shape_.steps) v += load_vec(total + l * kBlock + i);
-        if (step > 0)
-          store_vec(total + l * kBlock + i, v);
-        else
-          store_lanes(gradients_.logits + l * shape_.pixels + first + i, v, count - i);
+        float* const to = total + l * shape_.pixels + i;
+        if (onto) v += load_lanes(to, count - i);
+        store_lanes(to, v, count - i);
       }
   }
 
@@ -240,9 +233,6 @@ private:
   int threads_;
   Vertices vertices_;
   Scratch<float> sums_memory_, slopes_memory_, values_memory_;
-  // [blocks, 2, L, kBlock]: logits and the gradient to them, for the passes between the first and
-  // the last. One stream from memory instead of two per label.
-  Scratch<float> packed_;
   Array sums_[8], slopes_, values_;
 };
 

@@ -63,26 +63,32 @@ private:
   alignas(64) float weights_[2][kMaxCorners][kBlock];
 };
 
-// Asks for what a later block reads: every label's logits are a stream of their own, too many for
-// the processor to foresee. (Inlined at all costs: GCC drops calls of functions that only
-// prefetch.)
-__attribute__((always_inline)) inline void prefetch_block(const Kernel* kernels, int kernel_count,
-                                                          const float* logits, std::int64_t pixels,
-                                                          std::int64_t labels, std::int64_t block) {
-  constexpr std::int64_t kAhead = 3;
+// Asks for what a later block reads and writes: of the kernels, and of `arrays` [L, P] (null ones
+// are left out), in which every label is a stream of its own, too many for the processor to
+// foresee. Into the second-level cache only (locality 2): asking for the first level takes up the
+// buffers that the rows of the present block wait for, and is no better than not asking. (Inlined
+// at all costs: GCC drops calls of functions that only prefetch.)
+template <int Count>
+__attribute__((always_inline)) inline void
+prefetch_block(const Kernel* kernels, int kernel_count, const float* const (&arrays)[Count],
+               std::int64_t pixels, std::int64_t labels, std::int64_t block) {
+  constexpr std::int64_t kAhead = 4;
   const std::int64_t later = block + kAhead, first = later * kBlock;
   if (first + kBlock > pixels) return;
-  for (std::int64_t l = 0; l < labels; ++l)
-    __builtin_prefetch(logits + l * pixels + first + kBlock - 1);
+  for (const float* array : arrays)
+    if (array != nullptr)
+      for (std::int64_t l = 0; l < labels; ++l)
+        __builtin_prefetch(array + l * pixels + first + kBlock - 1, 0, 2);
   for (int k = 0; k < kernel_count; ++k) {
     const std::int64_t corners = kernels[k].lattice->features + 1;
     const std::int64_t at = later * corners * kBlock;
     for (std::int64_t m = 0; m < corners; ++m) {
-      __builtin_prefetch(kernels[k].lattice->rows + at + m * kBlock);
-      __builtin_prefetch(static_cast<const float*>(kernels[k].lattice->weights) + at + m * kBlock);
+      __builtin_prefetch(kernels[k].lattice->rows + at + m * kBlock, 0, 2);
+      __builtin_prefetch(static_cast<const float*>(kernels[k].lattice->weights) + at + m * kBlock,
+                         0, 2);
     }
     for (const float* scale : {kernels[k].scale_in, kernels[k].scale_out})
-      if (scale != nullptr) __builtin_prefetch(scale + first + kBlock - 1);
+      if (scale != nullptr) __builtin_prefetch(scale + first + kBlock - 1, 0, 2);
   }
 }
 
@@ -169,9 +175,9 @@ inline void store_lanes(float* p, vec<float> v, std::int64_t count) {
 }
 
 // x [L, kBlock] = softmax(logits + x) of `count` pixels; logits [L, P] from the block's first
-// pixel. Returns whether all are numbers. copy [L, kBlock], unless null, becomes the logits.
+// pixel. Returns whether all are numbers.
 inline bool softmax(float* x, bool with_message, const float* logits, std::int64_t pixels,
-                    std::int64_t labels, std::int64_t count, float* copy = nullptr) {
+                    std::int64_t labels, std::int64_t count) {
   constexpr int L = kLanes<float>;
   ivec<float> good = ~ivec<float>{};
   for (int first = 0; first < kBlock; first += L) {
@@ -180,7 +186,6 @@ inline bool softmax(float* x, bool with_message, const float* logits, std::int64
     vec<float> largest = splat<float>(-HUGE_VALF);
     for (std::int64_t l = 0; l < labels; ++l) {
       vec<float> v = load_lanes(logits + l * pixels + first, lanes);
-      if (copy != nullptr) store_vec(copy + l * kBlock + first, v);
       if (with_message) v += load_vec(own + l * kBlock);
       store_vec(own + l * kBlock, v);
       largest = vmax(largest, v);

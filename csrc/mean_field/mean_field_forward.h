@@ -10,9 +10,7 @@ public:
   Forward(const Image& image, const Shape& shape, int threads)
       : image_(image), shape_(shape), threads_(threads), vertices_(image, shape, threads),
         sums_memory_(shape.steps > 0 ? vertices_.chunks * vertices_.size() : 0),
-        values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0),
-        packs_(image.probabilities != nullptr && shape.steps > 1 &&
-               shape.labels * shape.pixels >= kManyLogits) {
+        values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0) {
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
       sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};
     values_ = {values_memory_.get(), 2 * vertices_.rows};
@@ -45,20 +43,13 @@ private:
     const Array none, &read = step > 0 ? values_ : none, &added_to = last ? none : sums_[c];
     for (std::int64_t b = vertices_.chunk_begin(c); b < vertices_.chunk_begin(c + 1); ++b) {
       const std::int64_t first = b * kBlock, count = std::min(kBlock, shape_.pixels - first);
-      float* const packed = packs_ && !last && count == kBlock
-                                ? image_.probabilities + b * kBlock * shape_.labels
-                                : nullptr;
-      const bool from_packed = packed != nullptr && step > 0;
-      prefetch_block(image_.kernels, shape_.kernels, image_.logits, shape_.pixels,
-                     from_packed ? 0 : shape_.labels, b);
+      prefetch_block(image_.kernels, shape_.kernels,
+                     {image_.logits, last ? image_.probabilities : nullptr}, shape_.pixels,
+                     shape_.labels, b);
       if (kManyRows <= vertices_.size()) prefetch_rows(b, read, added_to);
       vertices_.fill(image_, b, stencil);
       if (step > 0) slice_block(stencil, x);
-      if (from_packed)
-        good &= softmax(x, true, packed, kBlock, shape_.labels, count);
-      else
-        good &= softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count,
-                        packed);
+      good &= softmax(x, step > 0, image_.logits + first, shape_.pixels, shape_.labels, count);
       if (last)
         write(x, first, count);
       else
@@ -119,10 +110,6 @@ private:
                    threads_);
   }
 
-  // From this size on the first pass copies the logits to where the last one will write the
-  // probabilities: block after block, one stream instead of one per label. They come from memory
-  // in every pass, which is then much faster.
-  static constexpr std::int64_t kManyLogits = 1 << 21;
   // Arrays of vertices from this size on do not stay in the cache between two passes.
   static constexpr std::int64_t kManyRows = 1 << 20;
 
@@ -131,7 +118,6 @@ private:
   int threads_;
   Vertices vertices_;
   Scratch<float> sums_memory_, values_memory_;
-  bool packs_;
   Array sums_[8], values_;
 };
 
