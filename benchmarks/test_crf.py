@@ -8,13 +8,16 @@ pydensecrf (`pip install pydensecrf2`: its 1.1 is the same source and builds) is
 it fastseg is timed alone. It runs in one thread, as it always does. The image is a photograph
 where the shared data is at hand, else a synthetic one. Each case is checked before it is timed.
 On a machine that does other work too, set OMP_WAIT_POLICY=passive.
+
+Training: forward and backward of a CRF as a recurrent network, beside crfasrnn_pytorch where it is
+at hand (github.com/sadeepj/crfasrnn_pytorch: build its `permuto_cpp`, put both on PYTHONPATH).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,4 +167,71 @@ def test_crf(crf_case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) 
         ratio = times["pydensecrf"].median / times["fastseg"].median
         benchmark.extra_info["ratio"] = ratio
         print(f"\n{case}, {shown}: {ratio:.1f} times as fast as pydensecrf")
+    benchmark.pedantic(ours, rounds=3)
+
+
+TRAINING = CrfCase(366, 500, 21)
+
+
+def _gradients(
+    infer: Callable[[torch.Tensor], torch.Tensor],
+    logits: torch.Tensor,
+    parameters: Sequence[torch.Tensor],
+    target: torch.Tensor,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Probabilities [1, L, H, W], and the gradients of what they give the target labels."""
+    inputs = [logits.clone().requires_grad_(), *parameters]
+    probabilities = infer(inputs[0])
+    loss = probabilities.gather(1, target).mean()
+    return probabilities.detach(), list(torch.autograd.grad(loss, inputs))
+
+
+def test_crf_training(benchmark: Any, request: pytest.FixtureRequest) -> None:
+    """Lattices, five steps with a matrix for each kernel, gradients to logits and matrices."""
+    if request.config.getoption("--quick"):
+        pytest.skip("not a quick case")
+    case = TRAINING
+    shape = (1, case.labels, case.height, case.width)
+    image = torch.from_numpy(_image(case.height, case.width)).permute(2, 0, 1)[None].float()
+    logits = -torch.from_numpy(_energies(case)).view(shape)
+    target = logits.argmax(1, keepdim=True)
+    spatial, bilateral = (
+        (weight * torch.eye(case.labels)).requires_grad_() for weight in (3.0, 10.0)
+    )
+
+    def infer(values: torch.Tensor) -> torch.Tensor:
+        colors = bilateral_features(image, torch.tensor(80.0), torch.tensor(13.0), like=values)
+        place = position_lattice(case.height, case.width, (3.0, 3.0), like=values)
+        kernels = [Kernel(place, spatial, "after"), Kernel(Lattice(colors), bilateral, "after")]
+        return mean_field(values, kernels, STEPS)
+
+    def ours(_: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return _gradients(infer, logits, [spatial, bilateral], target)
+
+    variants = [Variant("fastseg", ours)]
+    try:
+        import permuto_cpp  # noqa: F401  (its absence is no ImportError inside the package)
+        from crfasrnn.crfrnn import CrfRnn
+        from crfasrnn.params import DenseCRFParams
+    except ImportError:
+        benchmark.extra_info["peer"] = "crfasrnn_pytorch is not at hand"
+    else:
+        layer = CrfRnn(case.labels, STEPS, DenseCRFParams(80.0, 13.0, 3.0, 3.0, 10.0))
+        matrices = [layer.spatial_ker_weights, layer.bilateral_ker_weights]
+
+        def theirs(_: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            return _gradients(lambda x: layer(image, x).softmax(1), logits, matrices, target)
+
+        (result, gradients), (expected, expected_gradients) = ours(), theirs()
+        assert (result - expected).abs().max() < 1e-3
+        for gradient, other in zip(gradients, expected_gradients, strict=True):
+            assert (gradient - other).norm() < 1e-3 * other.norm()
+        variants.append(Variant("crfasrnn", theirs))
+    times = time_interleaved(variants, device="cpu", budget_s=10.0, min_rounds=3)
+    for name, time in times.items():
+        benchmark.extra_info[f"{name}_ms"] = time.median * 1e3
+    if "crfasrnn" in times:
+        ratio = times["crfasrnn"].median / times["fastseg"].median
+        benchmark.extra_info["ratio"] = ratio
+        print(f"\n{case}, forward and backward: {ratio:.1f} times as fast as crfasrnn_pytorch")
     benchmark.pedantic(ours, rounds=3)
