@@ -9,6 +9,12 @@ import torch
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def check_module(model: object) -> None:
+    """`model` is a module."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+
+
 def check_map(name: str, x: torch.Tensor) -> None:
     """`x` is a floating-point map [N, C, H, W] with at least one channel and pixel."""
     if x.dim() != 4:

@@ -24,3 +24,22 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class FolderError(Exception):
+    """A folder that results cannot be written to; the message says why."""
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Results can be written to `folder`, which need not be there: said before the work, not after.
+
+    Raises:
+        FolderError: a file is in its way, or the permission is missing; begins with `name`.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise FolderError(f"{name} is {folder}, but {existing} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise FolderError(f"{name} is {folder}, but {existing} may not be written to")

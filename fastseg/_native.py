@@ -105,5 +105,5 @@ def scratch(*shape: int) -> torch.Tensor:
     """
     count = math.prod(shape)
     if _C is None or count == 0:
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     return torch.frombuffer(_C.ScratchBytes(4 * count), dtype=torch.float32).view(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import operator
 
 Color = tuple[int, int, int]
 
@@ -68,6 +69,23 @@ def numbered_classes(count: int) -> ClassSet:
     """Classes of which nothing is known but their number."""
     names = tuple(f"class {index}" for index in range(count))
     return ClassSet(names, voc_colors(count), bright_colors(count))
+
+
+def as_class_set(classes: ClassSet | int) -> ClassSet:
+    """The classes that a model's argument `classes` means: their number, or names and colours.
+
+    Raises:
+        ValueError: fewer than one. TypeError: something else.
+    """
+    if isinstance(classes, ClassSet):
+        return classes
+    try:
+        count = operator.index(classes)
+    except TypeError:
+        raise TypeError(f"classes is {classes!r}, expected their number or a ClassSet") from None
+    if count < 1:
+        raise ValueError(f"classes is {count}, expected at least 1")
+    return numbered_classes(count)
 
 
 # Name and overlay colour; what is often seen together lies far apart.

@@ -309,6 +309,18 @@ template <class T> inline T reduce_add(vec<T> v) {
   return lanes[0];
 }
 
+// The lanes of a and then those of b, picked by `at` (known at compile time).
+template <class T>
+__attribute__((always_inline)) inline vec<T> shuffle(vec<T> a, vec<T> b, ivec<T> at) {
+#if defined(__clang__)
+  vec<T> r;
+  for (int k = 0; k < kLanes<T>; ++k) r[k] = at[k] < kLanes<T> ? a[at[k]] : b[at[k] - kLanes<T>];
+  return r;
+#else
+  return __builtin_shuffle(a, b, at);
+#endif
+}
+
 namespace detail {
 // One step of the in-register transpose: swaps the off-diagonal blocks of size Half.
 template <class T, int Half> inline void transpose_step(vec<T>* rows) {
@@ -320,15 +332,8 @@ template <class T, int Half> inline void transpose_step(vec<T>* rows) {
   for (int i = 0; i < kLanes<T>; ++i) {
     if ((i & Half) != 0) continue;
     const vec<T> a = rows[i], b = rows[i + Half];
-#if defined(__clang__)
-    for (int k = 0; k < kLanes<T>; ++k) {
-      rows[i][k] = (k & Half) == 0 ? a[k] : b[k - Half];
-      rows[i + Half][k] = (k & Half) == 0 ? a[k + Half] : b[k];
-    }
-#else
-    rows[i] = __builtin_shuffle(a, b, upper);
-    rows[i + Half] = __builtin_shuffle(a, b, lower);
-#endif
+    rows[i] = shuffle<T>(a, b, upper);
+    rows[i + Half] = shuffle<T>(a, b, lower);
   }
   if constexpr (Half > 1) transpose_step<T, Half / 2>(rows);
 }

@@ -9,11 +9,14 @@ class Forward {
 public:
   Forward(const Image& image, const Shape& shape, int threads)
       : image_(image), shape_(shape), threads_(threads), vertices_(image, shape, threads),
-        sums_memory_(shape.steps > 0 ? vertices_.chunks * vertices_.size() : 0),
-        values_memory_(shape.steps > 0 ? 2 * vertices_.size() : 0) {
+        steps_floats_(shape.steps > 0 ? (vertices_.chunks + 1) * vertices_.size() : 0),
+        steps_memory_(in_result() == nullptr ? steps_floats_ : 0),
+        values_memory_(shape.steps > 0 ? vertices_.size() : 0) {
+    float* const memory = in_result() == nullptr ? steps_memory_.get() : in_result();
     for (std::int64_t c = 0; c < vertices_.chunks; ++c)
-      sums_[c] = {sums_memory_.get() + c * vertices_.size(), vertices_.rows};
-    values_ = {values_memory_.get(), 2 * vertices_.rows};
+      sums_[c] = {memory + c * vertices_.size(), vertices_.rows};
+    spare_ = {memory + vertices_.chunks * vertices_.size(), vertices_.rows};
+    values_ = {values_memory_.get(), vertices_.rows};
   }
 
   // Returns whether all went well: false if something was not finite.
@@ -29,6 +32,15 @@ public:
   }
 
 private:
+  // The last pass alone writes to the result, and it needs neither sums nor a spare array: they lie
+  // there where there is room. Null: there is none.
+  float* in_result() const {
+    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(image_.probabilities);
+    const std::int64_t skipped = (64 - address % 64) % 64 / sizeof(float); // to a cache line
+    const bool fits = skipped + steps_floats_ <= shape_.labels * shape_.pixels;
+    return address != 0 && fits ? image_.probabilities + skipped : nullptr;
+  }
+
   // One chunk of pixels: from the vertices of the step before to those of the next one, or to the
   // result.
   bool pass(std::int64_t c, int step) {
@@ -95,8 +107,7 @@ private:
                    save = image_.saved != nullptr;
         const float scale = vertices_.lattice(k).alpha * (save ? 1.0f : scalar_of(kernel));
         float* const out = plane.of(values_, row);
-        vertices_.exchange<width()>(plane, k, sums_, false, scale, out,
-                                    plane.of(values_, vertices_.rows + row));
+        vertices_.exchange<width()>(plane, k, sums_, false, scale, out, plane.of(spare_, row));
         if (save)
           std::copy_n(out, rows * plane.width,
                       plane.of({image_.saved + step * vertices_.size(), vertices_.rows}, row));
@@ -117,8 +128,9 @@ private:
   Shape shape_;
   int threads_;
   Vertices vertices_;
-  Scratch<float> sums_memory_, values_memory_;
-  Array sums_[8], values_;
+  std::int64_t steps_floats_;
+  Scratch<float> steps_memory_, values_memory_;
+  Array sums_[8], spare_, values_;
 };
 
 } // namespace fastseg::mean_field::FASTSEG_CPU_LEVEL

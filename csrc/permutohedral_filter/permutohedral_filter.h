@@ -14,6 +14,9 @@ struct Lattices {
   const Lattice& of(std::int64_t image) const { return *each[count == 1 ? 0 : image]; }
 };
 
+// What a normalised filter multiplies with: of the norm, the filter of ones.
+enum class NormFactor : int { none = 0, reciprocal = 1, reciprocal_root = 2 };
+
 // values, out, grad_out and grad_values are [N, L, P] in the type of the lattices' weights.
 struct CpuKernels {
   // transpose: the adjoint, that is: the axes of the blur in reverse order.
@@ -23,6 +26,9 @@ struct CpuKernels {
   void (*backward)(const Lattices& lattices, std::int64_t batch, std::int64_t labels,
                    const void* values, const void* grad_out, void* grad_values, void* grad_weights,
                    bool transpose, int threads);
+  // The norms of `count` lattices of one size [count, P], or those factors of them.
+  void (*norm)(const Lattice* const* lattices, std::int64_t count, NormFactor factor, void* out,
+               int threads);
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 

@@ -71,12 +71,39 @@ void bind_permutohedral_filter(py::module_& m) {
       },
       py::arg("dtype"), py::arg("features"), py::arg("batch"), py::arg("feature_count"),
       py::arg("pixels"), py::arg("threads"));
+  // The same for one image uint8 [H, W, C]: (lattice, None) or (None, pixel).
+  sub.def(
+      "cpu_build_image",
+      [](std::uintptr_t values, std::int64_t height, std::int64_t width, int channels,
+         const std::vector<float>& widths, int threads) -> py::tuple {
+        auto lattice = std::make_shared<OwnedLattice>();
+        permutohedral_lattice::BadFeature bad;
+        Status status;
+        {
+          py::gil_scoped_release release;
+          status = permutohedral_lattice::cpu_kernels().build_image(
+              {pointer<const std::uint8_t>(values), height, width, channels, widths.data()},
+              threads, lattice.get(), &bad);
+        }
+        if (status == Status::out_of_memory) throw std::bad_alloc();
+        if (status != Status::ok) return py::make_tuple(py::none(), bad.pixel);
+        return py::make_tuple(lattice, py::none());
+      },
+      py::arg("values"), py::arg("height"), py::arg("width"), py::arg("channels"),
+      py::arg("widths"), py::arg("threads"));
   sub.def("cpu_filter", [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,
                            std::uintptr_t values, std::uintptr_t out, bool transpose, int threads) {
     const auto each = addresses(lattices);
     py::gil_scoped_release release;
     cpu_kernels().filter({each.data(), static_cast<std::int64_t>(each.size())}, batch, labels,
                          pointer(values), pointer(out), transpose, threads);
+  });
+  // factor: 0 the norm, 1 its reciprocal, 2 that of its root; out: [lattices, P].
+  sub.def("cpu_norm", [](const LatticeList& lattices, int factor, std::uintptr_t out, int threads) {
+    const auto each = addresses(lattices);
+    py::gil_scoped_release release;
+    cpu_kernels().norm(each.data(), static_cast<std::int64_t>(each.size()),
+                       static_cast<NormFactor>(factor), pointer(out), threads);
   });
   sub.def("cpu_backward",
           [](const LatticeList& lattices, std::int64_t batch, std::int64_t labels,

@@ -6,13 +6,11 @@
 #include "common/buffer.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
+#include "permutohedral_filter/lattice_norm.h"
 #include "permutohedral_lattice/vertex_rows.h"
 
 namespace fastseg::permutohedral_filter::FASTSEG_CPU_LEVEL {
 namespace {
-
-using namespace permutohedral_lattice::FASTSEG_CPU_LEVEL;
-using permutohedral_lattice::kBlock;
 
 template <class T, int W> class Filter {
   using R = Row<T, W>;
@@ -213,8 +211,19 @@ void backward(const Lattices& lattices, std::int64_t batch, std::int64_t labels,
              });
 }
 
+void norm(const Lattice* const* lattices, std::int64_t count, NormFactor factor, void* out,
+          int threads) {
+  for (std::int64_t n = 0; n < count; ++n) {
+    const std::int64_t at = n * lattices[n]->pixels;
+    if (lattices[n]->dtype == DType::float64)
+      Norm<double>(*lattices[n], threads).run(factor, static_cast<double*>(out) + at);
+    else
+      Norm<float>(*lattices[n], threads).run(factor, static_cast<float*>(out) + at);
+  }
+}
+
 } // namespace
 
-const CpuKernels kernels{filter, backward};
+const CpuKernels kernels{filter, backward, norm};
 
 } // namespace fastseg::permutohedral_filter::FASTSEG_CPU_LEVEL

@@ -10,6 +10,13 @@
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 
+// Of the pool in any case: malloc would give memory of this size back to the system, again and
+// again.
+template <class Item> Item* take_table(std::int64_t count) {
+  return static_cast<Item*>(
+      take_scratch(std::max<std::size_t>(count * sizeof(Item), std::size_t{1} << 18)));
+}
+
 // Array that grows at its end; Item is trivially copyable.
 template <class Item> class Growing {
 public:
@@ -27,11 +34,17 @@ public:
   }
   void reserve(std::int64_t count) {
     if (count <= capacity_) return;
-    Item* grown = static_cast<Item*>(take_scratch(count * sizeof(Item)));
+    Item* grown = take_table<Item>(count);
     if (size_ > 0) std::memcpy(static_cast<void*>(grown), items_, size_ * sizeof(Item));
     give_scratch(items_);
     items_ = grown;
     capacity_ = count;
+  }
+
+  void clear() {
+    give_scratch(items_);
+    items_ = nullptr;
+    size_ = capacity_ = 0;
   }
 
 private:
@@ -39,119 +52,180 @@ private:
   std::int64_t size_ = 0, capacity_ = 0;
 };
 
-inline std::uint64_t mix(std::uint64_t x) {
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  return x ^ (x >> 32);
-}
+// Hashes of lattice points are sums over their coordinates times odd numbers without a pattern:
+// those of neighbours differ by constants, and their upper bits are spread well.
+inline constexpr std::uint32_t kPointHash[kMaxFeatures] = {
+    0x9e3779b1, 0x85ebca77, 0xc2b2ae3d, 0x27d4eb2f, 0x165667b1, 0xd3a2646d, 0xfd7046c5, 0xb55a4f09};
+inline constexpr std::uint32_t kRankHash[kMaxFeatures] = {
+    0x8da6b343, 0xd8163841, 0xcb1ab31f, 0x5bd1e995, 0x1b873593, 0xe6546b65, 0xcc9e2d51, 0x38495ab5};
+inline std::uint32_t hash_of(std::uint32_t sum) { return sum | 1; } // never 0: that is a free slot
 
-// Items by key: Item has `bool same(const Key&)` and `std::uint64_t hash()`; Key has hash() too.
-// At most half of the slots are taken, so that the search ends soon.
-template <class Item, class Key> class Table {
+// Keys, numbered from 1 in the order of insertion; 0 stands for none. At least half of the slots
+// are free, and a key belongs to a pair of them, so that nearly every search ends there: without a
+// branch. A slot holds a number and the key's hash, which tells nearly all other keys apart.
+template <class Key> class Table {
 public:
-  Table() { resize(1 << 12); }
+  Table() = default;
   ~Table() { give_scratch(slots_); }
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
-  // Asks for what the search of a key reads: first the slot, some time later the item that it
-  // names.
-  void prefetch_slot(const Key& key) const { __builtin_prefetch(slots_ + (key.hash() & mask_)); }
-  void prefetch_item(const Key& key) const {
-    const std::uint32_t index = slots_[key.hash() & mask_];
-    if (index != 0) __builtin_prefetch(&items[index - 1]);
+  std::int64_t size() const { return keys_.size() - 1; }
+  const Key& operator[](std::int64_t number) const { return keys_[number]; }
+
+  void prefetch(std::uint32_t hash) const { __builtin_prefetch(slots_ + home(hash)); }
+
+  // The number of a key, or 0: there is none, or, rarely, it takes find() to see it: *unsure.
+  std::uint32_t peek(std::uint32_t hash, const Key& key, bool* unsure = nullptr) const {
+    const std::uint64_t* pair = slots_ + home(hash);
+    const std::uint64_t a = pair[0], b = pair[1];
+    const std::uint32_t of_a = a >> 32 == hash ? static_cast<std::uint32_t>(a) : 0;
+    std::uint32_t number = b >> 32 == hash ? static_cast<std::uint32_t>(b) : of_a;
+    number &= -static_cast<std::uint32_t>(keys_[number].same(key));
+    if (unsure != nullptr) *unsure = (number == 0) & (b != 0);
+    return number;
   }
-  // Index of the item with this key, or -1.
-  std::int64_t find(const Key& key) const {
-    for (std::uint64_t h = key.hash() & mask_;; h = (h + 1) & mask_) {
-      if (slots_[h] == 0) return -1;
-      if (items[slots_[h] - 1].same(key)) return slots_[h] - 1;
-    }
+  // The number of a key, or 0.
+  std::uint32_t find(std::uint32_t hash, const Key& key) const {
+    return static_cast<std::uint32_t>(slots_[search(hash, key)]);
   }
-  // The same; where there is none, appends one, to be filled by the caller: *is_new tells.
-  std::int64_t find_or_add(const Key& key, bool* is_new) {
-    std::uint64_t h = key.hash() & mask_;
-    for (; slots_[h] != 0; h = (h + 1) & mask_)
-      if (items[slots_[h] - 1].same(key)) {
-        *is_new = false;
-        return slots_[h] - 1;
-      }
-    *is_new = true;
-    items.append();
-    slots_[h] = static_cast<std::uint32_t>(items.size());
-    return items.size() - 1;
+  // *is_new: it was added.
+  std::uint32_t find_or_add(std::uint32_t hash, const Key& key, bool* is_new) {
+    const std::uint64_t at = search(hash, key);
+    *is_new = slots_[at] == 0;
+    if (!*is_new) return static_cast<std::uint32_t>(slots_[at]);
+    const std::uint32_t number = static_cast<std::uint32_t>(keys_.size());
+    keys_.append() = key;
+    slots_[at] = static_cast<std::uint64_t>(hash) << 32 | number;
+    if (2 * static_cast<std::uint64_t>(number) > mask_) resize(2 * (mask_ + 1));
+    return number;
   }
-  // Makes room for so many items.
+  // Takes memory for so many at least; more are possible. start() makes the table ready: it is for
+  // the thread that will fill it.
   void reserve(std::int64_t count) {
-    std::uint64_t slots = mask_ + 1;
+    std::uint64_t slots = 1 << 10;
     while (slots < 2 * static_cast<std::uint64_t>(count)) slots *= 2;
+    take_slots(slots);
+    keys_.reserve(static_cast<std::int64_t>(slots / 2) + 1); // what is not used costs nothing
+  }
+  // Makes room for so many more.
+  void grow(std::int64_t count) {
+    const std::int64_t most = keys_.size() + count;
+    std::uint64_t slots = mask_ + 1;
+    while (slots < 2 * static_cast<std::uint64_t>(most)) slots *= 2;
     if (slots > mask_ + 1) resize(slots);
-    items.reserve(count);
+    keys_.reserve(most);
   }
-  // After the new item was filled.
-  void grow_if_full() {
-    if (2 * static_cast<std::uint64_t>(items.size()) > mask_) resize(4 * (mask_ + 1));
-  }
-
-  Growing<Item> items;
-
-private:
-  void resize(std::uint64_t count) {
+  // Gives all memory back.
+  void clear() {
     give_scratch(slots_);
     slots_ = nullptr;
-    slots_ = static_cast<std::uint32_t*>(take_scratch(count * sizeof(std::uint32_t)));
-    std::memset(slots_, 0, count * sizeof(std::uint32_t));
-    mask_ = count - 1;
-    for (std::int64_t i = 0; i < items.size(); ++i) {
-      std::uint64_t h = items[i].hash() & mask_;
-      while (slots_[h] != 0) h = (h + 1) & mask_;
-      slots_[h] = static_cast<std::uint32_t>(i + 1);
-    }
+    keys_.clear();
+  }
+  void start() {
+    std::memset(slots_, 0, (mask_ + 1) * sizeof(std::uint64_t));
+    keys_.append() = Key{};
   }
 
-  std::uint32_t* slots_ = nullptr; // index + 1; 0: free
+private:
+  std::uint64_t home(std::uint32_t hash) const {
+    return static_cast<std::uint64_t>(hash) >> shift_ << 1;
+  }
+  // The slot of a key, or the free one where it belongs.
+  std::uint64_t search(std::uint32_t hash, const Key& key) const {
+    std::uint64_t at = home(hash);
+    for (; slots_[at] != 0; at = (at + 1) & mask_)
+      if (slots_[at] >> 32 == hash && keys_[static_cast<std::uint32_t>(slots_[at])].same(key))
+        break;
+    return at;
+  }
+  void take_slots(std::uint64_t count) {
+    slots_ = take_table<std::uint64_t>(static_cast<std::int64_t>(count));
+    mask_ = count - 1;
+    shift_ = std::max(33 - __builtin_ctzll(count), 0);
+  }
+  void resize(std::uint64_t count) {
+    std::uint64_t* const old = slots_;
+    const std::uint64_t old_count = mask_ + 1;
+    take_slots(count);
+    std::memset(slots_, 0, count * sizeof(std::uint64_t));
+    for (std::uint64_t i = 0; i < old_count; ++i) {
+      if (old[i] == 0) continue;
+      std::uint64_t at = home(static_cast<std::uint32_t>(old[i] >> 32));
+      while (slots_[at] != 0) at = (at + 1) & mask_;
+      slots_[at] = old[i];
+    }
+    give_scratch(old);
+  }
+
+  Growing<Key> keys_;              // the first one is never asked for
+  std::uint64_t* slots_ = nullptr; // 0: free
   std::uint64_t mask_ = 0;
+  int shift_ = 0;
 };
 
 // Coordinates of a vertex, all but the last (they add up to 0), 16 bits each.
 struct VertexKey {
-  std::uint64_t words[2];
-  std::uint64_t hash() const { return mix(words[0] * 0x9e3779b97f4a7c15ull + words[1]); }
+  typedef std::int16_t Coordinates __attribute__((vector_size(2 * kMaxFeatures)));
+  typedef std::uint64_t Words __attribute__((vector_size(2 * kMaxFeatures)));
+  Coordinates at;
+  std::uint64_t word(int i) const { return reinterpret_cast<Words>(at)[i]; }
   bool same(const VertexKey& other) const {
-    return words[0] == other.words[0] && words[1] == other.words[1];
+    return ((word(0) ^ other.word(0)) | (word(1) ^ other.word(1))) == 0;
   }
 };
-static_assert(sizeof(VertexKey) == 2 * kMaxFeatures);
 
-inline VertexKey pack(const std::int16_t* coordinates, int count) {
-  VertexKey key{};
-  std::memcpy(key.words, coordinates, count * sizeof(std::int16_t));
-  return key;
-}
-inline void unpack(const VertexKey& key, std::int16_t* coordinates) {
-  std::memcpy(coordinates, key.words, sizeof(key.words));
-}
+// What vertex m of a simplex has more than vertex m - 1: 1 in every coordinate, but in one of them
+// 1 - (D + 1). The neighbours of a vertex are as far away.
+template <int D> struct Steps {
+  VertexKey::Coordinates at[D + 1] = {};
+  std::uint32_t hash[D + 1] = {};
+  Steps() {
+    for (int axis = 0; axis <= D; ++axis)
+      for (int i = 0; i < D; ++i) {
+        at[axis][i] = static_cast<std::int16_t>(i == axis ? -D : 1);
+        hash[axis] += kPointHash[i] * static_cast<std::uint32_t>(at[axis][i]);
+      }
+  }
+};
 
 // A simplex: its remainder-0 point and its ranks, packed; D ranks give the last one.
 template <int D> struct SimplexKey {
-  static constexpr int kWords = (D + 1) / 2 + 1;
-  std::uint32_t words[kWords];
-  std::uint64_t hash() const {
-    std::uint64_t h = words[0];
-    for (int i = 1; i < kWords; ++i) h = h * 0x9e3779b97f4a7c15ull + words[i];
-    return mix(h);
+  static constexpr int kRankBits = D < 8 ? 3 : 4, kUsed = 16 * (D % 4); // bits of the last word
+  static constexpr int kRankWord = kUsed > 0 && kUsed + D* kRankBits <= 64 ? D / 4 : (D + 3) / 4;
+  static constexpr int kRankShift = kRankWord == D / 4 ? kUsed : 0;
+  static constexpr int kWords = kRankWord + 1;
+  std::uint64_t words[kWords];
+  // Its remainder-0 vertex.
+  VertexKey point() const {
+    VertexKey::Words at{};
+    for (int w = 0; w < (D + 3) / 4; ++w) at[w] = words[w];
+    if (kUsed > 0) at[(D - 1) / 4] &= (std::uint64_t{1} << kUsed) - 1;
+    return {reinterpret_cast<VertexKey::Coordinates>(at)};
   }
   bool same(const SimplexKey& other) const {
-    std::uint32_t difference = 0;
+    std::uint64_t difference = 0;
     for (int i = 0; i < kWords; ++i) difference |= words[i] ^ other.words[i];
     return difference == 0;
   }
 };
-template <int D> struct Simplex {
-  SimplexKey<D> key;
-  std::int32_t vertices[D + 1];
-  std::uint64_t hash() const { return key.hash(); }
-  bool same(const SimplexKey<D>& other) const { return key.same(other); }
+
+using Vertices = Table<VertexKey>;
+
+// The rows of a simplex's vertices.
+template <int D> struct Corners {
+  std::int32_t rows[D + 1];
+};
+
+// What one thread at a time makes of some blocks of pixels. On cache lines of its own: threads
+// write to their parts all the time.
+template <int D> struct alignas(128) Part {
+  Vertices vertices;
+  Table<SimplexKey<D>> simplices;
+  Growing<Corners<D>> corners;     // of the simplices
+  std::int64_t first = 0, end = 0; // blocks
+  std::int64_t bad_block = -1;
+  bool out_of_memory = false;
 };
 
 } // namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL

@@ -36,12 +36,22 @@ struct BadFeature {
   std::int64_t image = -1, pixel = -1;
 };
 
+// Features (column, row, channels...) of an image's pixels, each divided by its width.
+struct ImageFeatures {
+  const std::uint8_t* values; // [H, W, C]
+  std::int64_t height, width;
+  int channels;        // C: 3, or 0 for positions alone
+  const float* widths; // [2 + C]
+};
+
 struct CpuKernels {
   // Fills the lattices of `batch` images, whose arrays come from take_scratch, from features
   // [batch, D, P] of `dtype` (float32 or float64). out_of_range: *bad is the first image's first
   // such pixel. Nothing stays allocated unless the result is ok.
   Status (*build)(DType dtype, const void* features, std::int64_t batch, int feature_count,
                   std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad);
+  // The same for one image, of float32 features that are never stored.
+  Status (*build_image)(const ImageFeatures& image, int threads, Lattice* lattice, BadFeature* bad);
   // The gradient to features [D, P] of a function with this gradient to the lattice's weights; the
   // choice of the simplex counts as constant.
   void (*backward)(DType dtype, const void* features, int feature_count, std::int64_t pixels,

@@ -6,40 +6,20 @@
 #include "common/buffer.h"
 #include "common/parallel.h"
 #include "permutohedral_lattice/lattice_tables.h"
+#include "permutohedral_lattice/pixel_features.h"
 #include "permutohedral_lattice/simplex.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 namespace {
 
-using Vertices = Table<VertexKey, VertexKey>;
-
-// The vertices with remainder m = 0..D of a simplex.
-template <class T, int D>
-VertexKey vertex_key(const Simplices<T, D>& block, std::int64_t p, int m) {
-  std::int16_t c[kMaxFeatures] = {};
-  for (int i = 0; i < D; ++i)
-    c[i] =
-        static_cast<std::int16_t>(block.point[i][p] + m - (block.rank[i][p] <= D - m ? 0 : D + 1));
-  return pack(c, kMaxFeatures);
-}
-
-// On cache lines of its own: threads write to their parts all the time.
-template <int D> struct alignas(128) Part {
-  Vertices vertices;
-  Table<Simplex<D>, SimplexKey<D>> simplices;
-  std::int64_t first = 0, end = 0; // blocks
-  std::int64_t bad_block = -1;
-  bool out_of_memory = false;
-};
-
-template <class T, int D> class Builder {
+template <class T, int D, class Features> class Builder {
   static constexpr int N = D + 1;
 
 public:
-  Builder(const T* features, std::int64_t pixels, int threads, Lattice& lattice)
+  Builder(const Features& features, std::int64_t pixels, int threads, Lattice& lattice)
       : features_(features), lattice_(lattice), blocks_((pixels + kBlock - 1) / kBlock),
-        part_count_(
-            static_cast<int>(std::clamp<std::int64_t>(blocks_ / 64, 1, std::max(threads, 1)))) {
+        threads_(static_cast<int>(std::clamp<std::int64_t>(blocks_ / 64, 1, std::max(threads, 1)))),
+        part_count_(threads_ + threads_ / 2) {
     axis_scales<T>(D, scales_);
     lattice.features = D;
     lattice.dtype = std::is_same_v<T, double> ? DType::float64 : DType::float32;
@@ -66,11 +46,20 @@ private:
   }
 
   Status run_parts(Part<D>* parts, std::int64_t* bad_pixel) {
-    parallel_for(part_count_, part_count_, [&](std::int64_t i) {
-      parts[i].first = blocks_ * i / part_count_;
-      parts[i].end = blocks_ * (i + 1) / part_count_;
+    // Memory is taken here, in order: most of it is then still in the cache of the thread that had
+    // it when the last lattice was built.
+    for (int i = 0; i < part_count_; ++i) {
+      parts[i].first = part_begin(i);
+      parts[i].end = part_begin(i + 1);
+      const std::int64_t pixels = (parts[i].end - parts[i].first) * kBlock;
+      parts[i].simplices.reserve(pixels / 4); // of a photograph; of noise there are more
+      parts[i].corners.reserve(pixels / 4 * 5 / 4);
+      parts[i].vertices.reserve(pixels / 8);
+    }
+    parallel_for(part_count_, threads_, [&](std::int64_t i) {
       try {
         touch(parts[i]);
+        parts[i].simplices.clear();     // corners are all that is needed
       } catch (const std::bad_alloc&) { // must not leave the thread
         parts[i].out_of_memory = true;
       }
@@ -84,35 +73,44 @@ private:
       }
     Vertices& all = parts[0].vertices;
     std::int64_t total = 0;
-    for (int i = 0; i < part_count_; ++i) total += parts[i].vertices.items.size();
-    Buffer<std::int32_t> numbers(total);
-    total = parts[0].vertices.items.size();
+    for (int i = 1; i < part_count_; ++i) total += parts[i].vertices.size() + 1;
+    Buffer<std::int32_t> numbers(total); // in all, by the number in the part
     std::int64_t offset = 0;
+    all.grow(total); // at once
     for (int i = 1; i < part_count_; ++i) {
-      const Growing<VertexKey>& own = parts[i].vertices.items;
-      for (std::int64_t v = 0; v < own.size(); ++v)
-        numbers[offset + v] = static_cast<std::int32_t>(add_vertex(all, own[v]));
-      offset += own.size();
+      const Vertices& own = parts[i].vertices;
+      for (std::int64_t v = 1; v <= own.size(); ++v) {
+        bool is_new;
+        numbers[offset + v] =
+            static_cast<std::int32_t>(all.find_or_add(hash_of(sum_of(own[v])), own[v], &is_new));
+      }
+      offset += own.size() + 1;
     }
-    lattice_.vertices = all.items.size();
+    lattice_.vertices = all.size();
     if (lattice_.vertices >= std::int64_t{1} << 31) return Status::out_of_memory;
-    parallel_for(part_count_, part_count_, [&](std::int64_t i) {
+    lattice_.neighbours = allocate<std::int32_t>(2 * N * lattice_.vertices);
+    parallel_for(part_count_ + N, threads_, [&](std::int64_t i) {
+      if (i >= part_count_) return link(all, static_cast<int>(i - part_count_));
       std::int64_t before = 0;
-      for (int j = 1; j < i; ++j) before += parts[j].vertices.items.size();
+      for (int j = 1; j < i; ++j) before += parts[j].vertices.size() + 1;
       write_rows(parts[i], i == 0 ? nullptr : numbers.get() + before);
     });
-    link(all);
     return Status::ok;
   }
 
-  static std::int64_t add_vertex(Vertices& table, const VertexKey& key) {
-    bool is_new = false;
-    const std::int64_t index = table.find_or_add(key, &is_new);
-    if (is_new) {
-      table.items[index] = key;
-      table.grow_if_full();
-    }
-    return index;
+  // The first block of part i: a large one for each thread, then small ones for those that are done
+  // early, since some parts of an image have more vertices than others.
+  std::int64_t part_begin(std::int64_t i) const {
+    if (part_count_ == 1) return blocks_ * i;
+    const std::int64_t large = blocks_ * 29 / 32;
+    if (i <= threads_) return large * i / threads_;
+    return large + (blocks_ - large) * (i - threads_) / (part_count_ - threads_);
+  }
+
+  static std::uint32_t sum_of(const VertexKey& key) {
+    std::uint32_t sum = 0;
+    for (int i = 0; i < D; ++i) sum += kPointHash[i] * static_cast<std::uint32_t>(key.at[i]);
+    return sum;
   }
 
   std::int64_t pixels_in(std::int64_t block) const {
@@ -125,36 +123,40 @@ private:
   struct Block {
     Simplices<T, D> found;
     SimplexKey<D> keys[kBlock];
+    alignas(64) std::uint32_t hashes[kBlock], point_sums[kBlock];
   };
 
-  // Weights of the part's pixels, and as their first row the index of their simplex. The table is
+  // Weights of the part's pixels, and as their first row the number of their simplex. The table is
   // larger than the cache: what the search reads is asked for one block ahead.
   void touch(Part<D>& part) {
-    const std::int64_t pixels = (part.end - part.first) * kBlock;
-    part.simplices.reserve(pixels / 4); // of a photograph; of noise there are more
-    part.vertices.reserve(pixels / 8);
+    part.simplices.start();
+    part.vertices.start();
     Block blocks[2];
-    std::int64_t last = -1; // simplex of the pixel before
+    alignas(64) Strip<T, D> made;
+    View<T> strip{};
+    constexpr std::int64_t strip_blocks = kStrip / kBlock;
     for (std::int64_t b = part.first; b <= part.end; ++b) {
       Block& next = blocks[b % 2];
-      if (b < part.end && !locate(b, next)) {
-        part.bad_block = b;
-        return;
+      if (b < part.end) {
+        const std::int64_t in_strip = (b - part.first) % strip_blocks, first = b * kBlock;
+        if (in_strip == 0)
+          strip = features_.of(first, std::min(kStrip, lattice_.pixels - first), made);
+        if (!locate(b, {strip.values + in_strip * kBlock, strip.stride}, next)) {
+          part.bad_block = b;
+          return;
+        }
+        for (const std::uint32_t hash : next.hashes) part.simplices.prefetch(hash);
       }
-      if (b < part.end)
-        for (const SimplexKey<D>& key : next.keys) part.simplices.prefetch_slot(key);
-      if (b > part.first) last = number(part, b - 1, blocks[(b + 1) % 2], last);
-      if (b < part.end)
-        for (const SimplexKey<D>& key : next.keys) part.simplices.prefetch_item(key);
+      if (b > part.first) number(part, b - 1, blocks[(b + 1) % 2]);
     }
   }
 
   // The simplices of a block and the weights of its pixels. False: a feature is out of range.
-  bool locate(std::int64_t b, Block& block) {
+  bool locate(std::int64_t b, const View<T>& features, Block& block) {
     const std::int64_t count = pixels_in(b);
-    find_simplices<T, D>(features_ + b * kBlock, lattice_.pixels, count, scales_, block.found);
+    find_simplices<T, D>(features.values, features.stride, count, scales_, block.found);
     if (!block.found.in_range) return false;
-    make_keys(block.found, block.keys);
+    make_keys(block);
     T* weights = static_cast<T*>(lattice_.weights) + b * N * kBlock;
     for (std::int64_t k = 0; k < N; ++k)
       for (std::int64_t p = 0; p < kBlock; ++p)
@@ -162,111 +164,139 @@ private:
     return true;
   }
 
-  // The first row of each pixel of a block becomes the index of its simplex; returns the last one.
-  std::int64_t number(Part<D>& part, std::int64_t b, const Block& block, std::int64_t last) {
+  // The first row of each pixel of a block becomes the number of its simplex.
+  void number(Part<D>& part, std::int64_t b, const Block& block) {
     const std::int64_t touching = touching_in(b);
     std::int32_t* first_rows = lattice_.rows + b * N * kBlock;
+    std::uint32_t missing = 0;
     for (std::int64_t p = 0; p < kBlock; ++p) {
-      if (p >= touching) {
-        first_rows[p] = -1;
-        continue;
-      }
-      if (last < 0 || !part.simplices.items[last].key.same(block.keys[p]))
-        last = find_simplex(part, block.found, block.keys[p], p);
-      first_rows[p] = static_cast<std::int32_t>(last);
+      const std::uint32_t number = part.simplices.peek(block.hashes[p], block.keys[p]);
+      first_rows[p] = static_cast<std::int32_t>(number);
+      missing |= static_cast<std::uint32_t>(number == 0) << p;
     }
-    return last;
+    for (missing &= (1u << touching) - 1; missing != 0; missing &= missing - 1) {
+      const int p = __builtin_ctz(missing);
+      bool is_new;
+      first_rows[p] = static_cast<std::int32_t>(
+          part.simplices.find_or_add(block.hashes[p], block.keys[p], &is_new));
+      if (is_new) add_corners(part, block, p);
+    }
   }
 
-  static void make_keys(const Simplices<T, D>& found, SimplexKey<D>* keys) {
-    for (int w = 0; w < SimplexKey<D>::kWords - 1; ++w)
-      for (int p = 0; p < kBlock; ++p) {
-        const std::uint32_t low = static_cast<std::uint32_t>(found.point[2 * w][p]) & 0xffff;
-        const std::uint32_t high =
-            2 * w + 1 < D ? static_cast<std::uint32_t>(found.point[2 * w + 1][p]) : 0;
-        keys[p].words[w] = low | high << 16;
-      }
+  static void make_keys(Block& block) {
+    using Key = SimplexKey<D>;
+    const Simplices<T, D>& found = block.found;
     for (int p = 0; p < kBlock; ++p) {
-      std::uint32_t ranks = 0;
-      for (int i = 0; i < D; ++i) ranks |= static_cast<std::uint32_t>(found.rank[i][p]) << (4 * i);
-      keys[p].words[SimplexKey<D>::kWords - 1] = ranks;
+      std::uint64_t words[Key::kWords] = {}, ranks = 0;
+      std::uint32_t sum = 0, rank_sum = 0;
+      for (int i = 0; i < D; ++i) {
+        const std::uint64_t at = static_cast<std::uint16_t>(found.point[i][p]);
+        const std::uint64_t rank = static_cast<std::uint64_t>(found.rank[i][p]);
+        words[i / 4] |= at << (16 * (i % 4));
+        ranks |= rank << (Key::kRankBits * i);
+        sum += kPointHash[i] * static_cast<std::uint32_t>(found.point[i][p]);
+        rank_sum += kRankHash[i] * static_cast<std::uint32_t>(found.rank[i][p]);
+      }
+      words[Key::kRankWord] |= ranks << Key::kRankShift;
+      for (int w = 0; w < Key::kWords; ++w) block.keys[p].words[w] = words[w];
+      block.point_sums[p] = sum;
+      block.hashes[p] = hash_of(sum + rank_sum);
     }
   }
 
-  static std::int64_t find_simplex(Part<D>& part, const Simplices<T, D>& found,
-                                   const SimplexKey<D>& key, std::int64_t p) {
-    bool is_new = false;
-    const std::int64_t index = part.simplices.find_or_add(key, &is_new);
-    if (is_new) {
-      Simplex<D>& simplex = part.simplices.items[index];
-      simplex.key = key;
-      VertexKey corners[N];
-      for (int m = 0; m < N; ++m) {
-        corners[m] = vertex_key(found, p, m);
-        part.vertices.prefetch_slot(corners[m]);
-      }
-      for (int m = 0; m < N; ++m) part.vertices.prefetch_item(corners[m]);
-      for (int m = 0; m < N; ++m)
-        simplex.vertices[m] = static_cast<std::int32_t>(add_vertex(part.vertices, corners[m]));
-      part.simplices.grow_if_full();
+  // The vertices with remainder m = 0..D of a new simplex.
+  void add_corners(Part<D>& part, const Block& block, int p) const {
+    const Simplices<T, D>& found = block.found;
+    int axis_of[N];
+    for (int i = 0; i < N; ++i) axis_of[found.rank[i][p]] = i;
+    VertexKey key = block.keys[p].point();
+    std::uint32_t sum = block.point_sums[p], hashes[N], numbers[N];
+    VertexKey keys[N];
+    for (int m = 0; m < N; ++m) {
+      keys[m] = key;
+      hashes[m] = hash_of(sum);
+      numbers[m] = part.vertices.peek(hashes[m], key);
+      key.at += steps_.at[axis_of[D - m]];
+      sum += steps_.hash[axis_of[D - m]];
     }
-    return index;
+    Corners<D>& corners = part.corners.append();
+    for (int m = 0; m < N; ++m) {
+      bool is_new;
+      if (numbers[m] == 0) numbers[m] = part.vertices.find_or_add(hashes[m], keys[m], &is_new);
+      corners.rows[m] = static_cast<std::int32_t>(numbers[m]);
+    }
   }
 
   // From simplices to the rows of their vertices; `numbers`: the merged number of the part's.
   void write_rows(Part<D>& part, const std::int32_t* numbers) {
-    Growing<Simplex<D>>& simplices = part.simplices.items;
-    for (std::int64_t s = 0; s < simplices.size(); ++s)
-      for (std::int32_t& v : simplices[s].vertices) v = (numbers != nullptr ? numbers[v] : v) + 1;
+    if (numbers != nullptr)
+      for (std::int64_t s = 0; s < part.corners.size(); ++s)
+        for (std::int32_t& row : part.corners[s].rows) row = numbers[row];
     for (std::int64_t b = part.first; b < part.end; ++b) {
       std::int32_t* rows = lattice_.rows + b * N * kBlock;
-      const std::int32_t* vertices = nullptr;
+      const std::int32_t* own = nullptr;
       for (std::int64_t p = 0; p < kBlock; ++p) {
         // Those that fill up the last block touch what the last pixel touches, with weight 0.
-        if (p < pixels_in(b)) vertices = simplices[rows[p]].vertices;
-        for (int m = 0; m < N; ++m) rows[m * kBlock + p] = vertices[m];
+        if (p < pixels_in(b)) own = part.corners[rows[p] - 1].rows;
+        for (int m = 0; m < N; ++m) rows[m * kBlock + p] = own[m];
       }
     }
   }
 
-  void link(const Vertices& all) {
+  // The neighbours along one axis.
+  void link(const Vertices& all, int axis) {
     const std::int64_t count = lattice_.vertices;
-    lattice_.neighbours = allocate<std::int32_t>(2 * N * count);
-    std::memset(lattice_.neighbours, 0, 2 * N * count * sizeof(std::int32_t));
-    const std::int64_t pieces =
-        std::min<std::int64_t>(4 * part_count_, std::max<std::int64_t>(count / 1024, 1));
-    parallel_for(pieces, part_count_, [&](std::int64_t piece) {
-      for (std::int64_t v = count * piece / pieces; v < count * (piece + 1) / pieces; ++v) {
-        std::int16_t here[kMaxFeatures], there[kMaxFeatures] = {};
-        unpack(all.items[v], here);
-        for (int axis = 0; axis < N; ++axis) {
-          for (int i = 0; i < D; ++i)
-            there[i] = static_cast<std::int16_t>(here[i] + (i == axis ? D : -1));
-          const std::int64_t other = all.find(pack(there, kMaxFeatures));
-          if (other < 0) continue;
-          // Each vertex is the lower neighbour of one other alone: no two threads write here.
-          std::int32_t* links = lattice_.neighbours + 2 * axis * count;
-          links[2 * v] = static_cast<std::int32_t>(other + 1);
-          links[2 * other + 1] = static_cast<std::int32_t>(v + 1);
-        }
-      }
-    });
+    std::memset(lattice_.neighbours + 2 * axis * count, 0, 2 * count * sizeof(std::int32_t));
+    for (std::int64_t v = 0; v < count; v += kBlock)
+      link_some(all, axis, v, std::min(v + kBlock, count));
+  }
+
+  // The vertices [first, end), at most kBlock. Whether there is a neighbour, nobody can foresee:
+  // what is not found at once waits, so that there is no branch.
+  void link_some(const Vertices& all, int axis, std::int64_t first, std::int64_t end) {
+    std::int32_t waiting[kBlock];
+    std::int64_t waiting_count = 0;
+    for (std::int64_t v = first; v < end; ++v) {
+      const VertexKey here = all[v + 1];
+      bool unsure;
+      set_link(axis, v,
+               all.peek(hash_of(sum_of(here) - steps_.hash[axis]), {here.at - steps_.at[axis]},
+                        &unsure));
+      waiting[waiting_count] = static_cast<std::int32_t>(v);
+      waiting_count += unsure;
+    }
+    for (std::int64_t i = 0; i < waiting_count; ++i) {
+      const VertexKey here = all[waiting[i] + 1];
+      set_link(axis, waiting[i],
+               all.find(hash_of(sum_of(here) - steps_.hash[axis]), {here.at - steps_.at[axis]}));
+    }
+  }
+
+  // `row` (0: none) is the lower neighbour of vertex v, and v its upper one.
+  void set_link(int axis, std::int64_t v, std::int64_t row) {
+    std::int32_t* links = lattice_.neighbours + 2 * axis * lattice_.vertices;
+    const std::int64_t exists = -static_cast<std::int64_t>(row != 0); // a mask, lest GCC branch
+    links[((2 * row - 1) & exists) | (2 * v & ~exists)] = static_cast<std::int32_t>(v + 1);
+    links[2 * v] = static_cast<std::int32_t>(row);
   }
 
   std::int64_t first_bad_pixel(std::int64_t block) const {
+    Strip<T, D> made;
     Simplices<T, D> found;
     for (std::int64_t p = block * kBlock; p < lattice_.pixels; ++p) {
-      find_simplices<T, D>(features_ + p, lattice_.pixels, 1, scales_, found);
+      const View<T> features = features_.of(p, 1, made);
+      find_simplices<T, D>(features.values, features.stride, 1, scales_, found);
       if (!found.in_range) return p;
     }
     return block * kBlock;
   }
 
-  const T* features_;
+  const Features features_;
   Lattice& lattice_;
   std::int64_t blocks_;
-  int part_count_;
+  int threads_, part_count_;
   T scales_[D];
+  Steps<D> steps_;
 };
 
 // Calls fn(TypeTag<T>, integral_constant<D>) for float or double and 1 to kMaxFeatures features.
@@ -285,19 +315,14 @@ void release(Lattice& lattice) {
   lattice = Lattice{};
 }
 
-Status build_one(DType dtype, const void* features, int feature_count, std::int64_t pixels,
-                 int threads, Lattice& lattice, std::int64_t* bad_pixel) {
-  Status status = Status::ok;
+template <class T, int D, class Features>
+Status build_one(const Features& features, std::int64_t pixels, int threads, Lattice& lattice,
+                 std::int64_t* bad_pixel) {
   try {
-    dispatch(dtype, feature_count, [&](auto tag, auto count) {
-      using T = typename decltype(tag)::type;
-      Builder<T, count()> builder(static_cast<const T*>(features), pixels, threads, lattice);
-      status = builder.run(bad_pixel);
-    });
+    return Builder<T, D, Features>(features, pixels, threads, lattice).run(bad_pixel);
   } catch (const std::bad_alloc&) {
-    status = Status::out_of_memory;
+    return Status::out_of_memory;
   }
-  return status;
 }
 
 Status build(DType dtype, const void* features, std::int64_t batch, int feature_count,
@@ -307,14 +332,37 @@ Status build(DType dtype, const void* features, std::int64_t batch, int feature_
   // One image after the other, in all threads: an image per thread was not measured to be faster.
   for (std::int64_t n = 0; n < batch; ++n) {
     std::int64_t bad_pixel = -1;
-    const Status status = build_one(dtype, static_cast<const char*>(features) + n * bytes,
-                                    feature_count, pixels, threads, *lattices[n], &bad_pixel);
+    Status status = Status::ok;
+    dispatch(dtype, feature_count, [&](auto tag, auto count) {
+      using T = typename decltype(tag)::type;
+      const auto* own = reinterpret_cast<const T*>(static_cast<const char*>(features) + n * bytes);
+      const StoredFeatures<T, count()> stored{own, pixels};
+      status = build_one<T, count()>(stored, pixels, threads, *lattices[n], &bad_pixel);
+    });
     if (status == Status::ok) continue;
     *bad = {n, bad_pixel};
     for (std::int64_t m = 0; m <= n; ++m) release(*lattices[m]);
     return status;
   }
   return Status::ok;
+}
+
+Status build_image(const ImageFeatures& image, int threads, Lattice* lattice, BadFeature* bad) {
+  Status status = Status::ok;
+  std::int64_t bad_pixel = -1;
+  const auto run = [&](auto count) {
+    status = build_one<float, count()>(PixelFeatures<count()>{image}, image.height * image.width,
+                                       threads, *lattice, &bad_pixel);
+  };
+  if (image.channels == 3)
+    run(std::integral_constant<int, 5>{});
+  else
+    run(std::integral_constant<int, 2>{});
+  if (status != Status::ok) {
+    *bad = {0, bad_pixel};
+    release(*lattice);
+  }
+  return status;
 }
 
 void backward(DType dtype, const void* features, int feature_count, std::int64_t pixels,
@@ -340,6 +388,6 @@ void backward(DType dtype, const void* features, int feature_count, std::int64_t
 
 } // namespace
 
-const CpuKernels kernels{build, backward};
+const CpuKernels kernels{build, build_image, backward};
 
 } // namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL

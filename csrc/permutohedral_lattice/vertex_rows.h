@@ -104,39 +104,17 @@ template <class T, int W> struct Row {
 
 // ---- a block of pixels: by pixel and by label ---------------------------------------------------
 
-template <class T> inline vec<T> even_lanes(vec<T> a, vec<T> b) {
+// Every other lane of a and b, from the first or the second on.
+template <class T, int First> inline vec<T> every_other(vec<T> a, vec<T> b) {
   ivec<T> at{};
-  for (int k = 0; k < kLanes<T>; ++k) at[k] = 2 * k;
-#if defined(__clang__)
-  vec<T> r;
-  for (int k = 0; k < kLanes<T>; ++k) r[k] = at[k] < kLanes<T> ? a[at[k]] : b[at[k] - kLanes<T>];
-  return r;
-#else
-  return __builtin_shuffle(a, b, at);
-#endif
-}
-template <class T> inline vec<T> odd_lanes(vec<T> a, vec<T> b) {
-  ivec<T> at{};
-  for (int k = 0; k < kLanes<T>; ++k) at[k] = 2 * k + 1;
-#if defined(__clang__)
-  vec<T> r;
-  for (int k = 0; k < kLanes<T>; ++k) r[k] = at[k] < kLanes<T> ? a[at[k]] : b[at[k] - kLanes<T>];
-  return r;
-#else
-  return __builtin_shuffle(a, b, at);
-#endif
+  for (int k = 0; k < kLanes<T>; ++k) at[k] = 2 * k + First;
+  return shuffle<T>(a, b, at);
 }
 // Lanes [from, from + lanes / 2) of a and b, alternating.
 template <class T, int From> inline vec<T> interleave(vec<T> a, vec<T> b) {
   ivec<T> at{};
   for (int k = 0; k < kLanes<T>; ++k) at[k] = From + k / 2 + (k % 2) * kLanes<T>;
-#if defined(__clang__)
-  vec<T> r;
-  for (int k = 0; k < kLanes<T>; ++k) r[k] = at[k] < kLanes<T> ? a[at[k]] : b[at[k] - kLanes<T>];
-  return r;
-#else
-  return __builtin_shuffle(a, b, at);
-#endif
+  return shuffle<T>(a, b, at);
 }
 
 // kBlock pixels x W labels. By pixel: groups of 16 labels (or the W < 16, or the 8 of the tail), in
@@ -190,8 +168,8 @@ private:
     std::memcpy(a, group, sizeof(a));
     for (int step = G; step > 1; step /= 2) {
       for (int i = 0; i < n / 2; ++i) {
-        b[i] = even_lanes<T>(a[2 * i], a[2 * i + 1]);
-        b[i + n / 2] = odd_lanes<T>(a[2 * i], a[2 * i + 1]);
+        b[i] = every_other<T, 0>(a[2 * i], a[2 * i + 1]);
+        b[i + n / 2] = every_other<T, 1>(a[2 * i], a[2 * i + 1]);
       }
       for (int i = 0; i < n; ++i) a[i] = b[i];
     }

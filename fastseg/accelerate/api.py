@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._checks import check_module
 from ..ops.upsample_argmax import upsample_argmax
 from .chains import inner_sequences
 from .families import family_of
@@ -80,7 +81,9 @@ def accelerate(
 
     Raises:
         ValueError: low_resolution of a model that has no such logits.
+        TypeError: model is no module.
     """
+    check_module(model)
     root = _unwrapped(model)
     family = family_of(root)
     if low_resolution:
@@ -113,7 +116,11 @@ def restore(model: nn.Module) -> nn.Module:
 
     Returns:
         The model.
+
+    Raises:
+        TypeError: model is no module.
     """
+    check_module(model)
     for module in model.modules():
         swap_out(module)
         set_low_resolution(module, False)

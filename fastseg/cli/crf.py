@@ -12,6 +12,7 @@ import numpy
 import torch
 import typer
 
+from .._files import FolderError, check_folder
 from .._messages import reason
 from ..classes import VOC, ClassSet, numbered_classes
 from ..crf import DenseCRF
@@ -69,20 +70,21 @@ def crf(
     target = device_named(device)
     options = {} if iterations is None else {"iterations": iterations}
     try:
+        check_folder("--out", out_dir)
         photo = read_image(image)
         given = read_labelling(labelling)
         start = time.perf_counter()
         if given.ndim == 2:
-            unary, known = _unary_of_labels(photo, given, certainty, unknown)
+            scores, known = _scores_of_labels(photo, given, certainty, unknown)
             layer = DenseCRF.preset(preset, len(known), **options)
-            before, after = given, known[_refined(layer, photo, unary, target)]
+            before, after = given, known[_refined(layer, photo, scores, target)]
         else:
-            unary = -given if logits else _unary_of_probabilities(given)
+            scores = given if logits else _scores_of_probabilities(given)
             layer = DenseCRF.preset(preset, len(given), **options)
-            before = upsample_argmax(-torch.from_numpy(unary)[None], photo.shape[:2])[0].numpy()
-            after = _refined(layer, photo, unary, target)
+            before = upsample_argmax(torch.from_numpy(scores)[None], photo.shape[:2])[0].numpy()
+            after = _refined(layer, photo, scores, target)
         seconds = time.perf_counter() - start
-    except (ImageError, LabellingError) as error:
+    except (FolderError, ImageError, LabellingError) as error:
         fail(error)
     except ValueError as error:
         fail(f"{labelling}: {reason(error)}")
@@ -115,10 +117,10 @@ def crf(
     )  # fmt: skip
 
 
-def _unary_of_labels(
+def _scores_of_labels(
     photo: numpy.ndarray, labels: numpy.ndarray, certainty: float, unknown: int
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Energies [K, H, W] of the K labels that occur, and these labels."""
+    """Scores [K, H, W] of the K labels that occur, and these labels."""
     if labels.shape != photo.shape[:2]:
         raise ValueError(
             f"the labels have size {labels.shape}, the photograph {photo.shape[:2]}: "
@@ -129,23 +131,31 @@ def _unary_of_labels(
         raise ValueError(f"every pixel has the label {unknown}, which stands for unknown")
     index = numpy.searchsorted(known, labels) + 1
     index[labels == unknown] = 0
-    return unary_from_labels(index, len(known), certainty).reshape(-1, *labels.shape), known
+    return -unary_from_labels(index, len(known), certainty).reshape(-1, *labels.shape), known
 
 
-def _unary_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
-    """Energies [L, h, w]."""
-    if not (probabilities.min() >= 0 and abs(probabilities.sum(0) - 1).max() < 1e-2):  # NaN too
-        raise ValueError("not probabilities, which are positive and sum to 1; are they --logits?")
-    return unary_from_softmax(probabilities).reshape(probabilities.shape)
+def _scores_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
+    """Scores [L, h, w]."""
+    if not _sum_to_one(probabilities, 0):
+        hint = "are the labels last? expected [L, H, W]"
+        if not _sum_to_one(probabilities, 2):
+            hint = "are they --logits?"
+        raise ValueError(f"not probabilities, which are positive and sum to 1; {hint}")
+    return -unary_from_softmax(probabilities).reshape(probabilities.shape)
+
+
+def _sum_to_one(x: numpy.ndarray, axis: int) -> bool:
+    """Whether they may be probabilities; NaN is none."""
+    return bool(x.min() >= 0 and abs(x.sum(axis) - 1).max() < 1e-2)
 
 
 def _refined(
-    layer: DenseCRF, photo: numpy.ndarray, unary: numpy.ndarray, device: torch.device
+    layer: DenseCRF, photo: numpy.ndarray, scores: numpy.ndarray, device: torch.device
 ) -> numpy.ndarray:
     """Indices of labels [H, W]."""
     images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-    energies = torch.from_numpy(unary)[None].to(device)
-    return layer.to(device).predict(images=images, unary=energies)[0].cpu().numpy()
+    logits = torch.from_numpy(scores)[None].to(device)
+    return layer.to(device).predict(logits, images)[0].cpu().numpy()
 
 
 def _classes(given: numpy.ndarray, before: numpy.ndarray, unknown: int) -> ClassSet:

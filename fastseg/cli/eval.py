@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .._files import written_whole
+from .._files import check_folder, written_whole
 from ..classes import numbered_classes
 from ..data import Labelling, find_splits, labelling_of
 from ..engine.architectures import load_model
@@ -55,6 +55,8 @@ def eval_(
     if threads is not None:
         torch.set_num_threads(threads)
     with joined(device_named(device)) as (processes, own_device):
+        if out_dir is not None:
+            check_folder("--out", out_dir)
         splits = find_splits(dataset)
         split = "" if set(splits) == {""} else split
         if split not in splits:

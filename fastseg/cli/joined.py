@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 import typer
 
+from .._files import FolderError
 from .._messages import one_line
 from ..data import DatasetError
 from ..engine.checkpoint import CheckpointError
@@ -27,7 +28,7 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         with launched(device) as (processes, own_device):
             try:
                 yield processes, own_device
-            except (CheckpointError, DatasetError, Failure, TrainingError) as error:
+            except (CheckpointError, DatasetError, Failure, FolderError, TrainingError) as error:
                 if processes.first:
                     report(error)
                 raise typer.Exit(1) from error

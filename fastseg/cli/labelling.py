@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 from .._messages import reason
 
+_LARGEST_LABEL = 65535
+
 
 class LabellingError(Exception):
     """A file that holds no labelling; the message names the path and says why."""
@@ -34,6 +36,11 @@ def read_labelling(path: Path) -> numpy.ndarray:
     if array.ndim == 2 and array.dtype.kind in "iub":
         if array.min() < 0:
             raise LabellingError(f"{path}: the label {array.min()} is negative")
+        if array.max() > _LARGEST_LABEL:
+            raise LabellingError(
+                f"{path}: the label {array.max()} is larger than {_LARGEST_LABEL}, "
+                "the largest that a 16-bit PNG holds"
+            )
         return array
     if array.ndim == 3 and array.dtype.kind == "f":
         return array.astype(numpy.float32)
@@ -44,7 +51,10 @@ def read_labelling(path: Path) -> numpy.ndarray:
 
 
 def _read_array(path: Path) -> numpy.ndarray:
-    loaded = numpy.load(path, allow_pickle=False)
+    try:
+        loaded = numpy.load(path, allow_pickle=False)
+    except ValueError:  # of numpy's messages most are about pickles
+        raise ValueError("not an array of numbers that numpy.save has written") from None
     if isinstance(loaded, numpy.ndarray):
         return loaded
     with loaded:

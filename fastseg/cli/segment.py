@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .._files import FolderError, check_folder
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..crf import PRESETS, DenseCRF
@@ -32,12 +33,14 @@ from .overlay import shares, write_before_after, write_labels, write_overlay
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one image gave. `counts`: (class, pixels), the largest first."""
+    """What one image gave. `pair`: the picture before and after a CRF; `counts`: (class, pixels),
+    the largest first."""
 
     source: Source
     size: tuple[int, int]  # height, width
     overlay: Path
     labels: Path
+    pair: Path | None
     seconds: float
     counts: list[tuple[int, int]]
 
@@ -77,6 +80,10 @@ def segment(
     """
     if crf is not None and crf not in PRESETS:
         fail(f"--crf is {crf!r}, allowed are {', '.join(PRESETS)}")
+    try:
+        check_folder("--out", out_dir)
+    except FolderError as error:
+        fail(error)
     model = _load(weights, device_named(device))
     layer = _layer(crf, model) if crf is not None else None
     sources, problems = find_images(images, without=out_dir)
@@ -116,6 +123,7 @@ def _segment_one(
     labels = model.segment(photo, working_size, crf).cpu().numpy()
     seconds = time.perf_counter() - start
     base = out_dir / source.name
+    pair = None
     if crf is not None:
         before = model.segment(photo, working_size).cpu().numpy()
         pair = base.with_name(f"{base.name}_before_after.png")
@@ -125,7 +133,7 @@ def _segment_one(
     write_overlay(overlay, photo, labels, model.classes)
     write_labels(label_map, labels, model.classes)
     size = (labels.shape[0], labels.shape[1])
-    return Result(source, size, overlay, label_map, seconds, shares(labels, model.classes))
+    return Result(source, size, overlay, label_map, pair, seconds, shares(labels, model.classes))
 
 
 def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
@@ -195,7 +203,8 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
         swatch = empty if index == classes.background else full
         style = "dim" if index == classes.background else f"rgb({red},{green},{blue})"
         name = Text.assemble((swatch, style), classes.names[index])
-        share = f"{100 * pixels[index] / total:.2f} %"
+        percent = 100 * pixels[index] / total
+        share = f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
         table.add_row(name, share, str(occurrences[index]))
     out.print(table)
     seconds = sum(r.seconds for r in results)
@@ -220,6 +229,7 @@ def _as_json(
             "width": width,
             "overlay": str(result.overlay),
             "labels": str(result.labels),
+            **({} if result.pair is None else {"before_after": str(result.pair)}),
             "seconds": round(result.seconds, 6),
             "classes": [
                 {

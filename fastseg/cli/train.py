@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._files import check_folder
 from ..data import find_splits, labelling_of
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
@@ -129,13 +130,19 @@ def train(
 
     Writes best.pt (the weights of the best validation), last.pt (all that --resume needs),
     metrics.json and curve.png. A signal (SIGTERM, Ctrl-C) or the time limit ends the run after a
-    checkpoint. On several GPUs or processes: `torchrun --nproc-per-node N -m fastseg train ...`.
+    checkpoint. On several GPUs or processes:
+    `torchrun --nproc-per-node N -m fastseg train DATASET`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     with joined(device_named(device)) as (processes, own_device):
         if epochs is not None and iterations is not None:
             raise Failure("give --epochs or --iterations, not both")
+        if epochs is not None and not epochs > 0:
+            raise Failure(f"--epochs is {epochs:g}, expected more than 0")
+        if time_limit is not None and not time_limit > 0:
+            raise Failure(f"--time-limit is {time_limit:g} minutes, expected more than 0")
+        check_folder("--out", out_dir)
         last = out_dir / LAST
         resuming = resume and last.exists()
         if not resume and last.exists():
@@ -158,7 +165,9 @@ def train(
 
         try:
             config = TrainConfig(
-                iterations=iterations or _steps(epochs or 100, len(data[train_split]), batch_size),
+                iterations=iterations
+                if iterations is not None
+                else _steps(epochs or 100, len(data[train_split]), batch_size),
                 batch_size=batch_size,
                 crop=crop,
                 working_size=working_size,

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 
 from .._checks import check_map
 
 # Takes the place of scores of minus infinity: as good, but differences stay numbers.
 EXCLUDED = -1e30
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """`value` is a whole number of at least `least`.
+
+    Raises:
+        ValueError: it is smaller. TypeError: it is no integer.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if count < least:
+        raise ValueError(f"{name} is {value}, expected at least {least}")
+    return count
+
+
+def check_tensor(name: str, x: Any) -> None:
+    """`x` is a tensor.
+
+    Raises:
+        TypeError: an array or something else.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor")
 
 
 def check_scores(name: str, x: torch.Tensor, classes: int, *, higher_is_better: bool) -> bool:
@@ -20,8 +48,9 @@ def check_scores(name: str, x: torch.Tensor, classes: int, *, higher_is_better: 
 
     Raises:
         ValueError: shape, NaN, the other infinity, a pixel without a possible label.
-        TypeError: dtype.
+        TypeError: dtype, or no tensor.
     """
+    check_tensor(name, x)
     check_map(name, x)
     if x.shape[1] != classes:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {classes} labels")
@@ -53,21 +82,18 @@ def check_values(name: str, x: torch.Tensor, *, higher_is_better: bool) -> bool:
     return False
 
 
-def check_features(name: str, features: torch.Tensor) -> None:
-    """Features [N, D, P] are finite.
+def check_finite(name: str, x: torch.Tensor) -> None:
+    """`x` holds finite numbers.
 
     Raises:
         ValueError: NaN or an infinity; says where the first is.
     """
-    if _hidden(features):
+    if not x.is_floating_point() or _hidden(x):
         return
-    least, most = torch.aminmax(features.detach())
+    least, most = torch.aminmax(x.detach())
     if not bool(least.isfinite() & most.isfinite()):
-        index = tuple(int(i) for i in (~features.isfinite()).nonzero()[0])
-        raise ValueError(
-            f"{name} has {features[index].item()} at feature {index[1]} of pixel {index[2]} of "
-            f"image {index[0]}, expected finite numbers"
-        )
+        index = tuple(int(i) for i in (~x.isfinite()).nonzero()[0])
+        raise ValueError(f"{name} has {x[index].item()} at {index}, expected finite numbers")
 
 
 def _hidden(x: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ class LabelCompatibility(abc.ABC):
 
     @parameters.setter
     def parameters(self, values: Any) -> None:
-        values = torch.as_tensor(values, dtype=torch.float32)
+        values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
         if values.shape != self._parameters.shape:
             raise ValueError(
                 f"parameters have shape {tuple(values.shape)}, "
@@ -47,7 +47,7 @@ class PottsCompatibility(LabelCompatibility):
     """Equal labels attract each other, with one weight: energy -weight * Q."""
 
     def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(torch.tensor([float(weight)]))
+        super().__init__(torch.tensor([float(weight)], dtype=torch.float32, device="cpu"))
 
     def compat(self, parameters: torch.Tensor) -> torch.Tensor:
         return parameters[0]
@@ -74,13 +74,13 @@ class MatrixCompatibility(LabelCompatibility):
         if m.shape[0] != m.shape[1]:
             raise ValueError(f"m has shape {tuple(m.shape)}, expected a square matrix")
         self._size = m.shape[0]
-        rows, columns = torch.triu_indices(self._size, self._size)
+        rows, columns = torch.triu_indices(self._size, self._size, device="cpu")
         super().__init__(((m + m.T) / 2)[rows, columns])
 
     def compat(self, parameters: torch.Tensor) -> torch.Tensor:
-        index = torch.zeros(self._size, self._size, dtype=torch.long)
-        rows, columns = torch.triu_indices(self._size, self._size)
-        index[rows, columns] = index[columns, rows] = torch.arange(len(parameters))
+        index = torch.zeros(self._size, self._size, dtype=torch.long, device="cpu")
+        rows, columns = torch.triu_indices(self._size, self._size, device="cpu")
+        index[rows, columns] = index[columns, rows] = torch.arange(len(parameters), device="cpu")
         return parameters[index]
 
 
@@ -117,7 +117,7 @@ def _parse(compat: Any) -> LabelCompatibility:
 
 
 def _as_tensor(name: str, values: Any, dims: int) -> torch.Tensor:
-    tensor = torch.as_tensor(numpy.array(values, dtype=numpy.float32))
+    tensor = torch.from_numpy(numpy.array(values, dtype=numpy.float32))
     if tensor.dim() != dims:
         raise ValueError(f"{name} has {tensor.dim()} dimensions, expected {dims}")
     return tensor

@@ -19,7 +19,7 @@ import numpy
 import torch
 
 from .. import _native
-from ..ops.permutohedral_filter import Lattice
+from ..ops.permutohedral_filter.lattice import Lattice, image_features
 from .checks import EXCLUDED, check_values
 from .compatibility import (
     DiagonalCompatibility,
@@ -390,14 +390,18 @@ class DenseCRF2D(DenseCRF):
             )
         if rgbim.dtype != numpy.uint8:
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
-        channels = _tensor(rgbim, numpy.uint8)
         widths = torch.cat([_pair("sxy", sxy, 2), _pair("srgb", srgb, 3)])
-        features = _native.scratch(5, self._height, self._width)
-        features[0] = torch.arange(self._width)
-        features[1] = torch.arange(self._height)[:, None]
-        features[2:] = channels.permute(2, 0, 1)
-        features = features.flatten(1).div_(widths[:, None])
-        self._add(lambda: features, compat, kernel, normalization)
+        image = _copied(rgbim)  # learning asks for the features again
+        lattice = Lattice.of_image(image, widths)
+        self._add(lambda: image_features(image, widths), compat, kernel, normalization, lattice)
+
+
+def _copied(image: Array) -> torch.Tensor:
+    """A copy of a uint8 array in memory of the pool."""
+    words = _native.scratch(-(-image.size // 4))
+    copy = words.view(torch.uint8)[: image.size].view(image.shape)
+    copy.numpy()[...] = image
+    return copy
 
 
 def _tensor(array: Array, dtype: Any) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .. import _native
+
 Width = float | torch.Tensor
 
 
@@ -36,9 +38,19 @@ def bilateral_features(
         like: gives dtype and device.
     """
     batch, channels, height, width = images.shape
-    colors = images.to(like.device, like.dtype).flatten(2) / _per_row(color_scale, channels, like)
-    place = positions(height, width, scale, like=like)
-    return torch.cat([place.expand(batch, 2, height * width), colors], 1)
+    widths = _per_row(scale, 2, like), _per_row(color_scale, channels, like)
+    inputs = (images, *widths)
+    if torch.compiler.is_compiling() or (
+        torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    ):
+        colors = images.to(like.device, like.dtype).flatten(2) / widths[1]
+        place = positions(height, width, scale, like=like)
+        return torch.cat([place.expand(batch, 2, height * width), colors], 1)
+    features = _native.new_scratch(like, batch, 2 + channels, height, width)
+    features[:, 0] = torch.arange(width, device=like.device)
+    features[:, 1] = torch.arange(height, device=like.device)[:, None]
+    features[:, 2:] = images
+    return features.flatten(2).div_(torch.cat(widths))
 
 
 def _per_row(scale: Width, rows: int, like: torch.Tensor) -> torch.Tensor:

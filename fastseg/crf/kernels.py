@@ -41,6 +41,7 @@ class PairwiseKernel(nn.Module):
     Raises:
         ValueError: widths that are not positive and finite, a compatibility that is neither a
             vector nor a square matrix, an unknown normalisation.
+        TypeError: a width or weight that is no number.
     """
 
     def __init__(
@@ -51,8 +52,14 @@ class PairwiseKernel(nn.Module):
         normalization: Normalization,
     ) -> None:
         super().__init__()
+        try:
+            widths, weight = [float(w) for w in widths], float(weight)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"widths are {widths!r}, weight is {weight!r}: expected numbers, one for each width"
+            ) from None
         if len(widths) == 0 or not all(math.isfinite(w) and w > 0 for w in widths):
-            raise ValueError(f"widths are {list(widths)}, expected positive and finite ones")
+            raise ValueError(f"widths are {widths}, expected positive and finite ones")
         if not math.isfinite(weight):
             raise ValueError(f"weight is {weight}, expected a finite number")
         if normalization not in NORMALIZATIONS:
@@ -60,8 +67,8 @@ class PairwiseKernel(nn.Module):
             raise ValueError(f"normalization is {normalization!r}, allowed are {allowed}")
         self.normalization: Normalization = normalization
         self.initial_widths: torch.Tensor
-        self.weight = nn.Parameter(torch.tensor(float(weight)))
-        self.register_buffer("initial_widths", torch.tensor([float(w) for w in widths]))
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.register_buffer("initial_widths", torch.tensor(widths))
         self.log_scales = nn.Parameter(torch.zeros(len(widths)), requires_grad=False)
         self.compatibility = (
             None if compatibility is None else nn.Parameter(_as_compatibility(compatibility))
@@ -77,6 +84,23 @@ class PairwiseKernel(nn.Module):
         """-weight * mu as a number (), a vector [L] or a matrix [L, L]: what it multiplies with the
         filtered probabilities is added to the scores."""
         return self.weight if self.compatibility is None else -self.weight * self.compatibility
+
+    def check_parameters(self) -> None:
+        """The parameters are numbers, and the widths positive: training may have left others.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if torch.compiler.is_compiling():
+            return
+        named = {"weight": self.weight, "compatibility": self.compatibility, "widths": self.widths}
+        for name, value in named.items():
+            if value is not None and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{name} of a {type(self).__name__} has numbers that are not finite"
+                )
+        if not bool((self.widths > 0).all()):
+            raise ValueError(f"widths of a {type(self).__name__} are {self.widths.tolist()}")
 
     def message(self, filtered: torch.Tensor) -> torch.Tensor:
         """-weight * mu(filtered) [N, L, P]: what the term adds to the scores of the labels."""

@@ -13,6 +13,7 @@ from .._checks import FLOAT_DTYPES, check_same_device
 from ..backends import Backend, BackendUnavailable, forced_backend
 from ..ops.permutohedral_filter import Lattice
 from . import mean_field_cuda
+from .checks import check_tensor
 
 MAX_KERNELS = 8
 
@@ -90,9 +91,9 @@ def mean_field_labels(
         labels = _checked(flat, *mean_field_cuda.labels(flat, kernels, matrices, steps))
     else:
         values = _prepared(flat)
-        labels = torch.empty(flat.shape[0], flat.shape[2], dtype=torch.int32)
+        labels = values.new_empty((flat.shape[0], flat.shape[2]), dtype=torch.int32)
         matrices = [_prepared(m) for m in matrices]
-        _forward(values, _terms(kernels, matrices), steps, labels=labels)
+        _forward(values, _Terms(kernels, matrices), steps, labels=labels)
     return labels.to(dtype).reshape(logits.shape[:1] + logits.shape[2:])
 
 
@@ -124,6 +125,7 @@ def _scales(kernel: Kernel) -> tuple[torch.Tensor | None, torch.Tensor | None]:
 
 def _check(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch.Tensor:
     """The logits as [N, L, P]."""
+    check_tensor("logits", logits)
     if logits.dim() not in (3, 4):
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}, expected [N, L, P] or [N, L, H, W]"
@@ -137,12 +139,16 @@ def _check(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}: labels and pixels must be at least 1"
         )
+    if isinstance(kernels, Kernel):
+        raise TypeError("kernels is a Kernel, expected a sequence of them")
     if len(kernels) > MAX_KERNELS:
         raise ValueError(f"there are {len(kernels)} kernels, allowed are up to {MAX_KERNELS}")
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps is {steps!r}, expected an int of at least 0")
     compute = torch.float64 if logits.dtype is torch.float64 else torch.float32
     for i, kernel in enumerate(kernels):
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"kernels[{i}] is a {type(kernel).__name__}, expected a Kernel")
         lattice = kernel.lattice
         if lattice.num_pixels != flat.shape[2]:
             raise ValueError(
@@ -168,7 +174,7 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
     """The compatibility as a tensor of 0, 1 or 2 dimensions."""
     matrix, labels = kernel.compatibility, logits.shape[1]
     if not isinstance(matrix, torch.Tensor):
-        matrix = torch.full((), float(matrix), device=logits.device)
+        matrix = _number(matrix, logits)
     if tuple(matrix.shape) not in ((), (labels,), (labels, labels)):
         raise ValueError(
             f"compatibility has shape {tuple(matrix.shape)}, expected a scalar, ({labels},) or "
@@ -178,6 +184,16 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"compatibility has dtype {matrix.dtype}, expected floating point")
     check_same_device("compatibility", matrix, "logits", logits)
     return matrix
+
+
+def _number(value: Any, logits: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    try:
+        return torch.full((), float(value), dtype=dtype, device=logits.device)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"compatibility is {value!r}, expected a number or a tensor [L] or [L, L]"
+        ) from None
 
 
 def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
@@ -230,9 +246,6 @@ def _bad_compatibility(image: int) -> str:
     return f"image {image}: a compatibility is not finite, or too large"
 
 
-# ---- the native call ----------------------------------------------------------------------------
-
-
 def _prepared(x: torch.Tensor) -> torch.Tensor:
     """Float32, one value after the other; x itself where it is that already."""
     x = x.detach()
@@ -260,10 +273,6 @@ class _Terms:
                     compatibility=matrix.data_ptr(),
                 )
             )
-
-
-def _terms(kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> _Terms:
-    return _Terms(kernels, matrices)
 
 
 def _core() -> Any:
@@ -312,7 +321,7 @@ class _MeanField(torch.autograd.Function):
         *matrices: torch.Tensor,
     ) -> torch.Tensor:
         values = _prepared(logits)
-        ctx.steps, ctx.terms = steps, _terms(kernels, [_prepared(m) for m in matrices])
+        ctx.steps, ctx.terms = steps, _Terms(kernels, [_prepared(m) for m in matrices])
         saved = None
         if any(ctx.needs_input_grad) and logits.shape[0] > 0:
             floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)
@@ -330,7 +339,7 @@ class _MeanField(torch.autograd.Function):
         grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
-            torch.zeros(batch, *m.shape, dtype=torch.float64) if needed else None
+            values.new_zeros((batch, *m.shape), dtype=torch.float64) if needed else None
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]
         if batch > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from ..ops.gaussian_filter import gaussian_filter
 from ..ops.permutohedral_filter import Lattice, permutohedral_filter
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.window_filter import window_filter
-from .checks import EXCLUDED, check_features, check_scores
+from .checks import EXCLUDED, check_count, check_finite, check_scores, check_tensor
 from .features import axis_features
 from .filters import Apply, normalized
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, Guide, PairwiseKernel
@@ -23,6 +23,7 @@ from .spatial import position_lattice
 
 Method = Literal["lattice", "exact", "window"]
 METHODS = ("lattice", "exact", "window")
+MeanField = Callable[[torch.Tensor, Sequence[Kernel], int], torch.Tensor]
 Term = tuple[Apply, Apply]
 _LEAST_PROBABILITY = 1.2e-38  # so that logarithms stay finite
 
@@ -54,6 +55,7 @@ class DenseCRF(nn.Module):
     Raises:
         ValueError: classes, iterations, radius or method out of range; a compatibility that is not
             for `classes` labels.
+        TypeError: classes, iterations or radius that are no integers; kernels of another type.
     """
 
     def __init__(
@@ -67,27 +69,27 @@ class DenseCRF(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"classes is {classes}, expected at least 1")
-        if iterations < 0:
-            raise ValueError(f"iterations is {iterations}, expected at least 0")
+        self.classes = check_count("classes", classes, 1)
+        self.iterations = check_count("iterations", iterations, 0)
+        self.radius = check_count("radius", radius, 0)
         if method not in METHODS:
             raise ValueError(f"method is {method!r}, allowed are {', '.join(map(repr, METHODS))}")
-        if radius < 0:
-            raise ValueError(f"radius is {radius}, expected at least 0")
         if kernels is None:
             kernels = (GaussianKernel(), BilateralKernel())
-        for kernel in kernels:
+        elif isinstance(kernels, PairwiseKernel):
+            raise TypeError(
+                f"kernels is a {type(kernels).__name__}, expected a sequence of kernels"
+            )
+        for i, kernel in enumerate(kernels):
+            if not isinstance(kernel, PairwiseKernel):
+                raise TypeError(f"kernels[{i}] is a {type(kernel).__name__}, expected a kernel")
             mu = kernel.compatibility
             if mu is not None and mu.shape[0] != classes:
                 raise ValueError(
                     f"compatibility has shape {tuple(mu.shape)}, expected {classes} labels"
                 )
-        self.classes = classes
         self.kernels = nn.ModuleList(kernels)
-        self.iterations = iterations
         self.method: Method = method
-        self.radius = radius
         self.align_corners = align_corners
 
     @classmethod
@@ -132,12 +134,12 @@ class DenseCRF(nn.Module):
         Raises:
             ValueError: shapes that do not fit together, both or neither of logits and unary, images
                 or features that are missing, values that are NaN, pixels that exclude every label.
-            TypeError: dtype of logits or unary.
+            TypeError: dtype of logits or unary, and what is no tensor.
         """
         guide, dtype = self._guide(logits, images, unary, features)
         with torch.autocast(guide.scores.device.type, enabled=False):
             if self._is_frozen_lattice(guide):
-                q = mean_field(guide.scores, self._lattice_kernels(guide), self.iterations)
+                q = self._run_natively(mean_field, guide)
                 result = q.clamp_min(_LEAST_PROBABILITY).log()
             else:
                 refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
@@ -160,8 +162,7 @@ class DenseCRF(nn.Module):
         with torch.no_grad():
             guide, _ = self._guide(logits, images, unary, features)
             if self._is_frozen_lattice(guide):
-                kernels = self._lattice_kernels(guide)
-                return mean_field_labels(guide.scores, kernels, self.iterations)
+                return self._run_natively(mean_field_labels, guide)
             refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
             labels = refined.argmax(1).view(-1, *guide.scores.shape[2:])
         return labels.to(torch.uint8 if self.classes <= 256 else torch.int32)
@@ -203,6 +204,7 @@ class DenseCRF(nn.Module):
         guides += [(f"features[{i}]", x) for i, x in enumerate(features)]
         size = given.shape[2:]
         for i, (name, x) in enumerate(guides):
+            check_tensor(name, x)
             if x.dim() != 4 or x.shape[0] != given.shape[0] or min(x.shape[1:]) == 0:
                 raise ValueError(
                     f"{name} has shape {tuple(x.shape)}, expected [{given.shape[0]}, C, H, W]"
@@ -216,35 +218,46 @@ class DenseCRF(nn.Module):
                     f"{name} has size {tuple(x.shape[2:])}, expected {tuple(size)}"
                     f" as {guides[0][0]}"
                 )
+            check_finite(name, x)
         return size
 
     def _is_frozen_lattice(self, guide: Guide) -> bool:
         """Whether the native mean field serves: its lattices have no derivative to features."""
         if self.method != "lattice" or len(self.kernels) > MAX_KERNELS:
             return False
+        if torch.compiler.is_exporting():  # a graph holds operators, and it is none
+            return False
         learned = [k.log_scales for k in self._kernels()] + guide.features
         learned += [] if guide.images is None else [guide.images]
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in learned))
 
-    def _kernels(self) -> list[PairwiseKernel]:
-        return [kernel for kernel in self.kernels if isinstance(kernel, PairwiseKernel)]
+    def _run_natively(self, native: MeanField, guide: Guide) -> torch.Tensor:
+        """`native` of the scores, in one call around which torch.compile breaks its graph."""
+        run = self._run
+        if torch.compiler.is_compiling():  # not as a decorator, which imports the compiler
+            run = torch.compiler.disable(run, reason="lattices are no tensors")
+        return run(native, guide)
 
-    def _lattice_kernels(self, guide: Guide) -> list[Kernel]:
-        return [
+    def _run(self, native: MeanField, guide: Guide) -> torch.Tensor:
+        kernels = [
             Kernel(self._lattice(k, guide), k.attraction, k.normalization) for k in self._kernels()
         ]
+        return native(guide.scores, kernels, self.iterations)
+
+    def _kernels(self) -> list[PairwiseKernel]:
+        return [kernel for kernel in self.kernels if isinstance(kernel, PairwiseKernel)]
 
     def _lattice(self, kernel: PairwiseKernel, guide: Guide) -> Lattice:
         if isinstance(kernel, GaussianKernel):
             width = kernel.widths.item()
             height, columns = guide.scores.shape[2:]
             return position_lattice(height, columns, (width, width), like=guide.scores)
-        f = kernel.features(guide)
-        check_features("features", f)
-        return Lattice(f)
+        return Lattice(kernel.features(guide))
 
     def _is_fixed(self, kernel: PairwiseKernel) -> bool:
-        """Whether the kernel is that of an image's size alone."""
+        """Whether one lattice, which depends on the image's size alone, serves all images."""
+        if self.method != "lattice" or torch.compiler.is_compiling():
+            return False
         return isinstance(kernel, GaussianKernel) and not kernel.log_scales.requires_grad
 
     def _terms(self, guide: Guide) -> list[Term]:
@@ -253,13 +266,14 @@ class DenseCRF(nn.Module):
         ones = guide.scores.new_ones(guide.scores.shape[0], 1, size[0] * size[1])
         terms: list[Term] = []
         for kernel in self._kernels():
+            kernel.check_parameters()
             if isinstance(kernel, GaussianKernel) and self.method == "exact":
                 apply = _separable(size, kernel.widths, guide.scores)
-            elif self.method == "lattice" and self._is_fixed(kernel):
+            elif self._is_fixed(kernel):
                 apply = self._lattice(kernel, guide).filter
             else:
                 f = kernel.features(guide)
-                check_features("features", f)
+                check_finite("features", f)
                 apply = self._filter(f, size)
             terms.append((normalized(apply, ones, kernel.normalization), kernel.message))
         return terms
@@ -272,7 +286,7 @@ class DenseCRF(nn.Module):
             return lambda values: window_filter(
                 values.unflatten(2, size), planes, self.radius
             ).flatten(2)
-        if f.requires_grad:
+        if f.requires_grad or torch.compiler.is_compiling():  # operators, which it can trace
             return lambda values: permutohedral_filter(values, f)
         return Lattice(f).filter
 

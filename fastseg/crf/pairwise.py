@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from ..ops.permutohedral_filter import Lattice, permutohedral_filter
-from .checks import check_features
+from .checks import check_finite
 from .compatibility import LabelCompatibility
 from .filters import Apply, Normalization, normalized
 from .mean_field import Kernel
@@ -55,7 +55,7 @@ class Pairwise:
         lattice: Lattice | None = None,
     ) -> None:
         if lattice is None:
-            check_features("features", features()[None])
+            check_finite("features", features())
             lattice = Lattice(features())
         self.lattice = lattice
         self.compat = compat
@@ -63,11 +63,11 @@ class Pairwise:
         self._features = features
         self._type = kernel
         if kernel is KernelType.CONST_KERNEL:
-            self._parameters = torch.empty(0)
+            self._parameters = torch.empty(0, dtype=torch.float32, device="cpu")
         elif kernel is KernelType.DIAG_KERNEL:
-            self._parameters = torch.ones(lattice.num_features)
+            self._parameters = torch.ones(lattice.num_features, dtype=torch.float32, device="cpu")
         else:
-            self._parameters = torch.eye(lattice.num_features)
+            self._parameters = torch.eye(lattice.num_features, dtype=torch.float32, device="cpu")
 
     @property
     def kernel_parameters(self) -> torch.Tensor:
@@ -78,7 +78,7 @@ class Pairwise:
         """Replaces them; the lattice is built anew."""
         parameters = values.reshape(self._parameters.shape)
         features = self._scaled(parameters)
-        check_features("features", features[None])
+        check_finite("features", features)
         self.lattice = Lattice(features)
         self._parameters = parameters.clone()
 

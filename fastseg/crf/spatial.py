@@ -41,8 +41,10 @@ def _cached(
     like = torch.empty(0, dtype=dtype, device=device)
     with torch.inference_mode(False), torch.no_grad():  # it outlives an inference_mode() block
         scale = torch.tensor([scale_x, scale_y], dtype=dtype, device=device)
-        lattice = Lattice(positions(height, width, scale, like=like))
-        lattice.norm()
+        if like.device.type == "cpu" and dtype is torch.float32:
+            lattice = Lattice.of_image(torch.empty(height, width, 0, dtype=torch.uint8), scale)
+        else:
+            lattice = Lattice(positions(height, width, scale, like=like))
         lattice.scales("symmetric")
     if like.is_cuda:
         torch.cuda.current_stream(device).synchronize()  # it is there for every stream

@@ -133,7 +133,8 @@ def create_pairwise_bilateral(
         schan: width per channel, in units of the channel, or one for all; positive. Axes and
             channels without a width keep their unit, with a warning.
         img: image of any dimension and dtype.
-        chdim: the axis of `img` that holds the channels; -1: none, there is one channel.
+        chdim: the axis of `img` that holds the channels, counted from the end where it is less than
+            -1; -1: none, there is one channel.
 
     Returns:
         float32 [axes + channels, P]: positions, the slowest axis first, then channels.
@@ -142,12 +143,13 @@ def create_pairwise_bilateral(
         ValueError: more widths than axes or channels, or one that is not positive; chdim.
     """
     img = numpy.asarray(img)
-    if not -1 <= chdim < img.ndim:
-        raise ValueError(f"chdim is {chdim}, expected an axis of an image of {img.ndim} or -1")
+    if chdim != -1 and not -img.ndim <= chdim < img.ndim:
+        raise ValueError(f"chdim is {chdim}, expected an axis of {img.ndim}, or -1 for no channels")
     channels = img[numpy.newaxis] if chdim == -1 else numpy.moveaxis(img, chdim, 0)
     positions = _positions(sdims, channels.shape[1:])
     one = isinstance(schan, Real) or numpy.ndim(schan) == 0
-    widths = _widths("schan", [schan] * len(channels) if one else schan, len(channels), "channels")
+    given = [schan] * len(channels) if one else schan
+    widths = _widths("schan", given, len(channels), "channels", stacklevel=3)
     colors = channels.astype(numpy.float32) / widths.reshape(-1, *[1] * (channels.ndim - 1))
     return numpy.concatenate([positions, colors]).reshape(len(positions) + len(colors), -1)
 
@@ -174,7 +176,7 @@ def _positions(sdims: Sequence[float], shape: tuple[int, ...]) -> Array:
     return numpy.indices(shape, dtype=numpy.float32) / widths.reshape(-1, *[1] * len(shape))
 
 
-def _widths(name: str, widths: Any, count: int, of: str) -> Array:
+def _widths(name: str, widths: Any, count: int, of: str, stacklevel: int = 4) -> Array:
     array = numpy.asarray(widths, dtype=numpy.float32)
     if array.ndim != 1:
         raise TypeError(f"{name} is {widths!r}, expected a sequence of {count} widths")
@@ -185,6 +187,6 @@ def _widths(name: str, widths: Any, count: int, of: str) -> Array:
     if len(array) < count:
         warnings.warn(
             f"{name} has {len(array)} widths for {count} {of}: the others keep their unit",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     return numpy.concatenate([array, numpy.ones(count - len(array), numpy.float32)])

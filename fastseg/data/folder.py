@@ -111,10 +111,13 @@ class Split:
                 f"{pair.label}: {values.shape[1]}x{values.shape[0]} pixels, its image "
                 f"{pair.image.name} has {image.shape[1]}x{image.shape[0]}"
             )
-        top = int(values.max(initial=0))
-        label = self._lookup[values] if top < len(self._lookup) else None
+        least, top = int(values.min(initial=0)), int(values.max(initial=0))
+        label = self._lookup[values] if least >= 0 and top < len(self._lookup) else None
         if label is None or (label == _UNKNOWN).any():
-            wrong = top if label is None else int(values[label == _UNKNOWN].max())
+            if label is None:
+                wrong = least if least < 0 else top
+            else:
+                wrong = int(values[label == _UNKNOWN].max())
             ignored = ", ".join(str(value) for value in sorted(self.labelling.ignored))
             raise ImageError(
                 f"{pair.label}: holds the label {wrong}; there are {len(self.labelling.classes)} "
@@ -228,13 +231,16 @@ def labelling_of(
         ignored: label values to ignore, in place of those that the file names.
 
     Raises:
-        DatasetError: the file or a label map cannot be read.
+        DatasetError: the file or a label map cannot be read; `ignored` out of range.
     """
+    ignored = None if ignored is None else frozenset(ignored)
+    if ignored is not None and not all(0 <= value <= IGNORE for value in ignored):
+        raise DatasetError(f"ignored labels are {sorted(ignored)}, expected 0 to {IGNORE}")
     labelling = read_classes_file(root)
     if labelling is None:
-        labelling = _from_labels(list(pairs), frozenset(ignored or ()))
+        labelling = _from_labels(list(pairs), ignored or frozenset())
     if ignored is not None:
-        labelling = dataclasses.replace(labelling, ignored=frozenset({IGNORE, *ignored}))
+        labelling = dataclasses.replace(labelling, ignored=ignored | {IGNORE})
     return labelling
 
 

@@ -58,11 +58,11 @@ class TrainConfig:
         positive: dict[str, float] = {"iterations": self.iterations, "batch_size": self.batch_size}
         positive |= {"working_size": self.working_size, "crop": min(self.crop), "lr": self.lr}
         for name, value in positive.items():
-            if value <= 0:
+            if not value > 0:  # NaN is not
                 raise ValueError(f"{name} is {value}, expected more than 0")
         not_negative = ("color", "weight_decay", "power", "warmup", "clip", "seed")
         for name in not_negative:
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}, expected a smallest and a largest above 0")

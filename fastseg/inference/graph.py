@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .._checks import check_module
 from ..models.base import SegmentationModel
 
 _WARM_UP_CALLS = 3  # kernels are compiled, and cuDNN chooses its algorithms
@@ -73,7 +74,9 @@ def capture(model: SegmentationModel, images: torch.Tensor) -> CapturedPredict:
 
     Raises:
         ValueError: model in training mode, images not on a CUDA device, or not on the model's.
+        TypeError: model is no module.
     """
+    check_module(model)
     if model.training:
         raise ValueError("model is in training mode, capture needs eval(): statistics would change")
     if not images.is_cuda:

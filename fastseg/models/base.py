@@ -81,8 +81,15 @@ class SegmentationModel(Pretrained):
         """x [N, 3, H, W] with its border repeated at the bottom and right, up to `padded_size`.
 
         Raises:
-            ValueError: x is not a map of at least one pixel.
+            ValueError: x is not a map of at least one pixel. TypeError: it is no tensor of numbers
+                with a fraction.
         """
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x is a {type(x).__name__}, expected a tensor [N, C, H, W]")
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x has dtype {x.dtype}, expected floating point, as preprocess(photographs) has it"
+            )
         if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, C, H, W], H and W >= 1")
         height, width = self.padded_size(x.shape[2], x.shape[3])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..classes import ClassSet, numbered_classes
+from ..classes import ClassSet, as_class_set
 from ..nn.heads import ActivationName, ClassificationHead, SegmentationHead, make_activation
 from .base import SegmentationModel
 from .encoders import Encoder
@@ -55,7 +55,7 @@ class EncoderDecoder(SegmentationModel):
         head_kernel_size: int = 1,
     ) -> None:
         super().__init__()
-        self.classes = numbered_classes(classes) if isinstance(classes, int) else classes
+        self.classes = as_class_set(classes)
         self.encoder = encoder
         self.decoder: Decoder = decoder
         self.segmentation_head = SegmentationHead(

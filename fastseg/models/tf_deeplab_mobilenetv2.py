@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..classes import VOC, ClassSet, numbered_classes
+from ..classes import VOC, ClassSet, as_class_set
 from ..nn import DilatedConv2d
 from .base import SegmentationModel
 
@@ -91,7 +91,7 @@ class TFDeepLabMobileNetV2(SegmentationModel):
             raise ValueError(f"widths has {len(widths)} numbers, expected {len(BLOCK_STRIDES)}")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is {output_stride}, allowed are 8, 16 and 32")
-        self.classes = numbered_classes(classes) if isinstance(classes, int) else classes
+        self.classes = as_class_set(classes)
         self.size_step = output_stride
         self.stem = nn.Conv2d(in_channels, stem, 3, stride=2, padding=1)
         self.blocks = _blocks(stem, widths, expansion, output_stride)

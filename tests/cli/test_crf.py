@@ -107,7 +107,9 @@ def test_probabilities_of_lower_resolution(
         (numpy.zeros((0, 4, 4), "float32"), ["empty"]),
         (numpy.full((2, 48, 64), 3.0), ["not probabilities", "--logits"]),
         (numpy.full((2, 48, 64), numpy.nan), ["not probabilities"]),
-        (numpy.array({"a": 1}, dtype=object), ["wrong.npy"]),
+        (numpy.full((48, 64, 2), 0.5), ["not probabilities", "expected [L, H, W]"]),
+        (numpy.full((48, 64), 65536), ["the label 65536 is larger than 65535"]),
+        (numpy.array({"a": 1}, dtype=object), ["wrong.npy", "array of numbers"]),
     ],
 )
 def test_wrong_labellings(
@@ -137,11 +139,11 @@ def test_wrong_files_and_options(photo_file: Path, labels_file: Path, tmp_path: 
         ((photo_file, notes), [str(notes), "not an image"]),
         ((photo_file, photo_file), [str(photo_file), "mode RGB"]),
         ((photo_file, two), [str(two), "expected one array, it holds 2 (a, b)"]),
-        ((photo_file, nan, "--logits"), [str(nan), "nan at (0, 0, 0, 0)"]),
+        ((photo_file, nan, "--logits"), [str(nan), "logits has nan at (0, 0, 0, 0)"]),
         ((photo_file, labels_file, "--preset", "best"), ["--preset is 'best'", "boundary"]),
         ((photo_file, labels_file, "--certainty", "1"), ["--certainty is 1.0"]),
         ((photo_file, labels_file, "--device", "tpu"), ["--device is 'tpu'"]),
-        ((photo_file, labels_file, "-o", photo_file), ["cannot be written"]),
+        ((photo_file, labels_file, "-o", photo_file), ["--out is", "is no folder"]),
     ):
         assert_one_error(run("crf", *arguments), *words)
 
@@ -151,8 +153,10 @@ def test_segment(
     preset: str, photo: numpy.ndarray, photo_file: Path, weights: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = run("segment", photo_file, "-w", weights, "-o", out, "--crf", preset)
+    result = run("segment", photo_file, "-w", weights, "-o", out, "--crf", preset, "--json")
     assert result.exit_code == 0, result.output
+    (entry,) = json.loads(result.stdout)["images"]
+    assert entry["before_after"] == str(out / "photo_before_after.png")
     names = sorted(p.name for p in out.iterdir())
     assert names == ["photo_before_after.png", "photo_labels.png", "photo_overlay.png"]
     model = load_checkpoint(weights)

@@ -122,9 +122,9 @@ def test_wrong_use_gives_one_line(photo_file: Path, weights: Path, tmp_path: Pat
     )
     assert_one_error(run(photo_file, "-w", weights, "--device", "magic", *out), "--device", "cuda")
     assert_one_error(run(photo_file, "-w", weights, "--device", "cuda:99", *out), "cuda:99")
-    assert_one_error(
-        run(photo_file, "-w", weights, "-o", photo_file), "photo.png", "not be written"
-    )
+    for in_the_way in (photo_file, photo_file / "below"):
+        result = run(photo_file, "-w", weights, "-o", in_the_way)
+        assert_one_error(result, f"--out is {in_the_way}", f"{photo_file} is no folder")
     assert not (tmp_path / "out").exists()
 
 

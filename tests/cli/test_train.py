@@ -161,8 +161,16 @@ def test_train_errors(dataset: Path, trained: Path, tmp_path: Path) -> None:
 
     assert_one_error(attempt(data=tmp_path / "none"), "none: no such folder")
     assert_one_error(attempt(data=dataset / "images"), "labels/")
+    assert_one_error(attempt("--out", dataset / "classes.json"), "--out", "is no folder")
     assert_one_error(attempt("--train-split", "x"), "no split 'x', but train, val")
     assert_one_error(attempt("--epochs", 3), "--epochs or --iterations")
+    result = run("train", dataset, "--out", tmp_path / "out", "--epochs", -1)
+    assert_one_error(result, "--epochs is -1")
+    assert_one_error(attempt("--iterations", 0), "iterations is 0", others=1)
+    assert_one_error(attempt("--lr", "nan"), "lr is nan", others=1)
+    assert_one_error(attempt("--time-limit", 0), "--time-limit is 0 minutes")
+    assert_one_error(attempt("--ignore", 256), "[256], expected 0 to 255")
+    assert_one_error(attempt("--ignore", -3), "[-3], expected 0 to 255")
     assert_one_error(attempt("--model", "unet"), "unet", "deeplabv3plus", others=1)
     assert_one_error(attempt("--encoder", "vgg"), "vgg", "mobilenet_v2", others=1)
     assert_one_error(attempt("--model-option", "x"), "NAME=VALUE", others=1)
@@ -230,7 +238,7 @@ def test_eval_errors(dataset: Path, trained: Path, weights: Path, tmp_path: Path
         assert_one_error(attempt(cut), "cut.pt: truncated, damaged")
     assert_one_error(attempt(tmp_path), str(tmp_path))
     (tmp_path / "file").write_text("")
-    assert_one_error(attempt(trained / "best.pt", "--out", tmp_path / "file"), "file", others=1)
+    assert_one_error(attempt(trained / "best.pt", "--out", tmp_path / "file"), "is no folder")
 
 
 def test_models() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import numpy
@@ -19,6 +20,7 @@ from fastseg.crf import (
     GaussianKernel,
     window_filter,
 )
+from fastseg.crf.features import bilateral_features
 from fastseg.testing import relative_error
 
 METHODS = ("lattice", "exact", "window")
@@ -302,6 +304,65 @@ def test_state_dict_round_trip():
     assert torch.equal(other(logits, images, features=[features]), expected)
 
 
+def _compilable(method: str) -> tuple:
+    torch.manual_seed(0)
+    crf = DenseCRF(3, method=method, iterations=2, radius=2)
+    return crf, torch.randn(1, 3, 6, 7), torch.randint(0, 256, (1, 3, 6, 7))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_compile_breaks_the_graph_quietly(learned):
+    """Native lattices are not traced, of which the compiler would complain at length."""
+    crf, logits, images = _compilable("lattice")
+    crf.kernels[1].log_scales.requires_grad_(learned)
+    expected = crf(logits.requires_grad_(), images)
+    parameters = [logits, *(p for p in crf.parameters() if p.requires_grad)]
+    torch.compiler.reset()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = torch.compile(crf, backend="eager", fullgraph=learned)(logits, images)
+    assert not [w for w in caught if "Dynamo" in str(w.message)]
+    assert relative_error(result, expected) < 1e-5
+    grads, right = (torch.autograd.grad(x[:, 0].sum(), parameters) for x in (result, expected))
+    for grad, of_eager in zip(grads, right, strict=True):
+        assert relative_error(grad, of_eager) < 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_default_device_does_not_matter(method):
+    """What is computed for CPU tensors is on the CPU, or a kernel would write elsewhere."""
+    crf, logits, images = _compilable(method)
+    crf.kernels[0].compatibility = torch.nn.Parameter(-torch.eye(3))
+
+    def run() -> list[torch.Tensor]:
+        leaves = [logits.clone().requires_grad_(), crf.kernels[0].compatibility]
+        refined = crf(leaves[0], images)
+        grads = torch.autograd.grad(refined.square().sum(), leaves)
+        return [refined, *grads, crf.predict(logits, images)]
+
+    expected = run()
+    with torch.device("meta"):
+        result = run()
+    assert all(map(torch.equal, result, expected))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_export(method):
+    crf, logits, images = _compilable(method)
+    exported = torch.export.export(crf, (logits, images)).module()
+    for x in (logits, logits.flip(2)):
+        assert relative_error(exported(x, images), crf(x, images)) < 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["weight", "log_scales"])
+def test_parameters_that_diverged(method, name):
+    crf = DenseCRF(2, method=method)
+    crf.kernels[0].get_parameter(name).data.fill_(NAN)
+    with pytest.raises(ValueError, match="finite"):
+        crf(_logits(0), IMAGES)
+
+
 NAN, INF = float("nan"), float("inf")
 
 
@@ -329,6 +390,25 @@ def test_wrong_settings(what, match):
         what()
 
 
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        (lambda: DenseCRF(2.5), "classes is 2.5"),
+        (lambda: DenseCRF(2, iterations=1.0), "iterations is 1.0"),
+        (lambda: DenseCRF(2, radius="5"), "radius is '5'"),
+        (lambda: DenseCRF(2, GaussianKernel()), "kernels is a GaussianKernel"),
+        (lambda: DenseCRF(2, [3]), r"kernels\[0\] is a int"),
+        (lambda: GaussianKernel((3.0, 3.0)), "widths are"),
+        (lambda: FeatureKernel(3.0), "widths are 3.0"),
+        (lambda: DenseCRF(2)(_logits(0), IMAGES.numpy()), "images is a ndarray"),
+        (lambda: DenseCRF(2)(_logits(0).numpy(), IMAGES), "logits is a ndarray"),
+    ],
+)
+def test_wrong_types(what, match):
+    with pytest.raises(TypeError, match=match):
+        what()
+
+
 def _logits(value: float, everywhere: bool = False) -> torch.Tensor:
     logits = torch.zeros(1, 2, 4, 5)
     logits[0, slice(None) if everywhere else 1, 2, 3] = value
@@ -353,7 +433,7 @@ IMAGES = torch.zeros(1, 3, 4, 5)
         ({"logits": _logits(0)[0], "images": IMAGES}, "expected 4 dimensions"),
         ({"logits": _logits(0), "images": IMAGES[0]}, "images has shape"),
         ({"logits": _logits(0), "images": IMAGES.expand(2, 3, 4, 5)}, "images has shape"),
-        ({"logits": _logits(0), "images": IMAGES / 0}, "features has nan at feature 2"),
+        ({"logits": _logits(0), "images": IMAGES / 0}, r"images has nan at \(0, 0, 0, 0\)"),
         ({"logits": _logits(0), "images": IMAGES, "features": [IMAGES]}, "features has 1 tensors"),
     ],
 )
@@ -372,3 +452,16 @@ def test_wrong_features():
         crf(logits, torch.zeros(1, 3, 8, 9), features=[torch.zeros(1, 2, 4, 5)])
     with pytest.raises(TypeError, match="dtype"):
         crf(logits.long(), features=[torch.zeros(1, 2, 4, 5)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.float32])
+def test_features_are_the_same_with_and_without_a_gradient(dtype, image_dtype):
+    generator = torch.Generator().manual_seed(11)
+    images = (255 * torch.rand(2, 3, 9, 14, generator=generator)).to(image_dtype).transpose(2, 3)
+    like, color_widths = torch.empty(0, dtype=dtype), torch.tensor([3.3, 20.0, 11.0], dtype=dtype)
+    trained = torch.tensor([7.0, 80.0], dtype=dtype, requires_grad=True)
+    recorded = bilateral_features(images, trained, color_widths, like=like)
+    plain = bilateral_features(images, trained.detach(), color_widths, like=like)
+    assert recorded.requires_grad and not plain.requires_grad
+    assert plain.dtype is dtype and torch.equal(plain, recorded)

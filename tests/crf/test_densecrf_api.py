@@ -316,12 +316,16 @@ def test_helpers_by_hand():
     bilateral = utils.create_pairwise_bilateral((2, 4), (5, 10), picture, chdim=2)
     assert numpy.array_equal(bilateral[:2], gaussian)
     assert numpy.allclose(bilateral[2], numpy.arange(0, 12, 2) / 5)
-    first = utils.create_pairwise_bilateral((2, 4), (5, 10), picture.transpose(2, 0, 1), chdim=0)
+    planes = picture.transpose(2, 0, 1)
+    first = utils.create_pairwise_bilateral((2, 4), (5, 10), planes, chdim=0)
+    from_the_end = utils.create_pairwise_bilateral((2, 4), (5, 10), planes, chdim=-3)
+    assert (from_the_end == first).all()
     assert numpy.array_equal(first, bilateral)
     grey = utils.create_pairwise_bilateral((2, 4), 5, picture[..., 0])
     assert numpy.array_equal(grey, bilateral[:3])
-    with pytest.warns(UserWarning, match="1 widths for 2 channels"):
+    with pytest.warns(UserWarning, match="1 widths for 2 channels") as caught:
         short = utils.create_pairwise_bilateral((2, 4), (5,), picture, chdim=2)
+    assert caught[0].filename == __file__  # the caller's line
     assert numpy.array_equal(short[3], picture[..., 1].ravel())
     with pytest.warns(DeprecationWarning, match="unary_from_labels"):
         old = utils.compute_unary(numpy.array([0, 1, 2]), 2)

@@ -144,6 +144,78 @@ def test_native_and_reference_lattices_agree_in_every_dimension():
         torch.testing.assert_close(ours.filter(values), plain.filter(values))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_lattice_with_far_more_vertices_than_foreseen(threads: int):
+    """Every pixel has a simplex of its own: all tables grow, in every part."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(6)
+    features = 30.0 * torch.randn(5, 4099, generator=generator)
+    values = torch.randn(1, 2, 4099, generator=generator)
+    ours = Lattice(features)
+    with use_backend("reference"):
+        plain = Lattice(features)
+    assert ours.num_vertices == plain.num_vertices and ours.num_vertices[0] > 20000
+    torch.testing.assert_close(ours.filter(values), plain.filter(values))
+    links = ours.tables().neighbours
+    assert torch.equal((links > 0).sum(1), (plain.tables().neighbours > 0).sum(1))
+    axes, lower = torch.nonzero(links[:, :, 0], as_tuple=True)
+    upper = links[axes, links[axes, lower, 0] - 1, 1]
+    assert torch.equal(upper, lower + 1)  # each is its lower neighbour's upper one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_norm_is_the_filter_of_ones(dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(9)
+    features = 0.1 * torch.randn(2, 3, 20003, generator=generator, dtype=dtype).cumsum(2)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        lattice = Lattice(features)
+        norm = lattice.filter(torch.ones(2, 1, 20003, dtype=dtype)).squeeze(1)
+        assert torch.equal(lattice.norm(), norm)
+        (before, _), (symmetric, _) = lattice.scales("before"), lattice.scales("symmetric")
+        results.append(symmetric)
+        exact = norm.numpy().astype(float) + 1e-20
+        np.testing.assert_allclose(before, 1 / exact, rtol=torch.finfo(dtype).eps)
+        np.testing.assert_array_equal(
+            symmetric, (1 / np.sqrt(exact)).astype(symmetric.numpy().dtype)
+        )
+    assert torch.equal(*results)
+
+
+@each_backend
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (5, 3), (37, 53), (40, 129)])
+def test_the_lattice_of_an_image_is_that_of_its_features(size: tuple[int, int], backend: str):
+    generator = torch.Generator().manual_seed(10)
+    image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
+    widths = torch.tensor([8.0, 7.0, 50.0, 40.0, 33.3])
+    row, column = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    features = (
+        torch.cat([torch.stack([column, row], 2), image], 2).flatten(0, 1).T / widths[:, None]
+    )
+    with use_backend(backend):
+        for channels in (3, 0):
+            count = 2 + channels
+            ours = Lattice.of_image(image[..., :channels], widths[:count])
+            expected = Lattice(features[:count])
+            assert (ours.num_features, ours.num_pixels) == (count, size[0] * size[1])
+            assert all(map(torch.equal, ours.tables(), expected.tables()))
+        with pytest.raises(ValueError, match=r"at pixel 0, too large for the lattice"):
+            Lattice.of_image(image | 1, torch.tensor([1.0, 1.0, 1e-20, 1.0, 1.0]))
+
+
+def test_images_that_a_lattice_cannot_be_built_of():
+    image, widths = torch.zeros(4, 5, 3, dtype=torch.uint8), torch.ones(5)
+    with pytest.raises(ValueError, match=r"image has shape \(4, 5, 4\)"):
+        Lattice.of_image(torch.zeros(4, 5, 4, dtype=torch.uint8), torch.ones(6))
+    with pytest.raises(ValueError, match=r"image has shape \(0, 5, 3\)"):
+        Lattice.of_image(image[:0], widths)
+    with pytest.raises(ValueError, match=r"widths has shape \(2,\)"):
+        Lattice.of_image(image, widths[:2])
+    with pytest.raises(TypeError, match=r"image has dtype torch\.float32"):
+        Lattice.of_image(image.float(), widths)
+
+
 def test_a_lattice_filters_like_the_op():
     generator = torch.Generator().manual_seed(5)
     features, values = torch.randn(2, 5, 60, generator=generator), torch.randn(2, 4, 60)

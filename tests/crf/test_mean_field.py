@@ -139,6 +139,15 @@ def test_native_engine_is_the_composition(labels: int, kind: int, norm: str):
         assert (ours - plain).abs().max().item() <= 2e-5 * scale
 
 
+def test_a_number_has_the_precision_of_the_logits():
+    logits, lattice = torch.randn(1, 2, 12).double(), Lattice(torch.rand(1, 2, 12).double())
+    results = [
+        mean_field(logits, [Kernel(lattice, w)], 2)
+        for w in (0.1, torch.tensor(0.1, dtype=torch.float64))
+    ]
+    assert torch.equal(*results)
+
+
 def test_gradients_in_float64():
     """The composition's derivative against finite differences (the native one against it above)."""
     logits, kernels = _random(3, 3, 4, batch=1, kind=2)
@@ -257,6 +266,16 @@ def test_wrong_arguments():
         mean_field(logits, [Kernel(kernels[0].lattice, torch.ones(4))])
     with pytest.raises(ValueError, match="there are 9 kernels"):
         mean_field(logits, kernels[:1] * 9)
+    lattice = kernels[0].lattice
+    for wrong, match in (
+        (kernels[0], "kernels is a Kernel"),
+        ([lattice], r"kernels\[0\] is a Lattice"),
+        ([Kernel(lattice, "one")], "compatibility is 'one'"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            mean_field(logits, wrong)
+    with pytest.raises(TypeError, match="logits is a ndarray"):
+        mean_field(logits.numpy(), kernels)
     with pytest.raises(TypeError, match="kernel 0 computes in"):
         mean_field(logits.double(), kernels)
     with pytest.raises(ValueError, match="image 0: a compatibility"):

@@ -89,7 +89,8 @@ def test_ignored_labels(root: Path) -> None:
 
 
 def write_label(root: Path, values: numpy.ndarray) -> None:
-    Image.fromarray(values).save(root / "labels" / "train" / "1.png")
+    image = Image.fromarray(values)
+    image.save(root / "labels" / "train" / "1.png", "TIFF" if image.mode == "I" else "PNG")
 
 
 def broken_image(root: Path) -> None:
@@ -104,6 +105,7 @@ def broken_image(root: Path) -> None:
         (lambda root: write_label(root, numpy.zeros((47, 64), "uint8")), ("1.png", "64x47")),
         (lambda root: write_label(root, numpy.full((48, 64), 7, "uint8")), ("label 7", "0 to 2")),
         (lambda root: write_label(root, numpy.full((48, 64), 900, "uint16")), ("label 900",)),
+        (lambda root: write_label(root, numpy.full((48, 64), -2, "int32")), ("label -2",)),
         (lambda root: write_label(root, numpy.zeros((48, 64, 3), "uint8")), ("mode RGB",)),
         (lambda root: (root / "labels/train/1.png").write_bytes(b"x"), ("labels/train/1.png",)),
         (lambda root: (root / "labels/train/1.png").unlink(), ("images/train/1.png", "no file")),

@@ -266,6 +266,10 @@ def test_shapes_that_do_not_fit(case: ModelCase) -> None:
     target = case.target(model, x)
     with pytest.raises(ValueError, match=r"x has shape \(3, 64\)"):
         model(torch.randn(3, 64))
+    with pytest.raises(TypeError, match=r"x has dtype torch\.uint8, expected floating point"):
+        model(x.byte())
+    with pytest.raises(TypeError, match="x is a ndarray"):
+        model(x.numpy())
     with pytest.raises(ValueError, match=r"target has shape .* expected 3 dimensions"):
         model.loss(x, target[0])
     with pytest.raises(ValueError, match=r"target has shape .* expected \d+ x \d+ pixels"):

@@ -182,5 +182,9 @@ def test_any_module_in_another_dtype() -> None:
     torch.testing.assert_close(fused(x.float()).double(), model(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"dtype is torch\.int8, expected a floating one"):
         fastseg.fuse(model, torch.int8)
+    with pytest.raises(ValueError, match="dtype is bfloat16, expected a floating one"):
+        fastseg.fuse(model, "bfloat16")
+    with pytest.raises(TypeError, match=r"model is a int, expected a torch\.nn\.Module"):
+        fastseg.fuse(3)
     with pytest.raises(ValueError, match=r"dtype is torch\.bfloat16, but it is too late"):
         fastseg.fuse(fused, torch.bfloat16)

@@ -143,6 +143,7 @@ def test_checkpoints_name_what_is_wrong(model: DeepLabV3Plus) -> None:
 
 def test_arguments_out_of_range() -> None:
     for arguments, match in (
+        ({"classes": 0}, "classes is 0"),
         ({"encoder_depth": 2}, "encoder_depth is 2, allowed are 3 to 5"),
         ({"encoder_output_stride": 32}, "encoder_output_stride is 32, allowed are 8 and 16"),
         ({"activation": "swish"}, "activation is 'swish'"),
@@ -150,5 +151,7 @@ def test_arguments_out_of_range() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             small(**arguments)
+    with pytest.raises(TypeError, match=r"classes is 2\.5, expected their number"):
+        small(classes=2.5)
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         small(colour="red")

@@ -19,7 +19,7 @@ class Lattice:
 
         Lattice(features).filter(values) == permutohedral_filter(values, features)
 
-    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and up to 12 per pixel for the norm
+    Memory: 8 * (D + 1) bytes per pixel and vertex (D = 5: 48), and 4 to 12 per pixel for the norm
     and what is made of it; on a GPU 20 * (D + 1) per pixel. Features are constants here; for their
     gradient call permutohedral_filter.
 
@@ -38,19 +38,58 @@ class Lattice:
         features = features.detach()
         features = features.unsqueeze(0) if features.dim() == 2 else features
         check_features(features)
-        self.batch, self.num_features, self.num_pixels = features.shape
-        self.device = features.device
-        self.dtype = native.compute_dtype(features)
-        reason = native.unsupported_reason(features)
-        forced = forced_backend()
-        if forced is Backend.NATIVE and reason is not None:
-            raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
-        self.handles: list[Any] | None = None
-        self._tables: list[reference.Tables] = []
-        if reason is None and forced is not Backend.REFERENCE:
-            self.handles = native.build(features)
+        if _is_native(features):
+            self._take(features, native.build(features), [])
         else:
-            self._tables = [reference.build(image.to(self.dtype)) for image in features]
+            images = features.to(native.compute_dtype(features))
+            self._take(features, None, [reference.build(image) for image in images])
+
+    @classmethod
+    def of_image(cls, image: torch.Tensor, widths: torch.Tensor) -> Lattice:
+        """The lattice of an image's positions and colors, on the CPU.
+
+        Lattice(image_features(image, widths)), natively without the features in memory.
+
+        Args:
+            image: uint8 [H, W, 3], or [H, W, 0] for the positions alone.
+            widths: float32 [2 + C], of columns, rows and channels.
+
+        Raises:
+            ValueError: wrong shapes; features that are not finite or too large.
+            TypeError: dtypes.
+        """
+        if image.dim() != 3 or image.shape[2] not in (0, 3) or 0 in image.shape[:2]:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (H, W, 3 or 0)")
+        if tuple(widths.shape) != (2 + image.shape[2],):
+            raise ValueError(
+                f"widths has shape {tuple(widths.shape)}, expected ({2 + image.shape[2]},)"
+            )
+        if image.dtype is not torch.uint8 or widths.dtype is not torch.float32:
+            raise TypeError(
+                f"image has dtype {image.dtype}, widths {widths.dtype}, expected torch.uint8 and "
+                "torch.float32"
+            )
+        image, widths = image.cpu().contiguous(), widths.detach().cpu()
+        like = torch.empty(0, dtype=torch.float32, device="cpu")
+        if _native.on_cuda(like) or not _is_native(like):
+            return cls(image_features(image, widths))
+        handles = native.build_of_image(image, widths)
+        if isinstance(handles, int):
+            raise reference.bad_features(image_features(image, widths), handles)
+        lattice = cls.__new__(cls)
+        pixels = image.shape[0] * image.shape[1]
+        lattice._take(like.new_empty(1).expand(1, len(widths), pixels), handles, [])
+        return lattice
+
+    def _take(
+        self,
+        features: torch.Tensor,
+        handles: native.Handles | None,
+        tables: list[reference.Tables],
+    ) -> None:
+        self.batch, self.num_features, self.num_pixels = features.shape
+        self.device, self.dtype = features.device, native.compute_dtype(features)
+        self.handles, self._tables = handles, tables
         self._norm: torch.Tensor | None = None
         self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
 
@@ -103,10 +142,7 @@ class Lattice:
     def norm(self) -> torch.Tensor:
         """The filter of ones [N, P]: what normalisation divides by. Computed once."""
         if self._norm is None:
-            shape = (self.batch, 1, self.num_pixels)
-            like = torch.empty(0, dtype=self.dtype, device=self.device)
-            ones = _native.new_scratch(like, *shape).fill_(1)
-            norm = self._filter(ones, False).squeeze(1)
+            norm = self._power_of_norm(1.0)
             if native_cuda.is_capturing(norm):
                 return norm  # the graph's own: nothing is in it before a replay
             self._norm = norm
@@ -130,15 +166,25 @@ class Lattice:
         symmetric = normalization == "symmetric"
         factors = self._factors.get(symmetric)
         if factors is None:
-            norm = self.norm()
             with torch.inference_mode(False), torch.no_grad():  # they outlive such a block
-                factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
-                factors = (factors.sqrt_() if symmetric else factors).reciprocal_()
+                factors = self._power_of_norm(-0.5 if symmetric else -1.0)
             if factors.device.type == "cpu":
                 self._factors[symmetric] = factors
         if symmetric:
             return factors, factors
         return (factors, None) if normalization == "before" else (None, factors)
+
+    def _power_of_norm(self, power: float) -> torch.Tensor:
+        """The norm [N, P] itself (1), or of norm + 1e-20 the reciprocal (-1) or its root (-0.5)."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        if self.handles is not None and self.batch > 0 and not _native.on_cuda(like):
+            return native.norm_factors(self.handles, like, power)
+        if power != 1.0:
+            norm = self.norm()
+            factors = torch.add(norm, 1e-20, out=_native.new_scratch(norm, *norm.shape))
+            return (factors.sqrt_() if power == -0.5 else factors).reciprocal_()
+        ones = _native.new_scratch(like, self.batch, 1, self.num_pixels).fill_(1)
+        return self._filter(ones, False).squeeze(1)
 
     def _filter(self, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if values.shape[0] == 0:
@@ -150,6 +196,25 @@ class Lattice:
         return torch.stack([reference.filter_one(v, t, transpose) for v, t in pairs]).to(
             values.dtype
         )
+
+
+def _is_native(features: torch.Tensor) -> bool:
+    """Whether a lattice of these features is the native core's, as far as there is a choice."""
+    reason = native.unsupported_reason(features)
+    forced = forced_backend()
+    if forced is Backend.NATIVE and reason is not None:
+        raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
+    return reason is None and forced is not Backend.REFERENCE
+
+
+def image_features(image: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+    """Column, row and channels of the pixels of an image [H, W, C] by `widths`: [2 + C, H * W]."""
+    height, width, channels = image.shape
+    features = _native.scratch(2 + channels, height, width)
+    features[0] = torch.arange(width)
+    features[1] = torch.arange(height)[:, None]
+    features[2:] = image.permute(2, 0, 1)
+    return features.flatten(1).div_(widths[:, None])
 
 
 class _Filter(torch.autograd.Function):

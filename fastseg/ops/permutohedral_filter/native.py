@@ -61,6 +61,14 @@ def build(features: torch.Tensor) -> Handles:
     return handles
 
 
+def build_of_image(image: torch.Tensor, widths: torch.Tensor) -> Handles | int:
+    """The lattice of one image as Lattice.of_image has it, or the first pixel that has no place."""
+    handle, bad = _core().cpu_build_image(
+        image.data_ptr(), *image.shape, widths.tolist(), torch.get_num_threads()
+    )
+    return bad if handle is None else [handle]
+
+
 def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torch.Tensor:
     """values [N, L, P] filtered by built lattices, in the dtype of values."""
     if _native.on_cuda(values):
@@ -76,6 +84,15 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
         torch.get_num_threads(),
     )
     return out.to(values.dtype)
+
+
+def norm_factors(handles: Handles, like: torch.Tensor, power: float) -> torch.Tensor:
+    """The norms of lattices on the CPU [N, P], in the dtype of `like`, for a power of 1; for -1 and
+    -0.5 that power of norm + 1e-20."""
+    out = _native.new_scratch(like, len(handles), handles[0].pixels)
+    factor = {1.0: 0, -1.0: 1, -0.5: 2}[power]
+    _core().cpu_norm(handles, factor, out.data_ptr(), torch.get_num_threads())
+    return out
 
 
 def forward(values: torch.Tensor, features: torch.Tensor, transpose: bool) -> torch.Tensor:
