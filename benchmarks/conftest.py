@@ -49,8 +49,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ops before whole models and heads: where time runs out, those that are short have run."""
-    items.sort(key=lambda item: "case" not in getattr(item, "fixturenames", ()))
+    """Ops before whole models and heads: where time runs out, those that are short have run. What
+    needs a GPU before what runs on the CPU beside one."""
+    items.sort(
+        key=lambda item: (
+            "case" not in getattr(item, "fixturenames", ()),
+            not item.path.stem.endswith("_gpu"),
+        )
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,5 +1,5 @@
-"""Whole models against smp's, torchvision's, or plain PyTorch's, with the same weights in one
-process.
+"""Whole models on a CPU against smp's, torchvision's, or plain PyTorch's, with the same weights in
+one process. (On a GPU: test_models_gpu.py.)
 
 Each case is checked before it is timed. `predict`: an image to its label map, against forward and
 argmax. `train`: forward, loss and backward, against cross-entropy of full-resolution logits. All
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_models import PlainPSPNet
 from race import FORMATS, race
 from torch import nn
 
@@ -43,33 +44,6 @@ class ModelCase:
 
     def __str__(self) -> str:
         return self.name
-
-
-class PlainPSPNet(nn.Module):
-    """The parameters of our PSPNet run with PyTorch's modules and functions only."""
-
-    def __init__(self, model: PSPNet) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        for module in self.model.modules():  # a module with hooks is called itself, not fused
-            module.register_forward_hook(lambda *_: None)
-
-    def logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.model.encoder(x)
-        decoder, last = self.model.decoder, features[-1]
-        branches = [
-            F.interpolate(block.pool(last), last.shape[2:], mode="bilinear", align_corners=True)
-            for block in decoder.psp.blocks
-        ]
-        y = decoder.dropout(decoder.conv(torch.cat([last, *branches], dim=1)))
-        return self.model.segmentation_head(y), self.model.auxiliary_head(features[-2])
-
-    def forward(self, x: torch.Tensor) -> Any:
-        main, auxiliary = (
-            F.interpolate(y, x.shape[2:], mode="bilinear", align_corners=True)
-            for y in self.logits(x)
-        )
-        return (main, auxiliary) if self.training else main
 
 
 class Torchvision(nn.Module):
@@ -119,7 +93,7 @@ def _dilated(encoder: str) -> Callable[[], SegmentationModel]:
 
 
 TORCHVISION = "deeplabv3_resnet50"
-CPU = (
+CASES = (
     ModelCase(
         "DeepLabV3Plus-MobileNetV2 512",
         _plus("mobilenet_v2"),
@@ -150,39 +124,19 @@ CPU = (
         {"predict": 1, "train": 2},
     ),
 )
-GPU = (
-    dataclasses.replace(CPU[0], batches={"predict": 1, "train": 16}),
-    ModelCase(
-        "DeepLabV3Plus-R101 512",
-        _plus("resnet101"),
-        _smp("DeepLabV3Plus", "resnet101"),
-        512,
-        {"predict": 1, "train": 16},
-    ),
-    ModelCase(
-        "PSPNet-R101 dilated 713",
-        _dilated("resnet101"),
-        PlainPSPNet,
-        713,
-        {"predict": 1, "train": 8},
-    ),
-)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_gpu = torch.cuda.is_available() and not metafunc.config.getoption("--cpu")
-    cases = GPU if on_gpu else CPU
-    if metafunc.config.getoption("--quick"):
-        cases = tuple(case for case in cases if case.quick)
+    quick = metafunc.config.getoption("--quick")
+    cases = () if on_gpu else tuple(case for case in CASES if case.quick or not quick)
     metafunc.parametrize("model_case", cases, ids=str)
-    metafunc.parametrize("device", ["cuda" if on_gpu else "cpu"])
 
 
 @pytest.mark.parametrize("what", ["predict", "train"])
 def test_models(
     model_case: ModelCase,
     what: str,
-    device: str,
     benchmark: Any,
     say: Callable[[str], None],
     pytestconfig: pytest.Config,
@@ -197,13 +151,13 @@ def test_models(
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     shape = (model_case.batches[what], 3, model_case.size, model_case.size)
-    x = torch.randn(shape, device=device)
-    target = torch.randint(0, CLASSES, (shape[0], *shape[2:]), device=device)
+    x = torch.randn(shape)
+    target = torch.randint(0, CLASSES, (shape[0], *shape[2:]))
     variants = []
     for name, layout in FORMATS.items():
         images = x.contiguous(memory_format=layout)
         for label, model in (("fastseg", ours), ("peer", peer)):
-            model = copy.deepcopy(model).to(device, memory_format=layout).train(what == "train")
+            model = copy.deepcopy(model).to(memory_format=layout).train(what == "train")
             step = _step(label, what, model, images, target)
             variants.append(Variant(f"{label} {name}", step))
     _check(variants, what)
@@ -211,7 +165,7 @@ def test_models(
         f"{model_case} {what}",
         variants,
         peer="peer",
-        device=device,
+        device="cpu",
         budget_s=2.0 if pytestconfig.getoption("--quick") else 20.0,
         group="models",
         benchmark=benchmark,

@@ -87,7 +87,7 @@ def main() -> int:
         return 1
     sources = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
     measured = measure(nvcc, sources, ARCHITECTURES)
-    return compare_or_write(TABLE, "nvcc", nvcc_release(nvcc), measured, update)
+    return compare_or_write(TABLE, {"nvcc": nvcc_release(nvcc)}, measured, update)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs every CUDA kernel on a few small inputs, for compute-sanitizer (tools/gpu_check.sh).
 
-python tools/gpu_sanitize.py [WORD]     only ops whose name contains WORD
+python tools/gpu_sanitize.py [WORD]     only ops (and mean_field) whose name contains WORD
 
 No PyTorch peers and no second reading of the results: the sanitizer slows everything down, and what
 it looks for are the accesses of these kernels.
@@ -17,6 +17,7 @@ import op_cases
 import torch
 
 from fastseg import Backend, BackendUnavailable, use_backend
+from fastseg.crf import Kernel, Lattice, mean_field, mean_field_labels
 from fastseg.registry import ALL_OPS
 
 # The smallest: vector and scalar paths, both layouts and odd sizes are among them.
@@ -44,9 +45,29 @@ def main() -> int:
             runs, done = runs + 1, done + 1
             if done == SAMPLES_PER_OP:
                 break
+    if word in "mean_field":
+        runs += run_mean_field(op_cases.DEVICE)
     torch.cuda.synchronize()
     print(f"{runs} samples, forward and backward")
     return 0 if runs or word else 1
+
+
+def run_mean_field(device: str) -> int:
+    """Inference and derivative with a number, a vector and a matrix; how many."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = ((3, 0), (21, 1), (40, 2))
+    for labels, kind in kinds:
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(device)
+
+        logits = random(2, labels, 37).requires_grad_()
+        matrix = random(*(labels,) * kind).requires_grad_()
+        kernels = [Kernel(Lattice(random(2, 37)), matrix), Kernel(Lattice(random(2, 4, 37)), 1.0)]
+        with use_backend(Backend.NATIVE):
+            mean_field(logits, kernels, 2).square().sum().backward()
+            mean_field_labels(logits, kernels, 2)
+    return len(kinds)
 
 
 def _size(sample: op_cases.Sample) -> int:

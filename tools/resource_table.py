@@ -31,11 +31,11 @@ def wants_update(description: str | None) -> bool:
     return update
 
 
-def compare_or_write(path: Path, compiler: str, release: str, measured: Table, update: bool) -> int:
+def compare_or_write(path: Path, made_with: dict[str, str], measured: Table, update: bool) -> int:
     """Writes the measurement to `path`, or prints what is not as recorded there; the exit code."""
     if update:
         # One line per kernel and architecture.
-        text = json.dumps({compiler: release, "kernels": measured}, indent=1)
+        text = json.dumps({**made_with, "kernels": measured}, indent=1)
         text = re.sub(
             r"\{\s*(\"registers\"[^}]*?)\s*\}", lambda m: "{" + " ".join(m[1].split()) + "}", text
         )

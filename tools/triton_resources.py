@@ -8,11 +8,14 @@ Needs triton, not a GPU.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,17 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tests" / "triton_kernels" / "resources.json"
 ARCHITECTURES = (80, 90, 100)
 
-# Sizes in steps of 16, or that are when it matters.
-ALIGNED = ("channels", "out_channels", "out_pixel_stride", "padded")
+# What the kernels are made of: where it is as it was when the table was written, so is the table.
+SOURCES = tuple(
+    ROOT / "fastseg" / "ops" / op / f"triton_{part}.py"
+    for op in ("dilated_conv2d", "gaussian_filter")
+    for part in ("config", "kernels")
+)
+
+# Sizes in steps of 16 in most networks: the launcher says so to the compiler where it is so.
+CHANNELS = ("channels", "out_channels", "out_pixel_stride")
+# Always so.
+ALIGNED = ("padded",)
 
 # What is counted in the PTX of a kernel.
 INSTRUCTIONS = {
@@ -55,19 +67,26 @@ INSTRUCTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One compilation: a kernel with types of its arguments and values of its constants."""
+    """One compilation: a kernel with types of its arguments and values of its constants.
+
+    Attributes:
+        aligned: sizes that are in steps of 16.
+        often: whether every run of the tests compiles it, not only a change of the kernels.
+    """
 
     name: str
     function: Any
     types: dict[str, str]
     constants: dict[str, Any]
     stages: int
+    aligned: tuple[str, ...] = ALIGNED
+    often: bool = True
 
     def compile(self, architecture: int) -> Any:
         names = self.function.arg_names
         constants = {n: None for n in names if n not in self.types} | self.constants
         # What the launcher finds out about its arguments: sizes and addresses in steps of 16.
-        aligned = [n for n, kind in self.types.items() if kind[0] == "*" or n in ALIGNED]
+        aligned = [n for n, kind in self.types.items() if kind[0] == "*" or n in self.aligned]
         source = ASTSource(
             fn=self.function,
             signature={n: self.types.get(n, "constexpr") for n in names},
@@ -78,7 +97,11 @@ class Kernel:
         return triton.compile(source, GPUTarget("cuda", architecture, 32), options)
 
 
-_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# With what conv_kernel is launched besides the maps: the most that branches of an ASPP have;
+# nothing, as a gradient; a bias, and channels in no steps of 16, as for 19 classes. (On sm_80 the
+# backend asks for such steps of the channels of what goes in.)
+EXTRAS = ("", "plain", "odd channels")
 
 
 def _map_type(dtype: torch.dtype, block: list[int], descriptors: bool) -> str:
@@ -87,17 +110,23 @@ def _map_type(dtype: torch.dtype, block: list[int], descriptors: bool) -> str:
 
 
 def conv(
-    config: ConvConfig, dtype: torch.dtype, how: Precision, descriptors: bool, plain: bool = False
+    config: ConvConfig,
+    dtype: torch.dtype,
+    how: Precision,
+    descriptors: bool,
+    extra: str,
+    first: bool,
 ) -> Kernel:
-    """conv_kernel with all that it can have: four branches, scale, shift, clamping; `plain`: with
-    one branch and nothing else, as it computes a gradient."""
-    branches = 1 if plain else 4
+    """conv_kernel with what EXTRAS says."""
+    branches = 4 if extra == "" else 1
+    shift = {"shift": "*fp32" if extra == "" else f"*{_TYPES[dtype]}"} if extra != "plain" else {}
     sizes = "tile_count images height width channels out_height out_width out_channels"
     weight = _map_type(dtype, [1, config.out_channels, config.depth], descriptors)
     types = {
         "x": _map_type(dtype, [*config.box, config.depth], descriptors),
         **{f"weight{b}": weight for b in range(branches)},
-        **({} if plain else {"scale": "*fp32", "shift": "*fp32"}),
+        **({"scale": "*fp32"} if extra == "" else {}),
+        **shift,
         "out": f"*{_TYPES[dtype]}",
         "tiles": "*i32",
         **{n: "i32" for n in [*sizes.split(), "out_pixel_stride"]},
@@ -109,28 +138,33 @@ def conv(
         "BK": config.depth,
         "BRANCHES": branches,
         "DESCRIPTORS": descriptors,
-        "SCALE": not plain,
-        "SHIFT": not plain,
-        "CLAMP": not plain,
+        "SCALE": extra == "",
+        "SHIFT": extra != "plain",
+        "CLAMP": extra == "",
         "PRECISION": how,
     }
     tile = "x".join(map(str, config.box))
     name = f"conv {_TYPES[dtype]} {how} {tile} pixels, {config.out_channels} channels"
-    name += ", plain" if plain else ""
-    return Kernel(name, conv_kernels.conv_kernel, types, constants, config.stages)
+    name += f", {extra}" if extra else ""
+    aligned = CHANNELS
+    if extra == "odd channels":
+        aligned = () if descriptors else ("channels",)
+    often = dtype is not torch.float16 and (extra == "" or (first and extra == "plain"))
+    function = conv_kernels.conv_kernel
+    return Kernel(name, function, types, constants, config.stages, aligned, often)
 
 
 def gradient(
-    config: GradientConfig, dtype: torch.dtype, how: Precision, descriptors: bool
+    config: GradientConfig, dtype: torch.dtype, how: Precision, descriptors: bool, odd: bool
 ) -> Kernel:
-    """weight_gradient_kernel."""
+    """weight_gradient_kernel; `odd`: of channels in no steps of 16."""
     sizes = "images height width channels out_height out_width out_channels"
     types = {
         "grad": _map_type(dtype, [*config.box, config.out_channels], descriptors),
         "x": _map_type(dtype, [*config.box, config.channels], descriptors),
         "partial": "*fp32",
         "work": "*i32",
-        **{n: "i32" for n in sizes.split()},
+        **{n: "i32" for n in [*sizes.split(), "padded"]},
     }
     constants = {
         **dict(zip(("BI", "BH", "BW"), config.box, strict=True)),
@@ -142,33 +176,50 @@ def gradient(
     tile = "x".join(map(str, config.box))
     size = f"{config.out_channels}x{config.channels}"
     name = f"weight gradient {_TYPES[dtype]} {how} {tile} pixels, {size} channels"
-    return Kernel(name, conv_kernels.weight_gradient_kernel, types, constants, config.stages)
+    name += ", odd channels" if odd else ""
+    aligned = ALIGNED if odd else ALIGNED + CHANNELS
+    often = dtype is not torch.float16 and not odd
+    function = conv_kernels.weight_gradient_kernel
+    return Kernel(name, function, types, constants, config.stages, aligned, often)
 
 
-def gradient_sum() -> Kernel:
+def gradient_sum(dtype: torch.dtype) -> Kernel:
     """weight_gradient_sum_kernel."""
     types = {
         "partial": "*fp32",
         "first_slots": "*i32",
-        "grad_weight": "*bf16",
+        "grad_weight": f"*{_TYPES[dtype]}",
         "out_channels": "i32",
         "channels": "i32",
+        "padded": "i32",
     }
     function = conv_kernels.weight_gradient_sum_kernel
-    return Kernel("sum of weight gradients", function, types, {"BLOCK": SUM_BLOCK}, stages=3)
+    name = f"sum of weight gradients {_TYPES[dtype]}"
+    often = dtype is torch.bfloat16
+    return Kernel(name, function, types, {"BLOCK": SUM_BLOCK}, stages=3, often=often)
 
 
 def _gaussian(
-    name: str, function: Any, kinds: dict[str, str], sizes: str, constants: dict[str, Any]
+    name: str,
+    function: Any,
+    kinds: dict[str, str],
+    sizes: str,
+    constants: dict[str, Any],
+    often: bool,
 ) -> Kernel:
     types = {**kinds, **{n: "i32" for n in sizes.split()}}
     name = f"gaussian {name}, {constants['DIMS']} features"
     if "PRECISION" in constants:
         name += f" {constants['PRECISION']}"
-    return Kernel(name, function, types, constants, gaussian_config.STAGES)
+    return Kernel(name, function, types, constants, gaussian_config.STAGES, often=often)
 
 
 _LISTS = {"order": "*i64", "near": "*i32", "counts": "*i32"}
+
+
+_MOST = gaussian_config.MAX_DIMS
+# What a CRF uses, beside every tile with the most features.
+_OFTEN = {(32, 5, "tf32x3"), (32, 5, "tf32"), (16, 2, "tf32x3")}
 
 
 def gaussian_filter(labels: int, dims: int, how: str) -> Kernel:
@@ -178,7 +229,8 @@ def gaussian_filter(labels: int, dims: int, how: str) -> Kernel:
     tile = {"BT": gaussian_config.TILE, "BK": gaussian_config.KEYS, "BL": labels}
     constants = {"DIMS": dims, **tile, "PRECISION": how}
     name = f"filter {labels} labels"
-    return _gaussian(name, gaussian_kernels.filter_kernel, types, sizes, constants)
+    often = (dims, how) == (_MOST, "tf32x3") or (labels, dims, how) in _OFTEN
+    return _gaussian(name, gaussian_kernels.filter_kernel, types, sizes, constants, often)
 
 
 def gaussian_gradient(dims: int, how: str) -> Kernel:
@@ -189,7 +241,8 @@ def gaussian_gradient(dims: int, how: str) -> Kernel:
     tile |= {"BL": gaussian_config.GRADIENT_LABELS, "BD": gaussian_config.dims_block(dims)}
     constants = {"DIMS": dims, **tile, "PRECISION": how}
     function = gaussian_kernels.feature_gradient_kernel
-    return _gaussian("feature gradient", function, planes | _LISTS, sizes, constants)
+    often = (dims, how) in ((_MOST, "tf32x3"), (5, "tf32"))
+    return _gaussian("feature gradient", function, planes | _LISTS, sizes, constants, often)
 
 
 def gaussian_order(dims: int) -> Kernel:
@@ -197,60 +250,88 @@ def gaussian_order(dims: int) -> Kernel:
     bits, block = gaussian_config.order_bits(dims), gaussian_config.ORDER_BLOCK
     types = {"features": "*fp32", "lows": "*fp32", "codes": "*i64"}
     constants = {"DIMS": dims, "BITS": bits, "BLOCK": block}
-    return _gaussian("order", gaussian_kernels.order_kernel, types, "points", constants)
+    function, often = gaussian_kernels.order_kernel, dims == _MOST
+    return _gaussian("order", function, types, "points", constants, often)
 
 
 def gaussian_near(dims: int) -> Kernel:
     """near_kernel."""
     types = {"lows": "*fp32", "highs": "*fp32", "near": "*i32", "counts": "*i32", "limit": "fp32"}
     constants = {"DIMS": dims, "BLOCK": gaussian_config.NEAR_BLOCK}
-    return _gaussian("near", gaussian_kernels.near_kernel, types, "first tiles", constants)
+    function, often = gaussian_kernels.near_kernel, dims == _MOST
+    return _gaussian("near", function, types, "first tiles", constants, often)
 
 
-def gaussian() -> list[Kernel]:
-    """Every tile of gaussian_filter with the most features, and what a CRF uses."""
-    most = gaussian_config.MAX_DIMS
-    return [
-        *(gaussian_filter(labels, most, "tf32x3") for labels in gaussian_config.LABELS),
-        gaussian_filter(32, 5, "tf32x3"),
-        gaussian_filter(32, 5, "tf32"),
-        gaussian_filter(16, 2, "tf32x3"),
-        gaussian_gradient(most, "tf32x3"),
-        gaussian_gradient(5, "tf32"),
-        gaussian_order(most),
-        gaussian_near(most),
-    ]
+def gaussian() -> Iterator[Kernel]:
+    """Every tile of gaussian_filter with every number of features, in both precisions."""
+    for dims in range(1, _MOST + 1):
+        for how in ("tf32x3", "tf32"):
+            for labels in gaussian_config.LABELS:
+                yield gaussian_filter(labels, dims, how)
+            yield gaussian_gradient(dims, how)
+        yield gaussian_order(dims)
+        yield gaussian_near(dims)
 
 
-def kernels(architecture: int) -> list[Kernel]:
-    """Every tile that runs on this architecture, float16 being as bfloat16."""
+def convolution(architecture: int) -> Iterator[Kernel]:
+    """Every tile of dilated_conv2d in every dtype, with each of EXTRAS."""
     descriptors = architecture >= 90
-    found = []
     kinds: tuple[tuple[torch.dtype, Precision], ...] = (
         (torch.bfloat16, "ieee"),
+        (torch.float16, "ieee"),
         (torch.float32, "tf32"),
         (torch.float32, "ieee"),
     )
     for dtype, how in kinds:
         kind = (dtype, how, descriptors)
-        found += [conv(config, *kind) for config in conv_configs(*kind)]
-        found.append(conv(conv_configs(*kind)[0], *kind, plain=True))
-        found += [gradient(config, *kind) for config in gradient_configs(*kind)]
-    return [*found, gradient_sum(), *gaussian()]
+        for i, tile in enumerate(conv_configs(*kind)):
+            for extra in EXTRAS:
+                yield conv(tile, *kind, extra, i == 0)
+        for odd in (False, True)[: 2 if descriptors else 1]:
+            for pair in gradient_configs(*kind):
+                yield gradient(pair, *kind, odd)
+    for dtype in _TYPES:
+        yield gradient_sum(dtype)
 
 
-def measure(architectures: tuple[int, ...] = ARCHITECTURES) -> Table:
-    """Compiles all of them and reads what the assembler says."""
+def kernels(architecture: int) -> list[Kernel]:
+    """Everything that a launch on this architecture may ask Triton for."""
+    return [*convolution(architecture), *gaussian()]
+
+
+def sources() -> str:
+    """A digest of the kernels and their tiles."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
+
+
+def measure(
+    architectures: tuple[int, ...] = ARCHITECTURES, *, often: bool = False, processes: int = 2
+) -> Table:
+    """Compiles all of them, or those of every run of the tests; what the assembler says."""
+    wanted = [
+        (architecture, i)
+        for architecture in architectures
+        for i, kernel in enumerate(kernels(architecture))
+        if kernel.often or not often
+    ]
     table: Table = {}
-    for architecture in architectures:
-        for kernel in kernels(architecture):
-            compiled = kernel.compile(architecture)
-            table.setdefault(kernel.name, {})[f"sm_{architecture}"] = {
-                **_usage(compiled.asm["cubin"]),
-                "shared_bytes": compiled.metadata.shared,
-                **{n: compiled.asm["ptx"].count(text) for n, text in INSTRUCTIONS.items()},
-            }
+    with concurrent.futures.ProcessPoolExecutor(processes) as pool:
+        for (architecture, i), found in zip(
+            wanted, pool.map(_measure_one, wanted, chunksize=4), strict=True
+        ):
+            name = kernels(architecture)[i].name
+            table.setdefault(name, {})[f"sm_{architecture}"] = found
     return dict(sorted(table.items()))
+
+
+def _measure_one(which: tuple[int, int]) -> Resources:
+    architecture, i = which
+    compiled = kernels(architecture)[i].compile(architecture)
+    return {
+        **_usage(compiled.asm["cubin"]),
+        "shared_bytes": compiled.metadata.shared,
+        **{n: compiled.asm["ptx"].count(text) for n, text in INSTRUCTIONS.items()},
+    }
 
 
 def _usage(cubin: bytes) -> Resources:
@@ -267,7 +348,8 @@ def _usage(cubin: bytes) -> Resources:
 
 def main() -> int:
     update = wants_update(__doc__)
-    return compare_or_write(TABLE, "triton", triton.__version__, measure(), update)
+    made_with = {"triton": triton.__version__, "sources": sources()}
+    return compare_or_write(TABLE, made_with, measure(), update)
 
 
 if __name__ == "__main__":

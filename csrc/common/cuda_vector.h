@@ -47,33 +47,7 @@ FASTSEG_DEVICE std::int64_t load_label(const void* labels, LabelType type, std::
   return __ldg(static_cast<const long long*>(labels) + index);
 }
 
-// 16 bytes of neighbours: one load or store instruction.
-template <class Storage> inline constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
-template <class Storage> struct alignas(16) Pack {
-  Storage v[kPack<Storage>];
-};
-
-inline bool is_aligned_16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
-
-template <class Storage> FASTSEG_DEVICE Pack<Storage> load_pack(const Storage* p) {
-#ifdef FASTSEG_CUDA_ON_CPU
-  cuda_on_cpu::require_aligned(p, 16);
-#endif
-  const uint4 bits = __ldg(reinterpret_cast<const uint4*>(p));
-  Pack<Storage> pack;
-  memcpy(&pack, &bits, 16);
-  return pack;
-}
-template <class Storage> FASTSEG_DEVICE void store_pack(Storage* p, const Pack<Storage>& pack) {
-#ifdef FASTSEG_CUDA_ON_CPU
-  cuda_on_cpu::require_aligned(p, 16);
-#endif
-  uint4 bits;
-  memcpy(&bits, &pack, 16);
-  *reinterpret_cast<uint4*>(p) = bits;
-}
-
-// The same for one value, or 4, 8 or 16 bytes of values.
+// One value, or 4, 8 or 16 bytes of neighbours: one load or store instruction.
 template <class Storage, int kItems> struct alignas(kItems * sizeof(Storage)) Items {
   Storage v[kItems];
 };
@@ -99,17 +73,13 @@ FASTSEG_DEVICE Items<Storage, kItems> load_items(const Storage* p) {
   }
   return items;
 }
-// Rounds to the storage type.
 template <int kItems, class Storage>
-FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[kItems]) {
+FASTSEG_DEVICE void store_items(Storage* p, const Items<Storage, kItems>& items) {
   constexpr int kBytes = kItems * static_cast<int>(sizeof(Storage));
   static_assert(kItems == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16);
 #ifdef FASTSEG_CUDA_ON_CPU
   cuda_on_cpu::require_aligned(p, kBytes);
 #endif
-  Items<Storage, kItems> items;
-#pragma unroll
-  for (int k = 0; k < kItems; ++k) from_compute(values[k], items.v[k]);
   if constexpr (kItems == 1) {
     *p = items.v[0];
   } else if constexpr (kBytes == 4) {
@@ -126,6 +96,21 @@ FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[k
     *reinterpret_cast<uint4*>(p) = bits;
   }
 }
+// Rounds to the storage type.
+template <int kItems, class Storage>
+FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[kItems]) {
+  Items<Storage, kItems> items;
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) from_compute(values[k], items.v[k]);
+  store_items<kItems>(p, items);
+}
+
+// The widest: 16 bytes.
+template <class Storage> inline constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
+template <class Storage> using Pack = Items<Storage, kPack<Storage>>;
+template <class Storage> FASTSEG_DEVICE Pack<Storage> load_pack(const Storage* p) {
+  return load_items<kPack<Storage>>(p);
+}
 
 // Asks for the cache line of `p`, which may be read later, without waiting for it.
 FASTSEG_DEVICE void prefetch_l2(const void* p) {
@@ -139,5 +124,6 @@ FASTSEG_DEVICE void prefetch_l2(const void* p) {
 inline bool is_aligned(const void* p, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
 }
+inline bool is_aligned_16(const void* p) { return is_aligned(p, 16); }
 
 } // namespace fastseg

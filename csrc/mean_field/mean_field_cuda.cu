@@ -35,7 +35,7 @@ struct Step {
   const float* logits;  // null: the sum of the messages alone is wanted, in place of probabilities
   float* probabilities; // null: not wanted
   std::int32_t* map;    // null: not wanted
-  std::int32_t* bad;
+  std::int32_t* bad;    // null: not wanted
 };
 
 // Thread `lane` of a pixel has kVectors vectors of kItems labels, `group` vectors apart.
@@ -121,7 +121,8 @@ __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 5 : 8 / kVectors)
   for (int o = group / 2; o > 0; o /= 2) total += __shfl_xor_sync(kAll, total, o);
   // A NaN is in the total; of infinities alone, or of one that is positive, so it is as well.
   const bool finite = total - total == 0;
-  if (!finite && lane == 0) atomicMin(s.bad, static_cast<std::int32_t>(at.quotient));
+  if (!finite && lane == 0 && s.bad != nullptr)
+    atomicMin(s.bad, static_cast<std::int32_t>(at.quotient));
   const float scale = 1 / total;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)
@@ -210,36 +211,63 @@ Step step_of(const Shape& shape, const RowLayout& layout) {
   return s;
 }
 
-// Splats, blurs and mixes the rows of pixels for every term; s learns where the vertices are.
-void spread_terms(Step& s, const Term* terms, int count, const Shape& shape, const float* rows,
-                  bool transpose, float* workspace, std::uintptr_t stream) {
-  float* next = workspace;
-  float* tables[kMaxKernels];
+// Where the vertices of every term are.
+struct Tables {
+  float *blurred[kMaxKernels], *spare[kMaxKernels];
+  float* splat;
+};
+
+// blurred: where the filtered ones are to be, or are already; null: in the workspace as well.
+Tables tables_of(const Term* terms, int count, const Shape& shape, float* blurred,
+                 float* workspace) {
+  Tables tables{};
   for (int i = 0; i < count; ++i) {
-    tables[i] = next;
-    next += 2 * table_values(terms[i].lattice, layout_of(terms[i], shape));
+    const std::int64_t size = table_values(terms[i].lattice, layout_of(terms[i], shape));
+    tables.spare[i] = workspace;
+    workspace += size;
+    float*& next = blurred == nullptr ? workspace : blurred;
+    tables.blurred[i] = next;
+    next += size;
   }
+  tables.splat = workspace;
+  return tables;
+}
+
+// Filters the rows of pixels on every lattice.
+void spread_terms(const Tables& tables, const Term* terms, int count, const Shape& shape,
+                  const float* rows, bool transpose, std::uintptr_t stream) {
+  for (int i = 0; i < count; ++i) {
+    // Each of the D + 1 blurs goes from one table to the other.
+    const bool ends_where_it_begins = terms[i].lattice.shape.features % 2 != 0;
+    float *first = tables.spare[i], *second = tables.blurred[i];
+    if (ends_where_it_begins) std::swap(first, second);
+    spread(terms[i].lattice, layout_of(terms[i], shape), rows, transpose, first, second,
+           tables.splat, stream);
+  }
+}
+
+// Mixes the labels of the vertices, where a term has a full compatibility; s learns where they are.
+void read_terms(Step& s, const Tables& tables, const Term* terms, int count, const Shape& shape,
+                std::uintptr_t stream) {
   s.terms = count;
   for (int i = 0; i < count; ++i) {
     const Term& term = terms[i];
     const DeviceLattice& lattice = term.lattice;
     const RowLayout own = layout_of(term, shape);
-    float* other = tables[i] + table_values(lattice, own);
-    void* table = spread(lattice, own, rows, transpose, tables[i], other, next, stream);
+    const float* table = tables.blurred[i];
     if (term.transposed != nullptr) {
-      float* mixed = table == other ? tables[i] : other;
       dispatch_items(own, [&](auto items) {
         launch("mean_field, compatibility", mean_field_mix_kernel<items()>,
                ceil_div(own.replicas * (lattice.capacity + 1) * own.lanes(), kThreads), kThreads, 0,
                stream,
                Mix{own.replicas, lattice.capacity, shape.labels, own.stride, lattice.count,
-                   term.transposed, static_cast<const float*>(table), mixed});
+                   term.transposed, table, tables.spare[i]});
       });
-      table = mixed;
+      table = tables.spare[i];
     }
     s.message[i] = {lattice.rows,
                     static_cast<const float*>(lattice.weights),
-                    static_cast<const float*>(table),
+                    table,
                     term.factors,
                     lattice.capacity + 1,
                     lattice.shape.features + 1,
@@ -274,22 +302,62 @@ std::int64_t workspace_floats(const Term* terms, int count, const Shape& shape) 
   return tables + splat;
 }
 
+std::int64_t table_floats(const Term* terms, int count, const Shape& shape) {
+  std::int64_t size = 0;
+  for (int i = 0; i < count; ++i)
+    size += table_values(terms[i].lattice, layout_of(terms[i], shape));
+  return size;
+}
+
 void forward(const Term* terms, int count, const Shape& shape, const float* logits,
-             float* probabilities, bool keep_all, std::int32_t* map, std::int32_t* bad,
+             float* probabilities, std::int32_t* map, std::int32_t* bad, float* kept,
              float* workspace, std::uintptr_t stream) {
   check(terms, count, shape);
   const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
+  const std::int64_t size = table_floats(terms, count, shape);
   Step s = step_of(shape, layout);
   s.logits = logits;
   s.bad = bad;
   for (int step = 0; step <= shape.steps; ++step) {
     const bool last = step == shape.steps;
-    if (step > 0) spread_terms(s, terms, count, shape, probabilities, false, workspace, stream);
-    if (step > 0 && keep_all) probabilities += s.batch * s.pixels * s.stride;
+    if (step > 0) {
+      float* const own = kept == nullptr ? nullptr : kept + (step - 1) * size;
+      const Tables tables = tables_of(terms, count, shape, own, workspace);
+      spread_terms(tables, terms, count, shape, probabilities, false, stream);
+      read_terms(s, tables, terms, count, shape, stream);
+    }
     s.probabilities = last && map != nullptr ? nullptr : probabilities;
     s.map = last ? map : nullptr;
     launch_step(s, layout, stream);
   }
+}
+
+void probabilities_again(const Term* terms, int count, const Shape& shape, const float* logits,
+                         float* kept, float* probabilities, float* workspace,
+                         std::uintptr_t stream) {
+  check(terms, count, shape);
+  const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
+  Step s = step_of(shape, layout);
+  s.logits = logits;
+  s.probabilities = probabilities;
+  if (kept != nullptr)
+    read_terms(s, tables_of(terms, count, shape, kept, workspace), terms, count, shape, stream);
+  launch_step(s, layout, stream);
+}
+
+void filtered_again(const Term* terms, int count, const Shape& shape, int term, float* kept,
+                    float* out, std::uintptr_t stream) {
+  check(terms, count, shape);
+  if (term < 0 || term >= count) throw std::invalid_argument("fastseg: mean_field: no such term");
+  const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
+  Step s = step_of(shape, layout);
+  s.probabilities = out;
+  Term filter = terms[term];
+  filter.factors = filter.transposed = nullptr;
+  Tables tables{};
+  tables.blurred[0] = kept + table_floats(terms, term, shape);
+  read_terms(s, tables, &filter, 1, shape, stream);
+  launch_step(s, layout, stream);
 }
 
 void messages(const Term* terms, int count, const Shape& shape, const float* rows, bool transpose,
@@ -298,7 +366,9 @@ void messages(const Term* terms, int count, const Shape& shape, const float* row
   const RowLayout layout = row_layout(DType::float32, 1, shape.labels);
   Step s = step_of(shape, layout);
   s.probabilities = out;
-  spread_terms(s, terms, count, shape, rows, transpose, workspace, stream);
+  const Tables tables = tables_of(terms, count, shape, nullptr, workspace);
+  spread_terms(tables, terms, count, shape, rows, transpose, stream);
+  read_terms(s, tables, terms, count, shape, stream);
   launch_step(s, layout, stream);
 }
 

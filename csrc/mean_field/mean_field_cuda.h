@@ -30,13 +30,24 @@ struct Shape {
 // Floats of device memory that forward works in.
 std::int64_t workspace_floats(const Term* terms, int count, const Shape& shape);
 
+// Floats of the filtered vertices of all terms after one step.
+std::int64_t table_floats(const Term* terms, int count, const Shape& shape);
+
 // logits and probabilities are rows [batch, pixels, stride]. The probabilities of the last step are
-// written, or with `map` [batch, pixels] its most probable labels instead. keep_all: probabilities
-// are [steps + 1, batch, pixels, stride], one for each step. bad [1], INT32_MAX before: the first
-// image whose logits or messages are not finite.
+// written, or with `map` [batch, pixels] its most probable labels instead. bad [1], INT32_MAX
+// before: the first image whose logits or messages are not finite. kept, or null:
+// [steps, table_floats], the filtered vertices of every step, of which the following two make what
+// the derivative needs.
 void forward(const Term* terms, int count, const Shape& shape, const float* logits,
-             float* probabilities, bool keep_all, std::int32_t* map, std::int32_t* bad,
+             float* probabilities, std::int32_t* map, std::int32_t* bad, float* kept,
              float* workspace, std::uintptr_t stream);
+// The probabilities after a step, of what it kept (null: before the first one).
+void probabilities_again(const Term* terms, int count, const Shape& shape, const float* logits,
+                         float* kept, float* probabilities, float* workspace,
+                         std::uintptr_t stream);
+// out = what a step filtered for one of the terms, without its compatibility.
+void filtered_again(const Term* terms, int count, const Shape& shape, int term, float* kept,
+                    float* out, std::uintptr_t stream);
 // out = the sum of the terms' messages for these rows, all [batch, pixels, stride]. transpose: the
 // axes of the blurs in reverse order; with the weights of the terms exchanged and their
 // compatibilities transposed it is the adjoint.

@@ -33,13 +33,34 @@ void bind_mean_field_cuda([[maybe_unused]] py::module_& m) {
   sub.def("workspace_floats", [](const Terms& terms, const Shape& shape) {
     return workspace_floats(terms.data(), static_cast<int>(terms.size()), shape);
   });
+  sub.def("table_floats", [](const Terms& terms, const Shape& shape) {
+    return table_floats(terms.data(), static_cast<int>(terms.size()), shape);
+  });
   sub.def(
       "cuda_forward",
-      [](const Terms& terms, const Shape& shape, bool keep_all, Address logits,
-         Address probabilities, Address map, Address bad, Address workspace, Address stream) {
+      [](const Terms& terms, const Shape& shape, Address logits, Address probabilities, Address map,
+         Address bad, Address kept, Address workspace, Address stream) {
         forward(terms.data(), static_cast<int>(terms.size()), shape, pointer<float>(logits),
-                pointer<float>(probabilities), keep_all, pointer<std::int32_t>(map),
-                pointer<std::int32_t>(bad), pointer<float>(workspace), stream);
+                pointer<float>(probabilities), pointer<std::int32_t>(map),
+                pointer<std::int32_t>(bad), pointer<float>(kept), pointer<float>(workspace),
+                stream);
+      },
+      release_gil());
+  sub.def(
+      "cuda_probabilities_again",
+      [](const Terms& terms, const Shape& shape, Address logits, Address kept,
+         Address probabilities, Address workspace, Address stream) {
+        probabilities_again(terms.data(), static_cast<int>(terms.size()), shape,
+                            pointer<float>(logits), pointer<float>(kept),
+                            pointer<float>(probabilities), pointer<float>(workspace), stream);
+      },
+      release_gil());
+  sub.def(
+      "cuda_filtered_again",
+      [](const Terms& terms, const Shape& shape, int term, Address kept, Address out,
+         Address stream) {
+        filtered_again(terms.data(), static_cast<int>(terms.size()), shape, term,
+                       pointer<float>(kept), pointer<float>(out), stream);
       },
       release_gil());
   sub.def(

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   for (int k = 0; k < kItems; ++k) from_compute(sum[k], value.v[k]);
   for (int y = y0; y < y1; ++y) {
     Storage* pixel = grad_x + ((row.quotient * p.height + y) * p.width + x0) * p.inner + lane;
-    for (int x = x0; x < x1; ++x, pixel += p.inner) store_pack(pixel, value);
+    for (int x = x0; x < x1; ++x, pixel += p.inner) store_items<kPack<Storage>>(pixel, value);
   }
 }
 

@@ -90,7 +90,7 @@ template <class Storage_> struct Piece {
     Pack<Storage> pack;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) from_compute(v[k], pack.v[k]);
-    store_pack(target + y * (p.columns.out * p.inner), pack);
+    store_items<kPack<Storage>>(target + y * (p.columns.out * p.inner), pack);
   }
 };
 
@@ -194,7 +194,7 @@ template <class Storage_> struct RaggedColumns {
     char* at = columns_at - back;
     const int count = first ? 16 - static_cast<int>(back) : left * kBytes + static_cast<int>(back);
     if (count >= 16)
-      store_pack(reinterpret_cast<Storage*>(at), pack_of<Storage>(vector));
+      store_items<kPack<Storage>>(reinterpret_cast<Storage*>(at), pack_of<Storage>(vector));
     else if (count > 0)
       store_end<kBytes>(at, vector, count, first);
   }

@@ -41,4 +41,15 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+// Features that a pixel may have here.
+inline constexpr int kMaxDims = 8;
+// The same; rows of the inputs are dense (column stride 1).
+void forward(DType dtype, const Map<void>& values, const Map<void>& features, void* out,
+             const Shape& shape, std::uintptr_t stream);
+void feature_gradient(DType dtype, const Map<void>& grad_out, const Map<void>& values,
+                      const Map<void>& features, void* grad_features, const Shape& shape,
+                      std::uintptr_t stream);
+} // namespace cuda
+
 } // namespace fastseg::window_filter

@@ -34,6 +34,24 @@ void bind_window_filter(py::module_& m) {
                                        pointer(grad_features), shape, threads);
       },
       release_gil());
+#ifdef FASTSEG_WITH_CUDA
+  sub.attr("cuda_max_dims") = cuda::kMaxDims;
+  sub.def(
+      "cuda_forward",
+      [](int dtype, const Map<void>& values, const Map<void>& features, std::uintptr_t out,
+         const Shape& shape, std::uintptr_t stream) {
+        cuda::forward(static_cast<DType>(dtype), values, features, pointer(out), shape, stream);
+      },
+      release_gil());
+  sub.def(
+      "cuda_feature_gradient",
+      [](int dtype, const Map<void>& grad_out, const Map<void>& values, const Map<void>& features,
+         std::uintptr_t grad_features, const Shape& shape, std::uintptr_t stream) {
+        cuda::feature_gradient(static_cast<DType>(dtype), grad_out, values, features,
+                               pointer(grad_features), shape, stream);
+      },
+      release_gil());
+#endif
 }
 
 } // namespace fastseg

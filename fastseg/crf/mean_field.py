@@ -45,8 +45,7 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
     float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step. (On a GPU the
-    probabilities of each step are kept.)
+    instead of keeping them; what is kept is the lattice's vertices of each step.
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]

@@ -32,8 +32,8 @@ def probabilities(
     logits: torch.Tensor, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor], steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities [N, L, P] in the dtype of logits, differentiable; and a tensor [1]: the first
-    image whose logits or messages are not finite, or 2^31 - 1. The backward keeps the probabilities
-    of every step."""
+    image whose logits or messages are not finite, or 2^31 - 1. For the backward the vertices of
+    every step are kept; of these it makes the probabilities anew."""
     return _MeanField.apply(logits, steps, tuple(kernels), *matrices)
 
 
@@ -44,7 +44,7 @@ def labels(
     engine = _Engine(logits, kernels, matrices, steps)
     batch, _, pixels = logits.shape
     result = torch.empty(batch, pixels, dtype=torch.int32, device=logits.device)
-    return result, engine.forward(engine.rows(logits), engine.empty_rows(1), labels=result)
+    return result, engine.forward(engine.rows(logits), engine.empty_rows(), labels=result)
 
 
 def is_bad(bad: torch.Tensor) -> int | None:
@@ -62,7 +62,7 @@ class _Engine:
         self,
         logits: torch.Tensor,
         kernels: Sequence[Kernel],
-        matrices: Sequence[torch.Tensor | None],
+        matrices: Sequence[torch.Tensor],
         steps: int = 0,
         adjoint: bool = False,
     ) -> None:
@@ -77,9 +77,13 @@ class _Engine:
         self._terms = [term for term, _ in made]
         self._kept = [tensors for _, tensors in made]
 
-    def empty_rows(self, steps: int) -> torch.Tensor:
-        shape = (steps, self.batch, self.pixels, self.shape.stride)
-        return torch.empty(shape, device=self.device)
+    def empty_rows(self) -> torch.Tensor:
+        return torch.empty(self.batch, self.pixels, self.shape.stride, device=self.device)
+
+    def empty_tables(self, steps: int) -> torch.Tensor:
+        """For the filtered vertices of every step."""
+        size = _core().table_floats(self._terms, self.shape)
+        return torch.empty(steps, size, device=self.device)
 
     def rows(self, maps: torch.Tensor) -> torch.Tensor:
         """Of maps [N, L, P]."""
@@ -94,28 +98,46 @@ class _Engine:
         return maps.copy_(rows[:, :, : self.labels].transpose(1, 2))
 
     def forward(
-        self, logits: torch.Tensor, steps: torch.Tensor, *, labels: torch.Tensor | None = None
+        self,
+        logits: torch.Tensor,
+        q: torch.Tensor,
+        *,
+        labels: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Fills the probabilities of each step, or of the last one alone, or the last labels."""
+        """Fills q with the last probabilities, or labels; and kept with the tables of each step."""
         bad = torch.full((1,), 2**31 - 1, dtype=torch.int32, device=self.device)
-        self._launch("forward", len(steps) > 1, logits, steps, labels, bad)
+        self._launch("forward", logits, q, labels, bad, kept, self._workspace())
         return bad
+
+    def probabilities_again(self, logits: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+        """Rows of the probabilities after the step that kept these tables; None: before all."""
+        q = self.empty_rows()
+        self._launch("probabilities_again", logits, kept, q, self._workspace())
+        return q
+
+    def filtered_again(self, term: int, kept: torch.Tensor) -> torch.Tensor:
+        """Rows of what the step that kept these tables filtered for a term."""
+        out = self.empty_rows()
+        self._launch("filtered_again", term, kept, out)
+        return out
 
     def messages(self, rows: torch.Tensor, transpose: bool = False) -> torch.Tensor:
         """The sum of what the terms make of rows."""
         out = torch.empty_like(rows)
-        self._launch("messages", transpose, rows, out)
+        self._launch("messages", transpose, rows, out, self._workspace())
         return out
 
-    def _launch(self, function: str, option: bool, *maps: torch.Tensor | None) -> None:
+    def _workspace(self) -> torch.Tensor:
+        size = _core().workspace_floats(self._terms, self.shape)
+        return torch.empty(size, device=self.device)
+
+    def _launch(self, function: str, *args: torch.Tensor | int | None) -> None:
         if self.batch == 0:
             return
-        core = _core()
-        size = core.workspace_floats(self._terms, self.shape)
-        workspace = torch.empty(size, device=self.device)
-        addresses = (0 if x is None else x.data_ptr() for x in (*maps, workspace))
-        assert maps[0] is not None
-        _native.launch(core, function, maps[0], self._terms, self.shape, option, *addresses)
+        numbers = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in args]
+        like = next(a for a in args if isinstance(a, torch.Tensor))
+        _native.launch(_core(), function, like, self._terms, self.shape, *numbers)
 
 
 class _MeanField(torch.autograd.Function):
@@ -128,36 +150,34 @@ class _MeanField(torch.autograd.Function):
         *matrices: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         engine = _Engine(logits, kernels, matrices, steps)
-        differentiable = any(ctx.needs_input_grad)
-        q = engine.empty_rows(steps + 1 if differentiable else 1)
-        bad = engine.forward(engine.rows(logits), q)
+        q = engine.empty_rows()
+        kept = engine.empty_tables(steps) if any(ctx.needs_input_grad) else None
+        bad = engine.forward(engine.rows(logits), q, kept=kept)
         ctx.kernels = kernels
-        if differentiable:
-            ctx.save_for_backward(q, logits, *matrices)
+        if kept is not None:
+            ctx.save_for_backward(kept, logits, *matrices)
         ctx.mark_non_differentiable(bad)
-        return engine.maps(q[-1], logits.dtype), bad
+        return engine.maps(q, logits.dtype), bad
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        steps, logits, *matrices = ctx.saved_tensors
+        kept, logits, *matrices = ctx.saved_tensors
+        engine = _Engine(logits, ctx.kernels, matrices)
         adjoint = _Engine(logits, ctx.kernels, matrices, adjoint=True)
-        filters = {
-            i: _Engine(logits, [kernel], [None])
-            for i, kernel in enumerate(ctx.kernels)
-            if ctx.needs_input_grad[3 + i]
-        }
-        grad = adjoint.rows(grads[0])
+        trained = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+        rows, grad = engine.rows(logits), engine.rows(grads[0])
         grad_logits = torch.zeros_like(grad)
         sums: list[Any] = [None for _ in matrices]
-        for step in range(len(steps) - 1, -1, -1):
-            q = steps[step]
+        for step in range(len(kept), -1, -1):
+            tables = kept[step - 1] if step > 0 else None
+            q = engine.probabilities_again(rows, tables)
             to_sum = q * (grad - (q * grad).sum(2, keepdim=True))
             grad_logits += to_sum
-            if step == 0:
+            if tables is None:
                 break
-            for i, filtered in filters.items():
-                own = _contract(to_sum, filtered.messages(steps[step - 1]), matrices[i].dim())
+            for i in trained:
+                own = _contract(to_sum, engine.filtered_again(i, tables), matrices[i].dim())
                 sums[i] = own if sums[i] is None else sums[i] + own
             grad = adjoint.messages(to_sum, transpose=True)
         count = logits.shape[1]
@@ -165,7 +185,7 @@ class _MeanField(torch.autograd.Function):
             None if needed is False else torch.zeros_like(m) if s is None else _cut(s, count, m)
             for s, m, needed in zip(sums, matrices, ctx.needs_input_grad[3:], strict=True)
         ]
-        return adjoint.maps(grad_logits, logits.dtype), None, None, *grad_matrices
+        return engine.maps(grad_logits, logits.dtype), None, None, *grad_matrices
 
 
 def _contract(grad: torch.Tensor, filtered: torch.Tensor, dim: int) -> torch.Tensor:
@@ -184,11 +204,8 @@ def _cut(sums: torch.Tensor, labels: int, like: torch.Tensor) -> torch.Tensor:
     return sums.to(like.dtype)
 
 
-def _term(
-    kernel: Kernel, matrix: torch.Tensor | None, stride: int, adjoint: bool
-) -> tuple[Any, Any]:
-    """The kernel in native form, with the tensors that its addresses belong to; without a matrix,
-    the filter alone."""
+def _term(kernel: Kernel, matrix: torch.Tensor, stride: int, adjoint: bool) -> tuple[Any, Any]:
+    """The kernel in native form, with the tensors that its addresses belong to."""
     assert kernel.lattice.handles is not None
     (lattice,) = kernel.lattice.handles
     weights, entry_weights = lattice.weights, lattice.entry_weights
@@ -200,10 +217,10 @@ def _term(
     if scale_out is not None:
         weights = (weights.view(-1, lattice.corners) * scale_out.reshape(-1, 1)).view(-1)
     factors = transposed = None
-    if matrix is not None and matrix.dim() == 2:
+    if matrix.dim() == 2:
         columns = matrix.detach().float() if adjoint else matrix.detach().float().T
         transposed = torch.nn.functional.pad(columns, (0, stride - len(matrix))).contiguous()
-    elif matrix is not None:
+    else:
         factors = matrix.detach().float()
         factors = factors.expand(stride) if matrix.dim() == 0 else factors
         factors = torch.nn.functional.pad(factors, (0, stride - len(factors))).contiguous()

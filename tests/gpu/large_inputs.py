@@ -63,6 +63,10 @@ def _lattice() -> dict[str, Any]:
     return {"values": _map(3, 170, 4_400_000), "features": features.expand(3, -1, -1).clone()}
 
 
+def _window() -> dict[str, Any]:
+    return {"values": _map(3, 180, 2048, 2048), "features": _map(3, 2, 2048, 2048), "radius": 1}
+
+
 LARGE: dict[str, dict[str, Inputs]] = {
     "upsample_bilinear": {
         "result": lambda: _bilinear(False),
@@ -93,6 +97,9 @@ LARGE: dict[str, dict[str, Inputs]] = {
     },
     "permutohedral_filter": {
         "values": _lattice,
+    },
+    "window_filter": {
+        "values": _window,
     },
     "upsample_taps": {
         "result": lambda: _taps(180, 512, 2048),

@@ -99,7 +99,7 @@ def _workloads() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[::2], ids=("float32", "bfloat16"))
-@pytest.mark.parametrize(("op", "sample"), _workloads())
+@pytest.mark.parametrize(("op", "sample"), list(_workloads()))
 def test_as_accurate_as_pytorch_on_real_sizes(op, sample, dtype):
     generic.test_as_accurate_as_pytorch(op, _native, dtype, sample)
 
@@ -119,52 +119,37 @@ def test_native_kernels_are_chosen_wherever_they_are_on_a_cpu(op, sample):
 
 @pytest.mark.parametrize("dtype", DTYPES[::2], ids=("float32", "bfloat16"))
 @each_cuda_sample
-def test_same_bits_again_under_deterministic_algorithms(op, sample, dtype):
+def test_same_bits_again_under_deterministic_algorithms(op, sample, dtype, deterministic):
     values = inputs(sample, dtype)
     with _native():
         grad = _gradient_for(op, values)
         first = _step(op, values, grad)
-        torch.use_deterministic_algorithms(True)
-        try:
-            for _ in range(3):
-                assert _same(_step(op, values, grad), first)
-        finally:
-            torch.use_deterministic_algorithms(False)
+        for _ in range(3):
+            assert _same(_step(op, values, grad), first)
 
 
 @few_cuda_samples
-def test_in_a_cuda_graph(op, sample):
+def test_in_a_cuda_graph(op, sample, captured):
     """Captured once, replayed on other values."""
     values, others = inputs(sample), _other_inputs(sample, torch.float32)
     with _native():
         grad = _gradient_for(op, values)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            _step(op, values, grad)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = _step(op, values, grad)
+        graph, results = captured(lambda: _step(op, values, grad))
         _copy(values, others)
         graph.replay()
-        assert _same(captured, _step(op, others, grad))
+        assert _same(results, _step(op, others, grad))
 
 
 @few_cuda_samples
-def test_on_the_current_stream(op, sample):
+def test_on_the_current_stream(op, sample, on_a_busy_stream):
     """Behind a long kernel, then a copy to its inputs, on a stream of its own."""
     values, others = inputs(sample), _other_inputs(sample, torch.float32)
-    stream = torch.cuda.Stream()
     with _native():
         grad = _gradient_for(op, others)
         expected = _step(op, others, grad)
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            torch.cuda._sleep(100_000_000)
+        with on_a_busy_stream():
             _copy(values, others)
             ours = _step(op, values, grad)
-        stream.synchronize()
         assert _same(ours, expected)
 
 

@@ -80,8 +80,8 @@ def step(x, weight, bias, backend, **geometry):
 
 
 def case(dtype=torch.bfloat16, images=2):
-    x, weight = random(images, 64, 33, 33, dtype=dtype), random(72, 64, 3, 3, dtype=dtype)
-    return x, weight, torch.randn(72, device="cuda").to(dtype)
+    x, weight = random(images, 64, 33, 33, dtype=dtype), random(80, 64, 3, 3, dtype=dtype)
+    return x, weight, torch.randn(80, device="cuda").to(dtype)
 
 
 @each_dtype
@@ -118,18 +118,13 @@ def test_branches_of_an_aspp(dtype, images, tf32):
     assert_as_accurate(*results)
 
 
-def test_the_same_bits_every_time():
-    geometry = {"padding": 6, "dilation": 6}
-    with_flag = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        first, second = (step(*case_, Backend.TRITON, **geometry) for case_ in [case(images=9)] * 2)
-    finally:
-        torch.use_deterministic_algorithms(with_flag)
+def test_the_same_bits_every_time(deterministic):
+    inputs = case(images=9)
+    first, second = (step(*inputs, Backend.TRITON, padding=6, dilation=6) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
-def test_in_a_graph_and_after_its_tables_left_the_cache():
+def test_in_a_graph_and_after_its_tables_left_the_cache(captured):
     from fastseg.ops.dilated_conv2d import triton_tables
 
     x, weight, _ = case()
@@ -142,34 +137,46 @@ def test_in_a_graph_and_after_its_tables_left_the_cache():
             backward = torch.ops.fastseg.dilated_conv2d_backward
             return [out, *backward(grad, x, weight, *geometry, [True, True, False])[:2]]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        both()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, results = captured(both)
     triton_tables.conv_table.cache_clear()
     triton_tables.gradient_table.cache_clear()
     garbage = [torch.full((n,), -1, dtype=torch.int32, device="cuda") for n in range(64, 8192, 64)]
     x.copy_(torch.randn_like(x))
     graph.replay()
-    assert all(map(torch.equal, captured, both()))
+    assert all(map(torch.equal, results, both()))
     del garbage
 
 
-def test_on_the_current_stream():
-    x, weight, _ = case()
-    expected = dilated_conv2d(torch.ones_like(x), weight, padding=6, dilation=6)
-    stream = torch.cuda.Stream()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream), use_backend(Backend.TRITON):
-        torch.cuda._sleep(100_000_000)
-        x.fill_(1.0)
-        out = dilated_conv2d(x, weight, padding=6, dilation=6)
-    stream.synchronize()
-    torch.testing.assert_close(out, expected, rtol=2e-2, atol=0.5)
+def test_on_the_current_stream(on_a_busy_stream):
+    inputs = case()
+    geometry = {"padding": 6, "dilation": 6}
+    expected = step(*inputs, Backend.TRITON, **geometry)
+    late = [torch.zeros_like(x) for x in inputs]
+    with on_a_busy_stream():
+        for x, y in zip(late, inputs, strict=True):
+            x.copy_(y)
+        ours = step(*late, Backend.TRITON, **geometry)
+    assert all(map(torch.equal, ours, expected))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_device_that_is_not_the_current_one():
+    inputs, geometry = case(), {"padding": 6, "dilation": 6}
+    expected = step(*inputs, Backend.TRITON, **geometry)
+    ours = step(*(x.to("cuda:1") for x in inputs), Backend.TRITON, **geometry)
+    assert torch.cuda.current_device() == 0
+    assert all(x.device.index == 1 for x in ours)
+    assert all(map(torch.equal, (x.to("cuda:0") for x in ours), expected))
+
+
+@pytest.mark.parametrize("backend", (Backend.TRITON, Backend.TORCH))
+def test_autocast_runs_in_its_dtype(backend):
+    x, weight, bias = case(torch.float32)
+    with use_backend(backend):
+        half = (t.bfloat16() for t in (x, weight, bias))
+        expected = dilated_conv2d(*half, padding=6, dilation=6)
+        with torch.autocast("cuda", torch.bfloat16):
+            assert torch.equal(dilated_conv2d(x, weight, bias, padding=6, dilation=6), expected)
 
 
 def test_more_than_2_to_the_31_elements():
@@ -186,12 +193,11 @@ def test_more_than_2_to_the_31_elements():
     torch.testing.assert_close(ours, part[:, :, 2:, 2:], rtol=2e-2, atol=0.2)
 
 
-def test_refuses_channels_that_tensor_descriptors_do_not_take():
-    if not has_tma():
-        pytest.skip("this GPU has no tensor descriptors")
-    x = random(1, 12, 9, 9, dtype=torch.bfloat16)
-    weight = random(8, 12, 3, 3, dtype=torch.bfloat16)
-    with use_backend(Backend.TRITON), pytest.raises(BackendUnavailable, match="16 bytes"):
+def test_refuses_channels_whose_loads_would_not_be_wide():
+    channels, match = (12, "16 bytes") if has_tma() else (24, "multiples of 16")
+    x = random(1, channels, 9, 9, dtype=torch.bfloat16)
+    weight = random(8, channels, 3, 3, dtype=torch.bfloat16)
+    with use_backend(Backend.TRITON), pytest.raises(BackendUnavailable, match=match):
         dilated_conv2d(x, weight)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import fastseg
-from fastseg import DeepLabV3Plus
+from fastseg import DeepLabV3, DeepLabV3Plus, PSPNet
 
 
-def model() -> DeepLabV3Plus:
-    return DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=5).eval()
+def model(kind: type = DeepLabV3Plus, encoder: str = "mobilenet_v2") -> Any:
+    network = kind(encoder, encoder_weights=None, classes=5).eval()
+    # An untrained network's maps are so small that the bias alone would say what each pixel is.
+    torch.nn.init.zeros_(network.segmentation_head[0].bias)
+    return network
 
 
 def test_says_what_it_needs() -> None:
@@ -22,10 +27,17 @@ def test_says_what_it_needs() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fused", (False, True))
-def test_the_labels_of_predict_for_new_images(fused: bool) -> None:
-    network = model().cuda()
-    network = fastseg.fuse(network) if fused else network
+@pytest.mark.parametrize("dtype", (None, torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize(
+    ("kind", "encoder"),
+    [(DeepLabV3Plus, "mobilenet_v2"), (DeepLabV3, "resnet18"), (PSPNet, "resnet18")],
+)
+def test_the_labels_of_predict_for_new_images(
+    kind: type, encoder: str, dtype: torch.dtype | None
+) -> None:
+    """As it is, and fused in each dtype."""
+    network = model(kind, encoder).cuda()
+    network = network if dtype is None else fastseg.fuse(network, dtype)
     first, second = (torch.randn(2, 3, 65, 81, device="cuda") for _ in range(2))
     predict = fastseg.capture(network, first)
     one, two = predict(first), predict(second)

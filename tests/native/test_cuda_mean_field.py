@@ -160,6 +160,32 @@ def test_gradients_that_are_not_asked_for(emulated_core):
     assert torch.equal(alone, both[2])
 
 
+@pytest.mark.parametrize("steps", (3, 6))
+def test_memory_that_the_backward_keeps(emulated_core, steps):
+    """Of a smooth image at most a quarter of the probabilities of every step."""
+    generator = torch.Generator().manual_seed(0)
+    labels, height, width = 21, 60, 80
+    coarse = torch.rand(1, 3, 4, 5, generator=generator) * 60
+    colors = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([x, y])[None].float()
+    kernels = [
+        Kernel(Lattice((place / 3.0).flatten(2)), 3.0),
+        Kernel(Lattice(torch.cat([place / 80.0, colors / 13.0], 1).flatten(2)), 10.0),
+    ]
+    logits = torch.randn(1, labels, height * width, generator=generator).requires_grad_()
+    saved: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        saved[x.data_ptr()] = x.nbytes
+        return x
+
+    with use_backend("native"), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        mean_field(logits, kernels, steps)
+    del saved[logits.data_ptr()]
+    assert 0 < sum(saved.values()) <= steps * logits.nbytes / 4
+
+
 def test_more_labels_than_a_pixel_can_have_in_registers(emulated_core):
     _, kernels = case(3, 0)
     many = torch.zeros(2, 513, 37)

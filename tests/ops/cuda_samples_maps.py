@@ -1,5 +1,5 @@
-"""Samples for the CUDA kernels of pyramid_pool, dilated_conv2d, upsample_taps and
-upsample_bilinear."""
+"""Samples for the CUDA kernels of pyramid_pool, dilated_conv2d, upsample_taps, upsample_bilinear
+and window_filter."""
 
 from __future__ import annotations
 
@@ -57,6 +57,17 @@ def _taps(
     return Sample(why, inputs)
 
 
+def _window(
+    why: str, shape: tuple[int, ...], dims: int, radius: int, layout: str = "contiguous"
+) -> Sample:
+    def inputs(make: Maker) -> dict[str, Any]:
+        n, _, h, w = shape
+        values, features = make.map(*shape, layout=layout), make.map(n, dims, h, w, scale=0.5)
+        return {"values": values, "features": features, "radius": radius}
+
+    return Sample(why, inputs)
+
+
 POOL = (
     _pool("packs of channels, rows cut", (2, 64, 21, 13), (1, 2, 3, 6), "channels_last"),
     _pool("packs, column segments cut", (1, 16, 3, 70), (1,), "channels_last"),
@@ -100,10 +111,20 @@ BILINEAR = tuple(
         ("rows that begin anywhere: more than a warp's vectors", (3, 257)),
     )
 )
+# Threads have four rows of pixels (two in float64), blocks 64 columns and up to 24 labels (8), in
+# registers for 4, 8, 16 or 24.
+WINDOW = (
+    _window("more columns of the window than are staged at once", (1, 5, 3, 75), 2, 40),
+    _window("two groups of labels", (1, 30, 5, 6), 3, 2),
+    _window("a full group of labels, as many features as there may be", (2, 24, 6, 9), 8, 1),
+    _window("rows of a block that windows do not reach", (1, 9, 11, 66), 1, 1),
+    _window("rows are not dense", (1, 12, 4, 5), 2, 1, "channels_last"),
+)
 
 MAP_SAMPLES = {
     "pyramid_pool": POOL,
     "dilated_conv2d": CONV,
     "upsample_taps": TAPS,
     "upsample_bilinear": BILINEAR,
+    "window_filter": WINDOW,
 }

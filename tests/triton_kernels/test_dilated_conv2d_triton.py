@@ -151,6 +151,24 @@ def test_result_and_gradients_of_odd_geometries(case: Case):
         assert_as_accurate(result, peer, truth)
 
 
+@pytest.mark.parametrize("descriptors", (True, False), ids=("tma", "pointers"))
+def test_a_tile_in_bfloat16(descriptors: bool, bfloat16_products):
+    """The tiles are those of float16."""
+    from fastseg.ops.dilated_conv2d.triton_launch import convolve
+
+    assert conv_configs(torch.bfloat16, "ieee", descriptors) == conv_configs(
+        torch.float16, "ieee", descriptors
+    )
+    config = min(conv_configs(torch.bfloat16, "ieee", descriptors), key=lambda c: c.out_channels)
+    x = channels_last(1, config.depth + 8, 5, 6, dtype=torch.bfloat16)
+    weight = channels_last(24, config.depth + 8, 3, 3, dtype=torch.bfloat16)
+    truth = F.conv2d(x.double(), weight.double(), padding=2, dilation=2)
+    out = torch.full_like(truth, float("nan"), dtype=torch.bfloat16)
+    taps = Taps.of_forward((3, 3), (2, 2), (2, 2))
+    convolve(x, [weight], (taps,), out, config=config, descriptors=descriptors)
+    assert_as_accurate(out, F.conv2d(x, weight, padding=2, dilation=2), truth)
+
+
 def test_bfloat16(bfloat16_products):
     ours = run(CASES[0], torch.bfloat16, Backend.TRITON)
     peers, truths = (run(CASES[0], dtype, None) for dtype in (torch.bfloat16, torch.float64))
@@ -178,21 +196,24 @@ def test_the_samples_of_the_op_in_all_layouts():
 # The epilogue and several branches.
 
 
-def branch_inputs(count: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def branch_inputs(
+    count: int, dtype: torch.dtype = torch.float32, channels: int = 16
+) -> dict[str, Any]:
     make = Maker(dtype)
     kernels = [(1, 1), (3, 3), (3, 3), (3, 3), (1, 3)][:count]
     return {
-        "x": make.map(2, 16, 9, 10, layout="channels_last"),
-        "weights": [make.tensor(24, 16, *k, scale=0.1) for k in kernels],
+        "x": make.map(2, channels, 9, 10, layout="channels_last"),
+        "weights": [make.tensor(24, channels, *k, scale=0.1) for k in kernels],
         "dilations": [1, 2, 6, 12, 3][:count],
         "scale": make.tensor(24 * count),
         "shift": make.tensor(24 * count),
     }
 
 
-@pytest.mark.parametrize("count", (1, 2, 3, 4, 5))
-def test_branches_in_one_launch(count: int):
-    """Five are two launches: the second writes behind the first."""
+@pytest.mark.parametrize("channels", (16, 15), ids=("tma", "pointers"))
+@pytest.mark.parametrize("count", (1, 2, 3, 5))
+def test_branches_in_one_launch(count: int, channels: int):
+    """Five are two launches, of four and of one: the second writes behind the first."""
     results = []
     for backend, dtype in (
         (Backend.TRITON, torch.float32),
@@ -200,7 +221,7 @@ def test_branches_in_one_launch(count: int):
         (Backend.REFERENCE, torch.float64),
     ):
         with use_backend(backend), poisoned_empty():
-            results.append(conv_branches(**branch_inputs(count, dtype)))
+            results.append(conv_branches(**branch_inputs(count, dtype, channels)))
     assert results[0].is_contiguous(memory_format=torch.channels_last)
     assert_as_accurate(*results)
 

@@ -231,6 +231,7 @@ SAMPLES = OpSamples(
     ),
     gpu_workloads=(
         _workload("W1a N8 dense r4 512->512 90x90", (8, 512, 90, 90), (512, 512, 3, 3), 4),
+        _workload("W1b N8 dense r2 256->256 90x90", (8, 256, 90, 90), (256, 256, 3, 3), 2),
         _workload("W2 N8 dense r18 2048->256 33x33", (8, 2048, 33, 33), (256, 2048, 3, 3), 18),
         _workload("W3a N16 depthwise r4 C960 65x65", (16, 960, 65, 65), (960, 1, 3, 3), 4, 960),
         _workload(

@@ -37,9 +37,11 @@ def _reason(x: torch.Tensor, channels: list[int]) -> str | None:
     reason = _triton.unsupported_reason(x)
     if reason is not None or x.device.type == "cpu":
         return reason
-    wide = _triton.capability(x.device) >= (9, 0)
-    if wide and any(c * x.element_size() % 16 for c in channels):
-        return f"{channels} channels of {x.dtype} (supported: pixels of a multiple of 16 bytes)"
+    if _triton.capability(x.device) >= (9, 0):
+        if any(c * x.element_size() % 16 for c in channels):
+            return f"{channels} channels of {x.dtype} (supported: pixels of a multiple of 16 bytes)"
+    elif any(c % 16 for c in channels):  # loads one by one, of which registers would spill
+        return f"{channels} channels (supported on this GPU: multiples of 16)"
     return None
 
 

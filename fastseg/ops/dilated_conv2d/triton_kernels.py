@@ -224,6 +224,7 @@ def weight_gradient_kernel(
     out_height,
     out_width,
     out_channels,
+    padded,
     BI: tl.constexpr,
     BH: tl.constexpr,
     BW: tl.constexpr,
@@ -232,10 +233,11 @@ def weight_gradient_kernel(
     DESCRIPTORS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """partial[s] = sum over the boxes of work row s of grad^T x, float32 [out_channels, channels].
+    """partial[s] = sum over the boxes of work row s of grad^T x, float32 [out_channels, padded].
 
     A row is a run of the boxes that one tap reads something in; weight_gradient_sum_kernel adds the
-    rows of a tap in their order.
+    rows of a tap in their order. padded: the channels, and zeros up to a multiple of 16: stores of
+    unknown alignment would be one by one, and their addresses spill.
     """
     column_tiles = tl.cdiv(channels, BN)
     out_channel = (tl.program_id(0) // column_tiles) * BM
@@ -291,21 +293,21 @@ def weight_gradient_kernel(
         image += tl.where(image_done, BI, 0)
 
     o, c = out_channel + tl.arange(0, BM), channel + tl.arange(0, BN)
-    offset = (slot.to(tl.int64) * out_channels + o) * channels
+    offset = (slot.to(tl.int64) * out_channels + o) * padded
     tl.store(
         partial + offset[:, None] + c[None, :],
         total,
-        mask=(o < out_channels)[:, None] & (c < channels)[None, :],
+        mask=(o < out_channels)[:, None] & (c < padded)[None, :],
     )
 
 
 @triton.jit
 def weight_gradient_sum_kernel(
-    partial, first_slots, grad_weight, out_channels, channels, BLOCK: tl.constexpr
+    partial, first_slots, grad_weight, out_channels, channels, padded, BLOCK: tl.constexpr
 ):
     """grad_weight[o, tap, c]: the sum of the tap's slots, one after the other."""
     tap, taps = tl.program_id(1), tl.num_programs(1)
-    size = out_channels * channels
+    size = out_channels * padded
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     begin, end = tl.load(first_slots + tap), tl.load(first_slots + tap + 1)
     source = partial + begin.to(tl.int64) * size + i
@@ -313,5 +315,7 @@ def weight_gradient_sum_kernel(
     for _ in range(begin, end):
         total += tl.load(source, mask=i < size, other=0.0)
         source += size
-    place = (i // channels).to(tl.int64) * taps * channels + tap * channels + i % channels
-    tl.store(grad_weight + place, total.to(grad_weight.dtype.element_ty), mask=i < size)
+    o, c = i // padded, i % padded
+    place = (o.to(tl.int64) * taps + tap) * channels + c
+    inside = (i < size) & (c < channels)
+    tl.store(grad_weight + place, total.to(grad_weight.dtype.element_ty), mask=inside)

@@ -156,7 +156,8 @@ def weight_gradient(
     work, first = gradient_table(taps, maps, config, tiles, x.device)
     keep_for_graphs(work, first)
     runs = work.shape[0]
-    partial = x.new_empty((runs, out_channels, channels), dtype=torch.float32)
+    padded = math.ceil(channels / 16) * 16
+    partial = x.new_empty((runs, out_channels, padded), dtype=torch.float32)
     grad_weight = x.new_empty((out_channels, *kernel, channels))
     factors: list[Any] = [_pixels(grad_out), _pixels(x)]
     if descriptors:
@@ -175,6 +176,7 @@ def weight_gradient(
                 out_height,
                 out_width,
                 out_channels,
+                padded,
                 BI=config.box[0],
                 BH=config.box[1],
                 BW=config.box[2],
@@ -185,8 +187,15 @@ def weight_gradient(
                 num_warps=WARPS,
                 num_stages=config.stages,
             )
-        weight_gradient_sum_kernel[(math.ceil(out_channels * channels / SUM_BLOCK), taps.count)](
-            partial, first, grad_weight, out_channels, channels, BLOCK=SUM_BLOCK, num_warps=WARPS
+        weight_gradient_sum_kernel[(math.ceil(out_channels * padded / SUM_BLOCK), taps.count)](
+            partial,
+            first,
+            grad_weight,
+            out_channels,
+            channels,
+            padded,
+            BLOCK=SUM_BLOCK,
+            num_warps=WARPS,
         )
     return grad_weight.permute(0, 3, 1, 2)
 

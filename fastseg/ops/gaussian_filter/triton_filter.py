@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 
 from ... import _triton
-from .triton_config import MAX_DIMS
+from .triton_config import MAX_DIMS, TILE
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Offsets inside of an image are 32 bits wide.
-_MAX_POINTS = 1 << 27
+# Steps of 16 labels of whole tiles are 32 bits wide.
+_MAX_POINTS = (1 << 27) - TILE + 1
 
 
 def unsupported_reason(*tensors: torch.Tensor) -> str | None:

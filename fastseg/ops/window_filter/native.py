@@ -1,4 +1,4 @@
-"""window_filter through the native core: C++ on the CPU."""
+"""window_filter through the native core: C++ on the CPU, CUDA C++ on a GPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import torch
 from ... import _native
 
 
-def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
+def unsupported_reason(*args: Any) -> str | None:
     """Why this backend cannot run on these arguments, or None."""
-    return _native.unsupported_reason(x, cuda=False)
+    features = args[-2]
+    reason = _native.unsupported_reason(features, cuda=True)
+    if reason is None and _native.on_cuda(features):
+        most = _core().cuda_max_dims
+        if features.shape[1] > most:
+            return f"{features.shape[1]} features (supported on a GPU: up to {most})"
+    return reason
 
 
 def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.Tensor:
@@ -19,6 +25,7 @@ def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.
     out = _empty(values)
     if out.numel() > 0:
         _native.with_huge_pages(out)
+        values, features = _readable(values), _readable(features)
         maps = (_map(values), _map(features))
         shape = _shape(values, features, radius)
         code = _native.dtype_code(values)
@@ -30,7 +37,7 @@ def backward(
     grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, radius: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients [N, L, H, W] and [N, D, H, W], contiguous."""
-    grad_out = grad_out.to(values.dtype)
+    grad_out, values, features = map(_readable, (grad_out.to(values.dtype), values, features))
     grad_features = _empty(features)
     if grad_features.numel() > 0:
         maps = tuple(map(_map, (grad_out, values, features)))
@@ -48,6 +55,12 @@ def _core() -> Any:
 
 def _empty(x: torch.Tensor) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    """x with dense rows, which threads of a warp read together; the CPU reads any strides."""
+    dense = x.stride(3) == 1 or x.shape[3] == 1
+    return x.contiguous() if _native.on_cuda(x) and not dense else x
 
 
 def _map(x: torch.Tensor) -> Any:
