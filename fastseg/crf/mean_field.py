@@ -45,7 +45,8 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
     float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step.
+    instead of keeping them; what is kept is the lattice's vertices of each step. (Of a photograph
+    they are a fraction of the pixels; a CUDA graph has room for as many as there could be.)
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
