@@ -11,17 +11,16 @@ name in this module is pydensecrf's, of any number of dimensions.
 
 from __future__ import annotations
 
-import enum
 import os
-import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 
 from .. import _native
 from ..ops.permutohedral_filter.lattice import Lattice, image_features
+from .arrays import Array, as_constant, as_count, as_tensor, as_widths, copied, joined, split
 from .checks import EXCLUDED, check_values
 from .compatibility import (
     DiagonalCompatibility,
@@ -73,9 +72,6 @@ NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
 NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
 NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
-Array = numpy.ndarray
-Constant = TypeVar("Constant", bound=enum.IntEnum)
-
 
 class Gradient(NamedTuple):
     """What DenseCRF.gradient returns: the objective and its derivatives.
@@ -97,8 +93,8 @@ class DenseCRF:
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         _keep_to_one_thread_after_fork()
-        self._variables = _count("nvar", nvar)
-        self._labels = _count("nlabels", nlabels)
+        self._variables = as_count("nvar", nvar)
+        self._labels = as_count("nlabels", nlabels)
         self._unary: Unary | None = None
         self._given_logits: torch.Tensor | None = None
         self._terms: list[Pairwise] = []
@@ -136,7 +132,7 @@ class DenseCRF:
         expected = (self._labels, self._variables)
         if u.shape != expected:
             raise ValueError(f"Bad shape for unary energy (Need {expected}, got {u.shape})")
-        self._set_energies(_tensor(u, numpy.float32))
+        self._set_energies(as_tensor(u, numpy.float32))
         self._unary = None
 
     def _set_energies(self, energies: torch.Tensor) -> None:
@@ -185,8 +181,8 @@ class DenseCRF:
     ) -> None:
         """`lattice`: that of the features, where there is one already."""
         mu = as_compatibility(compat, self._labels)
-        kind = _constant("kernel", kernel, KernelType)
-        norm = _constant("normalization", normalization, NormalizationType)
+        kind = as_constant("kernel", kernel, KernelType)
+        norm = as_constant("normalization", normalization, NormalizationType)
         self._terms.append(Pairwise(features, mu, kind, norm, lattice))
 
     # Inference.
@@ -282,22 +278,22 @@ class DenseCRF:
 
     def labelCompatibilityParameters(self) -> Array:
         """The parameters of all compatibilities, one after the other."""
-        return _joined([term.compat.parameters for term in self._terms])
+        return joined([term.compat.parameters for term in self._terms])
 
     def setLabelCompatibilityParameters(self, v: Array) -> None:
         """Sets them, in the order of labelCompatibilityParameters."""
-        parts = _split(v, [term.compat.parameters for term in self._terms])
+        parts = split(v, [term.compat.parameters for term in self._terms])
         for term, part in zip(self._terms, parts, strict=True):
             term.compat.parameters = part
 
     def kernelParameters(self) -> Array:
         """The parameters of all kernels: scales of the features (DIAG), matrices row by row (FULL),
         nothing (CONST)."""
-        return _joined([term.kernel_parameters for term in self._terms])
+        return joined([term.kernel_parameters for term in self._terms])
 
     def setKernelParameters(self, v: Array) -> None:
         """Sets them, in the order of kernelParameters; the lattices are built anew."""
-        parts = _split(v, [term.kernel_parameters for term in self._terms])
+        parts = split(v, [term.kernel_parameters for term in self._terms])
         for term, part in zip(self._terms, parts, strict=True):
             term.set_kernel_parameters(part)
 
@@ -330,14 +326,14 @@ class DenseCRF:
         expected = (self._labels, self._variables)
         if Q.shape != expected:
             raise ValueError(f"Q has shape {Q.shape}, expected {expected}")
-        return _tensor(Q, numpy.float32)[None]
+        return as_tensor(Q, numpy.float32)[None]
 
 
 class DenseCRF2D(DenseCRF):
     """A dense CRF over the pixels of an image, width first: DenseCRF2D(width, height, labels)."""
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
-        self._width, self._height = _count("w", w), _count("h", h)
+        self._width, self._height = as_count("w", w), as_count("h", h)
         super().__init__(self._width * self._height, nlabels)
 
     def addPairwiseGaussian(
@@ -356,7 +352,7 @@ class DenseCRF2D(DenseCRF):
         Raises:
             ValueError: widths that are not positive and finite; as addPairwiseEnergy.
         """
-        widths, size = _pair("sxy", sxy, 2), (self._height, self._width)
+        widths, size = as_widths("sxy", sxy, 2), (self._height, self._width)
         sx, sy = widths.tolist()
         lattice = position_lattice(*size, (sx, sy), like=widths)
 
@@ -399,24 +395,10 @@ class DenseCRF2D(DenseCRF):
             )
         if rgbim.dtype != numpy.uint8:
             raise ValueError(f"rgbim has dtype {rgbim.dtype}, expected uint8")
-        widths = torch.cat([_pair("sxy", sxy, 2), _pair("srgb", srgb, 3)])
-        image = _copied(rgbim)  # learning asks for the features again
+        widths = torch.cat([as_widths("sxy", sxy, 2), as_widths("srgb", srgb, 3)])
+        image = copied(rgbim)  # learning asks for the features again
         lattice = Lattice.of_image(image, widths)
         self._add(lambda: image_features(image, widths), compat, kernel, normalization, lattice)
-
-
-def _copied(image: Array) -> torch.Tensor:
-    """A copy of a uint8 array in memory of the pool."""
-    words = _native.scratch(-(-image.size // 4))
-    copy = words.view(torch.uint8)[: image.size].view(image.shape)
-    copy.numpy()[...] = image
-    return copy
-
-
-def _tensor(array: Array, dtype: Any) -> torch.Tensor:
-    """A tensor of an array of any strides; of its memory where that may be written to."""
-    array = numpy.ascontiguousarray(array, dtype)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 _process = os.getpid()  # that imported this module, or went on alone after a fork
@@ -434,50 +416,3 @@ def _keep_to_one_thread_after_fork() -> None:
 
 def _composed_labels(logits: torch.Tensor, kernels: list[Kernel], steps: int) -> torch.Tensor:
     return composition(logits, kernels, steps).argmax(1)
-
-
-def _constant(name: str, value: Any, constants: type[Constant]) -> Constant:
-    try:
-        return constants(value)
-    except ValueError:
-        allowed = ", ".join(c.name for c in constants)
-        raise ValueError(f"{name} is {value!r}, allowed are {allowed}") from None
-
-
-def _count(name: str, value: Any) -> int:
-    number = int(value)
-    if number != value or number < 1:
-        raise ValueError(f"{name} is {value}, expected a whole number of at least 1")
-    return number
-
-
-def _pair(name: str, widths: Any, count: int) -> torch.Tensor:
-    """Widths [count] from one number or a sequence."""
-    try:
-        array = numpy.asarray(widths, dtype=numpy.float32)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {widths!r}, expected one width or {count}") from None
-    if array.ndim == 0:
-        array = numpy.repeat(array, count)
-    if array.ndim != 1 or len(array) < count:
-        raise IndexError(f"{name} is {widths}, expected one width or {count}")
-    if len(array) > count:
-        warnings.warn(f"{name} has {len(array)} widths, only {count} are used", stacklevel=3)
-    array = array[:count]
-    if not (numpy.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"{name} is {widths}, expected positive and finite widths")
-    return torch.from_numpy(array)
-
-
-def _joined(parts: list[torch.Tensor]) -> Array:
-    return torch.cat(
-        [torch.empty(0, dtype=torch.float32, device="cpu"), *(p.reshape(-1) for p in parts)]
-    ).numpy()
-
-
-def _split(v: Array, like: list[torch.Tensor]) -> list[torch.Tensor]:
-    values = torch.from_numpy(numpy.asarray(v, dtype=numpy.float32).reshape(-1).copy())
-    sizes = [p.numel() for p in like]
-    if len(values) != sum(sizes):
-        raise ValueError(f"there are {len(values)} parameters, expected {sum(sizes)}")
-    return list(values.split(sizes))
