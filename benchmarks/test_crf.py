@@ -80,7 +80,8 @@ def _image(height: int, width: int) -> np.ndarray:
         with Image.open(path) as photograph:
             image = np.asarray(photograph.convert("RGB"))
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        return np.ascontiguousarray(image[top : top + height, left : left + width])
+        # A copy: pydensecrf takes no array that it may not write to.
+        return image[top : top + height, left : left + width].copy()
     y, x = np.mgrid[:height, :width] / 40.0
     smooth = np.stack([np.sin(x + y), np.cos(1.7 * x), np.sin(2.3 * y)], 2) * 90 + 128
     noise = np.random.default_rng(0).normal(0, 4, smooth.shape)
