@@ -105,6 +105,34 @@ FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[k
   store_items<kItems>(p, items);
 }
 
+// Neighbours as they were loaded, in whole registers, for loops that read ahead: nvcc takes Items of
+// 16-bit values apart where they arrive, and so waits for them there.
+template <class Storage, int kItems, bool kInWords = kItems * sizeof(Storage) % 4 == 0>
+struct RawItems {
+  unsigned words[kItems * sizeof(Storage) / 4];
+  FASTSEG_DEVICE void read(const Storage* p) {
+    const Items<Storage, kItems> items = load_items<kItems>(p);
+    memcpy(words, &items, sizeof words);
+  }
+  FASTSEG_DEVICE compute_t<Storage> value(int k) const {
+    if constexpr (sizeof(Storage) == 8) {
+      double v;
+      memcpy(&v, words + 2 * k, 8);
+      return v;
+    } else if constexpr (sizeof(Storage) == 4) {
+      return __uint_as_float(words[k]);
+    } else {
+      const unsigned word = words[k / 2];
+      return to_compute(Storage{static_cast<std::uint16_t>(k % 2 != 0 ? word >> 16 : word)});
+    }
+  }
+};
+template <class Storage, int kItems> struct RawItems<Storage, kItems, false> {
+  Items<Storage, kItems> items;
+  FASTSEG_DEVICE void read(const Storage* p) { items = load_items<kItems>(p); }
+  FASTSEG_DEVICE compute_t<Storage> value(int k) const { return to_compute(items.v[k]); }
+};
+
 // The widest: 16 bytes.
 template <class Storage> inline constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
 template <class Storage> using Pack = Items<Storage, kPack<Storage>>;

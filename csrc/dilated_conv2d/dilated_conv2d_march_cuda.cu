@@ -3,11 +3,16 @@
 // Rows that lie `dilation` apart form a sequence. A thread goes down one sequence of one column: a
 // source row serves the three targets that read it while it is in registers, so that a source is
 // loaded three times (as left, middle and right column; L1 and L2 hold it in between) and not nine.
-// Rows and columns in the padding are neither loaded nor multiplied.
+// Rows and columns in the padding are neither loaded nor multiplied; columns with all three taps in
+// the map have a loop of their own, without a branch.
 //
 // Few registers are left for loads ahead. So a thread also asks for the sources of its next
 // sequence, which then come from the L2 cache.
 #include "dilated_conv2d/dilated_conv2d_cuda.h"
+
+#include <type_traits>
+
+#include "common/divider.h"
 
 namespace fastseg::dilated_conv2d::cuda {
 namespace {
@@ -17,7 +22,8 @@ namespace {
 struct March {
   int target_h, target_w, source_h, source_w;
   int padding_h, padding_w, dilation_h, dilation_w;
-  int residues, rows;                   // Sequences
+  int rows; // Sequences
+  Divider by_width, by_residues, by_dilation;
   int step, column_step;                // a pixel; `dilation` columns
   int source_row_step, target_row_step; // `dilation` rows
   std::int64_t source_pixels, target_pixels;
@@ -25,24 +31,27 @@ struct March {
   bool same; // sources and targets are the same pixels, each its own middle tap
 };
 
-// One column of one sequence. Offsets are from the image's first pixel.
+// One column of one sequence. Line j is the source row of which target j - 2 reads the last tap,
+// j - 1 the middle and j the first. Offsets are from the image's first pixel.
 struct Item {
   int count;                // targets
-  int source_row;           // the first
+  int first, last;          // lines of the map: first <= j < last; none if first == last
   int source_column;        // of the left tap
-  int source_at, target_at; // offsets of the first
-  FASTSEG_DEVICE Item(const March& m, std::int64_t work) {
-    const Division at = divide(work, m.target_w);
-    const Division sequence = divide(at.quotient, m.residues);
-    const int column = static_cast<int>(at.remainder);
-    const int row =
-        static_cast<int>(sequence.remainder + sequence.quotient * m.rows * m.dilation_h);
+  int source_at, target_at; // offsets of line 0 and target 0
+  FASTSEG_DEVICE Item(const March& m, int work) {
+    const int sequence = m.by_width.quotient(work);
+    const int column = m.by_width.remainder(work, sequence);
+    const int chunk = m.by_residues.quotient(sequence);
+    const int row = m.by_residues.remainder(sequence, chunk) + chunk * m.rows * m.dilation_h;
     const int left = m.target_h - row;
-    count = left <= 0 ? 0 : min(m.rows, (left - 1) / m.dilation_h + 1);
-    source_row = row - m.padding_h;
+    count = left <= 0 ? 0 : min(m.rows, m.by_dilation.quotient(left - 1) + 1);
+    const int source_row = row - m.padding_h, below = m.source_h - source_row;
     source_column = column - m.padding_w;
     source_at = (source_row * m.source_w + source_column) * m.step;
     target_at = (row * m.target_w + column) * m.step;
+    last = below <= 0 || count == 0 ? 0 : min(count + 2, m.by_dilation.quotient(below - 1) + 1);
+    first = source_row >= 0 ? 0 : m.by_dilation.quotient(m.dilation_h - 1 - source_row);
+    first = min(first, last);
   }
 };
 
@@ -54,7 +63,7 @@ template <class Storage, int kItems, bool kWeight>
 __global__ void __launch_bounds__(kThreads, 2)
     dilated_conv2d_march_kernel(const Sweep<Storage> p, const March m) {
   using T = compute_t<Storage>;
-  using Values = Items<Storage, kItems>;
+  using Values = RawItems<Storage, kItems>;
   FASTSEG_SHARED(staged, T[kTaps * kTileChannels<kItems>]);
   const Place<Storage, kItems> place(p);
   stage_weights(p, place, kTaps, m.flip, staged);
@@ -74,81 +83,110 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Storage* source = p.source + place.offset(m.source_pixels);
   const Storage* partner = kWeight ? p.partner + place.offset(m.target_pixels) : nullptr;
   Storage* target = p.target == nullptr ? nullptr : p.target + place.offset(m.target_pixels);
-  const std::int64_t end = place.active ? place.end(p) : 0;
-  for (std::int64_t work = place.begin(p); work < end; work += place.workers) {
-    Item item(m, work);
-    if (item.count == 0) continue;
-    bool inside[3]; // the columns
-#pragma unroll
-    for (int t = 0; t < 3; ++t)
-      inside[t] = in_range(item.source_column + t * m.dilation_w, m.source_w);
-    // What the next sequence begins with; count 0: there is none.
-    Item next(m, min(work + place.workers, end - 1));
-    next.source_column += m.dilation_w;
-    next.source_at += m.column_step;
-    if (work + place.workers >= end || !in_range(next.source_column, m.source_w)) next.count = -2;
+  const int end = place.active ? static_cast<int>(place.end(p)) : 0;
+  const int begin = static_cast<int>(place.begin(p));
+  if (begin < end) {
+    Item next(m, begin);
+    for (int work = begin; work < end; work += place.workers) {
+      const Item item = next;
+      const bool has_next = work + place.workers < end;
+      if (has_next) next = Item(m, work + place.workers);
+      if (item.count == 0) continue;
 
-    Values line[3] = {}, next_line[3] = {}, next_partner{};
-    const auto read_ahead = [&](int j) { // line j, and the partner of target j
-      if (in_range(item.source_row + j * m.dilation_h, m.source_h)) {
+      // Sums of the targets j - 2, j - 1 and j, and their partners.
+      T target_sums[3][kItems], partners[kWeight ? 3 : 1][kItems] = {};
 #pragma unroll
-        for (int t = 0; t < 3; ++t)
-          if (inside[t])
-            next_line[t] = load_items<kItems>(source + item.source_at + j * m.source_row_step +
-                                              t * m.column_step);
-      }
-      if (kWeight && j < item.count)
-        next_partner = load_items<kItems>(partner + item.target_at + j * m.target_row_step);
-    };
-    // Sums of the targets j - 2, j - 1 and j, and their partners.
-    T target_sums[3][kItems] = {}, partners[kWeight ? 3 : 1][kItems] = {};
-    read_ahead(0);
-#pragma unroll 1 // for want of registers
-    for (int j = 0; j < item.count + 2; ++j) {
+      for (int k = 0; k < kItems; ++k)
+        target_sums[0][k] = target_sums[1][k] = target_sums[2][k] = start[k];
+      Values next_partner{};
+      const Storage* partner_at = kWeight ? partner + item.target_at : nullptr;
+      const auto read_partner = [&](int j) {
+        if (kWeight && j < item.count) next_partner.read(partner_at);
+        partner_at += m.target_row_step;
+      };
+      const auto take_partner = [&](int j) {
+        if constexpr (kWeight) {
 #pragma unroll
-      for (int t = 0; t < 3; ++t) line[t] = next_line[t];
+          for (int k = 0; k < kItems; ++k)
+            partners[2][k] = j < item.count ? next_partner.value(k) : T(0);
+        }
+      };
+      Storage* stored = // target j - 2
+          target == nullptr ? nullptr : target + item.target_at - 2 * m.target_row_step;
+      const auto end_line = [&](int j) { // target j - 2 has all its taps
+        if (j >= 2 && (!kWeight || target != nullptr)) store_items<kItems>(stored, target_sums[0]);
+        stored += m.target_row_step;
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        target_sums[2][k] = start[k];
-        if (kWeight)
-          partners[kWeight ? 2 : 0][k] = j < item.count ? to_compute(next_partner.v[k]) : T(0);
-      }
-      if (j < item.count + 1) read_ahead(j + 1); // in flight while line j is used
-      if (j < next.count + 2) {
-        if (in_range(next.source_row + j * m.dilation_h, m.source_h))
-          prefetch_l2(source + next.source_at + j * m.source_row_step);
-        if (kWeight && j < next.count)
-          prefetch_l2(partner + next.target_at + j * m.target_row_step);
-      }
-      if (in_range(item.source_row + j * m.dilation_h, m.source_h)) {
-#pragma unroll
-        for (int t = 0; t < 3; ++t) {
-          if (!inside[t]) continue;
-#pragma unroll
-          for (int k = 0; k < kItems; ++k) {
-            const T value = to_compute(line[t].v[k]);
-#pragma unroll
-            for (int r = 0; r < 3; ++r) {
-              target_sums[2 - r][k] += value * weight[3 * r + t][k];
-              if (kWeight)
-                sums[kWeight ? 3 * r + t : 0][k] += value * partners[kWeight ? 2 - r : 0][k];
-            }
-            if (kWeight && t == 1 && m.same && j >= 1 && j <= item.count)
-              sums[kWeight ? kTaps : 0][k] += value;
+        for (int k = 0; k < kItems; ++k) {
+          target_sums[0][k] = target_sums[1][k];
+          target_sums[1][k] = target_sums[2][k];
+          target_sums[2][k] = start[k];
+          if constexpr (kWeight) {
+            partners[0][k] = partners[1][k];
+            partners[1][k] = partners[2][k];
           }
         }
-      }
-      if (j >= 2 && (!kWeight || target != nullptr))
-        store_items<kItems>(target + item.target_at + (j - 2) * m.target_row_step, target_sums[0]);
+      };
+      const auto march = [&](auto all_columns) {
+        bool inside[3];
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        target_sums[0][k] = target_sums[1][k];
-        target_sums[1][k] = target_sums[2][k];
-        if (kWeight) {
-          partners[0][k] = partners[kWeight ? 1 : 0][k];
-          partners[kWeight ? 1 : 0][k] = partners[kWeight ? 2 : 0][k];
+        for (int t = 0; t < 3; ++t)
+          inside[t] =
+              all_columns.value || in_range(item.source_column + t * m.dilation_w, m.source_w);
+        const Storage* at = source + item.source_at + item.first * m.source_row_step;
+        Values line[3], next_line[3] = {};
+        const auto read_line = [&] {
+#pragma unroll
+          for (int t = 0; t < 3; ++t)
+            if (inside[t]) next_line[t].read(at + t * m.column_step);
+          at += m.source_row_step;
+        };
+        const int own = m.same ? item.count : 0; // middle taps that the sum for the bias takes
+        // The middle column of the next sequence.
+        const bool asks = has_next && in_range(next.source_column + m.dilation_w, m.source_w);
+        const Storage* asked = source + next.source_at + m.column_step;
+        asked += next.first * m.source_row_step;
+        int asked_lines = asks ? next.last - next.first : 0;
+        if (item.first < item.last) read_line();
+#pragma unroll 1 // for want of registers
+        for (int j = item.first; j < item.last; ++j) {
+#pragma unroll
+          for (int t = 0; t < 3; ++t) line[t] = next_line[t];
+          take_partner(j);
+          read_partner(j + 1); // both in flight while line j is used
+          if (j + 1 < item.last) read_line();
+          if (asked_lines-- > 0) prefetch_l2(asked);
+          asked += m.source_row_step;
+#pragma unroll
+          for (int t = 0; t < 3; ++t) {
+            if (!inside[t]) continue;
+#pragma unroll
+            for (int k = 0; k < kItems; ++k) {
+              const T value = line[t].value(k);
+#pragma unroll
+              for (int r = 0; r < 3; ++r) {
+                target_sums[2 - r][k] += value * weight[3 * r + t][k];
+                if constexpr (kWeight) sums[3 * r + t][k] += value * partners[2 - r][k];
+              }
+              if (kWeight && t == 1 && in_range(j - 1, own)) sums[kWeight ? kTaps : 0][k] += value;
+            }
+          }
+          end_line(j);
         }
+      };
+      // Lines in the padding add nothing.
+      read_partner(0);
+      for (int j = 0; j < item.first; ++j) {
+        take_partner(j);
+        read_partner(j + 1);
+        end_line(j);
       }
+      if (in_range(item.source_column, m.source_w) &&
+          in_range(item.source_column + 2 * m.dilation_w, m.source_w))
+        march(std::true_type{});
+      else
+        march(std::false_type{});
+      for (int j = item.last; j < item.count + 2; ++j) end_line(j);
     }
   }
   if constexpr (kWeight) {
@@ -180,7 +218,9 @@ void march_typed(const Sweep<Storage>& p, const Shape& s, Direction direction, i
   m.dilation_w = static_cast<int>(s.dilation_w);
   m.padding_h = static_cast<int>(m.flip ? 2 * s.dilation_h - s.padding_h : s.padding_h);
   m.padding_w = static_cast<int>(m.flip ? 2 * s.dilation_w - s.padding_w : s.padding_w);
-  m.residues = static_cast<int>(q.residues);
+  m.by_width = Divider(m.target_w);
+  m.by_residues = Divider(q.residues);
+  m.by_dilation = Divider(m.dilation_h);
   m.rows = static_cast<int>(q.rows);
   m.step = static_cast<int>(s.channels_last ? s.channels : 1);
   m.column_step = m.dilation_w * m.step;

@@ -1,0 +1,246 @@
+"""What the machine code of CUDA kernels says: loops, waits for loads, widths, double precision.
+
+    python tools/sass.py FILE.cubin [REGEX]    one line per loop of each kernel that matches
+
+The disassembler comes with CUDA, and with the triton wheel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+_INSTRUCTION = re.compile(
+    r"/\*([0-9a-f]{4,6})\*/\s+(?:(@!?U?P[T\d]+)\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);"
+)
+_REGISTER = re.compile(r"\bR(\d+)\b")
+_LOADS = ("LDG", "LD")
+_STORES = ("STG", "ST")
+_ARITHMETIC = ("FFMA", "FADD", "FMUL", "DFMA", "DADD", "DMUL", "MUFU")
+# A load's register is not looked for beyond so many instructions: it is far enough.
+_FAR = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of the disassembly, such as `@P0 LDG.E.128.CONSTANT R4, desc[UR8][R2.64]`."""
+
+    address: int
+    predicate: str
+    opcode: str
+    operands: str
+
+    @property
+    def name(self) -> str:
+        """The opcode without its modifiers."""
+        return self.opcode.split(".", 1)[0]
+
+    @property
+    def bits(self) -> int:
+        """Width of a memory access."""
+        found = re.search(r"\.[US]?(8|16|64|128)(?:\.|$)", self.opcode)
+        return int(found[1]) if found else 32
+
+    def is_double(self) -> bool:
+        return self.name in ("DADD", "DFMA", "DMUL", "DSETP") or ".F64" in self.opcode
+
+    def is_wide_product(self) -> bool:
+        """Whether it multiplies or adds with 64 bits, as index arithmetic in int64 does."""
+        return self.opcode.startswith(("IMAD.WIDE", "IMAD.HI"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A backward branch and what lies before it, as positions in the list of instructions."""
+
+    first: int
+    last: int
+    innermost: bool
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+def disassembler() -> str | None:
+    """Path of cuobjdump, or None."""
+    if found := shutil.which("cuobjdump"):
+        return found
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(path) if path.is_file() else None
+
+
+def disassemble(tool: str, cubin: Path) -> dict[str, list[Instruction]]:
+    """The instructions of each kernel, by mangled name."""
+    text = subprocess.run(
+        [tool, "-sass", str(cubin)], capture_output=True, text=True, check=True
+    ).stdout
+    kernels = {}
+    for part in re.split(r"\n\s*Function : ", text)[1:]:
+        name, body = part.split("\n", 1)
+        kernels[name.strip()] = [
+            Instruction(int(address, 16), predicate, opcode, operands.strip())
+            for address, predicate, opcode, operands in _INSTRUCTION.findall(body)
+        ]
+    return kernels
+
+
+def loops(code: list[Instruction]) -> list[Loop]:
+    """Every loop, in the order of its first instruction."""
+    position = {instruction.address: i for i, instruction in enumerate(code)}
+    spans = set()
+    for i, instruction in enumerate(code):
+        if instruction.name != "BRA":
+            continue
+        target = re.search(r"0x([0-9a-f]+)", instruction.operands)
+        first = position.get(int(target[1], 16)) if target else None
+        if first is not None and first < i:  # a branch to itself ends the kernel's code
+            spans.add((first, i))
+    return [
+        Loop(a, b, not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans))
+        for a, b in sorted(spans)
+    ]
+
+
+def hot_loop(code: list[Instruction]) -> Loop | None:
+    """The innermost loop that reads global memory and computes most; of equals the shortest.
+
+    Where a kernel has a way for the inside of a map and one for its border, both compute the same,
+    and the border's is the longer one. Without such a loop it is the longest innermost one.
+    """
+    inner = [loop for loop in loops(code) if loop.innermost]
+    reading = [loop for loop in inner if any(i.name in _LOADS for i in _body(code, loop))]
+    if not reading:
+        return max(inner, key=len, default=None)
+
+    def arithmetic(loop: Loop) -> int:
+        return sum(i.name in _ARITHMETIC for i in _body(code, loop))
+
+    return max(reading, key=lambda loop: (arithmetic(loop), -len(loop)))
+
+
+def _body(code: list[Instruction], loop: Loop | None) -> list[Instruction]:
+    return code[loop.first : loop.last + 1] if loop else []
+
+
+def first_use(code: list[Instruction], at: int, loop: Loop | None) -> int:
+    """How many instructions after the load at `at` its value is needed; a barrier counts as need.
+
+    Follows the loop around once. A predicated-off path is taken as straight line.
+    """
+    match = _REGISTER.match(code[at].operands)
+    if match is None:
+        return _FAR
+    lowest = int(match[1])
+    loaded = {lowest + k for k in range(max(1, code[at].bits // 32))}
+    if loop is None:
+        path = range(at + 1, len(code))
+    else:
+        path = [*range(at + 1, loop.last + 1), *range(loop.first, at)]
+    for distance, i in enumerate(path, 1):
+        if distance >= _FAR:
+            break
+        instruction = code[i]
+        if instruction.name == "BAR" or loaded & _read(instruction):
+            return distance
+    return _FAR
+
+
+def _read(instruction: Instruction) -> set[int]:
+    """The registers that an instruction reads; what it only writes comes first in its operands."""
+    parts = instruction.operands.split(",")
+    stores = instruction.name in (*_STORES, "STS", "STL", "RED", "BAR")
+    if not stores and parts and _REGISTER.match(parts[0].strip()):
+        parts = parts[1:]
+    found = set()
+    for part in parts:
+        for match in _REGISTER.finditer(part):
+            number = int(match[1])
+            found.add(number)
+            if ".64" in part or (instruction.bits > 32 and stores):
+                found.update(number + k for k in range(1, instruction.bits // 32 or 2))
+    return found
+
+
+def measure(code: list[Instruction], value_bytes: int) -> dict[str, int | str]:
+    """What is recorded of a kernel.
+
+    Args:
+        value_bytes: size of the values that it reads and writes, 8 for a kernel in double precision.
+
+    Returns:
+        loop: instructions of the hot loop; values: that one pass of it loads from or stores to
+        global memory, whichever are more, 0 if it does neither; first_use: instructions between a
+        global load of the loop and the first use of what it loads (the least; 500: none); loads,
+        stores: widths of the loop's global accesses in bits; prmt, wide: byte permutations and
+        64-bit products in the loop; double: instructions in double precision of the whole kernel,
+        0 for a kernel that is of doubles itself.
+    """
+    loop = hot_loop(code)
+    body = _body(code, loop)
+    loads = [i.bits for i in body if i.name in _LOADS]
+    stores = [i.bits for i in body if i.name in _STORES]
+    waits = [
+        first_use(code, i, loop)
+        for i in range(loop.first, loop.last + 1)
+        if code[i].name in _LOADS
+    ] if loop else []  # fmt: skip
+    return {
+        "loop": len(body),
+        "values": max(sum(loads), sum(stores)) // (8 * value_bytes),
+        "first_use": min(waits, default=_FAR),
+        "loads": _widths(loads),
+        "stores": _widths(stores),
+        "prmt": sum(i.name == "PRMT" for i in body),
+        "wide": sum(i.is_wide_product() for i in body),
+        "double": 0 if value_bytes == 8 else sum(i.is_double() for i in code),
+    }
+
+
+def _widths(bits: list[int]) -> str:
+    """Such as "2x128 1x16"."""
+    return " ".join(f"{n}x{width}" for width, n in sorted(Counter(bits).items(), reverse=True))
+
+
+def _described(code: list[Instruction]) -> Iterator[str]:
+    for loop in loops(code):
+        body = _body(code, loop)
+        kinds = Counter(i.name for i in body).most_common(12)
+        waits = [
+            first_use(code, i, loop)
+            for i in range(loop.first, loop.last + 1)
+            if code[i].name in _LOADS
+        ]
+        yield (
+            f"  {code[loop.first].address:#x}: {len(loop)} instructions"
+            f"{', innermost' if loop.innermost else ''}, first uses {waits}: "
+            + ", ".join(f"{name} {n}" for name, n in kinds)
+        )
+
+
+def main() -> int:
+    if len(sys.argv) not in (2, 3):
+        print(__doc__, file=sys.stderr)
+        return 2
+    tool = disassembler()
+    if tool is None:
+        print("no cuobjdump: install CUDA or the triton wheel", file=sys.stderr)
+        return 1
+    for name, code in disassemble(tool, Path(sys.argv[1])).items():
+        if len(sys.argv) == 2 or re.search(sys.argv[2], name):
+            print(name, len(code), "instructions")
+            print("\n".join(_described(code)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
