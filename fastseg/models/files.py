@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import ZipFile
@@ -15,9 +15,13 @@ from torch import nn
 
 StateDict = dict[str, torch.Tensor]
 
-# Names under which training programs keep the weights, and what they put before each key.
+# Names under which training programs keep the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+# Names of modules that wrap others: of DDP only as the first, since it is an ordinary word; of
+# torch.compile, FSDP and activation checkpointing anywhere.
+_WRAPPED = re.compile(
+    r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 def read_tensors(path: Path) -> Any:
@@ -66,14 +70,19 @@ def _read_safetensors(path: Path) -> StateDict:
         raise ValueError(f"{path}: truncated or damaged safetensors file ({error})") from error
 
 
-def unwrap(origin: str, content: Any) -> StateDict:
+def unwrap(
+    origin: str, content: Any, known: Callable[[StateDict], bool] | None = None
+) -> StateDict:
     """The state dict in a checkpoint, without what training programs put around it.
 
     Args:
         origin: what messages call the checkpoint.
+        known: whether a state dict has the names of a model. Where the names as they are do not,
+            the module is looked for inside of which they do, such as "model." of a LightningModule.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no state dict, there are several models in it, or tensors beside the
+            one that there is.
     """
     if isinstance(content, Mapping):
         for name in _WRAPPERS:
@@ -89,10 +98,53 @@ def unwrap(origin: str, content: Any) -> StateDict:
                 f"{origin}: holds no state dict (the entry {key!r} is a {type(value).__name__}, "
                 "expected tensors only)"
             )
-        for prefix in _PREFIXES:
-            key = key.removeprefix(prefix)
-        state_dict[key] = value
-    return state_dict
+        name = plain_name(key)
+        if name in state_dict:
+            raise ValueError(f"{origin}: two tensors are called {name}, one of them as {key}")
+        state_dict[name] = value
+    return state_dict if known is None else _inner_model(origin, state_dict, known)
+
+
+def plain_name(key: str) -> str:
+    """A tensor's name without those of DDP, torch.compile, FSDP and activation checkpointing."""
+    while (shorter := _WRAPPED.sub("", key)) != key:
+        key = shorter
+    return key
+
+
+def _inner_model(
+    origin: str, state_dict: StateDict, known: Callable[[StateDict], bool]
+) -> StateDict:
+    """The tensors of the one model inside, or all of them where none is known."""
+    found = list(_known_prefixes(state_dict, known))
+    if len(found) > 1:
+        raise ValueError(
+            f"{origin}: holds {len(found)} models, under {', '.join(found)}: "
+            "pass the state dict of one of them"
+        )
+    prefix = found[0] if found else ""
+    if beside := [key for key in state_dict if not key.startswith(prefix)]:
+        raise ValueError(
+            f"{origin}: holds tensors beside those of the model, which begin with {prefix!r}: "
+            f"{', '.join(beside)}; pass a state dict of the model's tensors alone"
+        )
+    return {plain_name(key.removeprefix(prefix)): value for key, value in state_dict.items()}
+
+
+def _known_prefixes(
+    state_dict: StateDict, known: Callable[[StateDict], bool], prefix: str = ""
+) -> Iterator[str]:
+    """Prefixes of names under which there is a known model, the outermost ones."""
+    if known({plain_name(key): value for key, value in state_dict.items()}):
+        yield prefix
+        return
+    inside: dict[str, StateDict] = {}
+    for key, value in state_dict.items():
+        child, dot, rest = key.partition(".")
+        if dot:
+            inside.setdefault(child, {})[rest] = value
+    for child, tensors in inside.items():
+        yield from _known_prefixes(tensors, known, f"{prefix}{child}.")
 
 
 Model = TypeVar("Model", bound=nn.Module)

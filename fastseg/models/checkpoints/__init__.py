@@ -76,7 +76,7 @@ def load_checkpoint(
 def _build(origin: str, content: Any, given: dict[str, Any]) -> SegmentationModel:
     if is_training_checkpoint(content):
         return model_in(origin, content)
-    state_dict = unwrap(origin, content)
+    state_dict = unwrap(origin, content, lambda names: _family_of(names) is not None)
     family = _recognise(origin, state_dict)
     state_dict = family.translated(state_dict)
     try:
@@ -98,11 +98,14 @@ def _unfit(origin: str, family: Family, error: Exception) -> ValueError:
 
 
 def _recognise(origin: str, state_dict: StateDict) -> Family:
-    for family in FAMILIES:
-        if family.recognises(state_dict):
-            return family
+    if (family := _family_of(state_dict)) is not None:
+        return family
     known = ", ".join(family.name for family in FAMILIES)
     raise ValueError(
         f"{origin}: of no known family ({known}); it has {len(state_dict)} tensors, the first are "
         + ", ".join(list(state_dict)[:3])
     )
+
+
+def _family_of(state_dict: StateDict) -> Family | None:
+    return next((family for family in FAMILIES if family.recognises(state_dict)), None)
