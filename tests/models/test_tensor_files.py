@@ -166,10 +166,10 @@ def test_archives_that_unpack_to_far_more(tmp_path: Path) -> None:
     path.unlink()
     path = tmp_path / "b.pt"
     assert path.stat().st_size < 100_000
-    message = refused(path)
+    with fastseg.use_limits(tensor_bytes=1 << 25):
+        message = refused(path)
     assert "unpack to 40" in message and "tensor_bytes" in message
-    with fastseg.use_limits(tensor_bytes=1 << 30):
-        assert read_tensors(path)["a"].shape == (80_000_000,)
+    assert read_tensors(path)["a"].shape == (10_000_000,)
 
 
 def test_a_storage_that_claims_more_than_its_record(tmp_path: Path) -> None:
