@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from .augment import Augmentation
-from .folder import Split
+from .split import Split
 
 
 @dataclasses.dataclass(frozen=True)
