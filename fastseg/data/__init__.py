@@ -2,7 +2,7 @@
 
 from .augment import Augmentation
 from .batches import Batch, Batches, Sampler
-from .classes_file import Declared
+from .classes_file import Declared, model_classes
 from .images import ImageError, image_bands, read_image
 from .label_options import LabelOptions, label_options
 from .labelling import IGNORE, DatasetError, Labelling
@@ -29,6 +29,7 @@ __all__ = [
     "image_bands",
     "label_options",
     "labelling_of",
+    "model_classes",
     "open_data_set",
     "read_image",
 ]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from PIL import Image
 
 from .._messages import reason
+from ..limits import limits
 from .orientation import upright
 
 # Bits of the sensors that 16-bit files come from; the values rarely say which.
@@ -19,25 +19,23 @@ _BANDS_OF_A_PIXEL = 4
 
 _RGB = 2  # photometric interpretation of TIFF
 
-TOO_LARGE = "more pixels than allowed; --max-pixels (PIL.Image.MAX_IMAGE_PIXELS) raises the limit"
-
 
 class ImageError(Exception):
     """An image that cannot be read; the message names the path and says why."""
 
 
 def check_size(path: Path, height: int, width: int, bands: int = 1) -> None:
-    """Refuses an image whose decoded size is beyond Pillow's limit, which --max-pixels sets.
+    """Refuses an image before it is decoded, where it has more pixels than `limits().pixels`.
 
     Raises:
-        ImageError: the image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ImageError: it has.
     """
-    limit = Image.MAX_IMAGE_PIXELS
-    pixels = height * width * max(1, -(-bands // _BANDS_OF_A_PIXEL))
-    if limit is not None and pixels > limit:
+    allowed = limits().pixels
+    if height * width * max(1, -(-bands // _BANDS_OF_A_PIXEL)) > allowed:
+        of_bands = f" of {bands} bands" if bands > _BANDS_OF_A_PIXEL else ""
         raise ImageError(
-            f"{path}: {width} x {height} pixels{f' of {bands} bands' if bands > 4 else ''}, "
-            f"allowed are {limit}; --max-pixels (PIL.Image.MAX_IMAGE_PIXELS) raises the limit"
+            f"{path}: has {width} x {height} pixels{of_bands}, allowed are {allowed}; the limit "
+            "can be raised (--max-pixels, or fastseg.use_limits(pixels=...))"
         )
 
 

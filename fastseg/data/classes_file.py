@@ -64,6 +64,11 @@ class Declared:
         return {index: index for index in range(len(self.classes))}
 
 
+def model_classes(classes: ClassSet, origin: str) -> Declared:
+    """The classes of a model, for data sets that do not name theirs."""
+    return Declared(classes, origin)
+
+
 def read_classes_file(root: Path) -> Declared | None:
     """What the JSON file in the data set's folder says; None without a file.
 

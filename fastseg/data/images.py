@@ -4,14 +4,15 @@ The rules are the same for training, evaluation and segmentation:
 
 - An image is seen upright, as its EXIF data say (`orientation` turns its label map alike).
 - Values of more than 8 bits become bytes by `as_bytes`, so that 12-bit photographs are not black.
-- The size is checked before any pixel is decoded: at most `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's
-  own limit, which `--max-pixels` sets.
+- The size is checked before any pixel is decoded: at most `limits().pixels`, which `--max-pixels`
+  sets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ _BITS, _SAMPLES, _SAMPLE_FORMAT, _LARGEST_VALUE = 258, 277, 339, 281  # of TIFF
 _EXTRA_SAMPLES = 338
 _SIGNED = 2
 _ASSOCIATED = 1
+
+_PILLOWS_LIMIT = threading.Lock()
 
 
 def read_image(path: Path, bands: int = 3) -> numpy.ndarray:
@@ -111,19 +114,28 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ImageError: there is no such file, it is damaged, of no known format, or too large.
     """
     try:
-        with Image.open(path) as image:
+        with _unchecked(path) as image:
             check_size(path, image.height, image.width)
             yield image
     except UnidentifiedImageError:
         raise _Unidentified(f"{path}: not an image, or of an unknown format") from None
     except ImageError:
         raise
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: {arrays.TOO_LARGE}") from None
     except MemoryError:
         raise
     except Exception as error:
         raise ImageError(f"{path}: {reason(error)}") from error
+
+
+def _unchecked(path: Path) -> Image.Image:
+    """Image.open without Pillow's own limit, which has no other switch: ours is checked after."""
+    with _PILLOWS_LIMIT:
+        pillows = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows
 
 
 class _Unidentified(ImageError):
@@ -199,7 +211,7 @@ def _low_and_high_bytes(path: Path, image: Image.Image) -> numpy.ndarray:
     """
     parts = []
     for order in ("B", "L"):
-        with Image.open(path) as part:
+        with _unchecked(path) as part:
             part.tile = [  # type: ignore[attr-defined]
                 (tile[0], tile[1], tile[2], f"{part.mode};16{order}")
                 for tile in part.tile  # type: ignore[attr-defined]

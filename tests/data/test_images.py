@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
+from fastseg import use_limits  # noqa: E402
+from fastseg.classes import numbered_classes  # noqa: E402
+from fastseg.data import DatasetError, Labelling, Pair, Split  # noqa: E402
 from fastseg.data.arrays import as_bytes  # noqa: E402
 from fastseg.data.images import ImageError, image_bands, read_image, viewable  # noqa: E402
 from fastseg.data.orientation import as_its_image, upright  # noqa: E402
@@ -261,24 +265,48 @@ def bomb(path: Path, side: int) -> None:
     )
 
 
-# Pillow itself warns at the first and refuses the second.
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [700, 1500])
-def test_size_of_png_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+@pytest.mark.parametrize("side", [700, 13_300])  # the second is what Pillow refuses itself
+def test_size_of_png_is_limited(tmp_path: Path, side: int) -> None:
     bomb(tmp_path / "bomb.png", side)
-    with pytest.raises(ImageError, match=r"bomb\.png: .*--max-pixels"):
-        read_image(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", side * side)
-    assert read_image(tmp_path / "bomb.png").shape == (side, side, 3)
+    for allowed in (side * side - 1, 1, 0):
+        with use_limits(pixels=allowed):
+            with pytest.raises(ImageError, match=rf"bomb\.png: .*allowed are {allowed}; .*--max-"):
+                read_image(tmp_path / "bomb.png")
+    if side < 1000:
+        with use_limits(pixels=side * side):
+            assert read_image(tmp_path / "bomb.png").shape == (side, side, 3)
+    else:
+        with pytest.raises(ImageError, match="13300 x 13300 pixels, allowed are 89478485"):
+            read_image(tmp_path / "bomb.png")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_size_of_arrays_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+def test_size_may_be_raised_beyond_pillows_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    bomb(tmp_path / "bomb.png", 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "bomb.png").shape == (50, 50, 3)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_size_limits_hold_in_the_threads_that_read_a_data_set(tmp_path: Path) -> None:
+    for name in "abcd":
+        bomb(tmp_path / f"{name}.png", 50)
+    pairs = [Pair(n, tmp_path / f"{n}.png", tmp_path / f"{n}.png") for n in "abcd"]
+    labelling = Labelling(numbered_classes(2), frozenset({255}), "here")
+    with use_limits(pixels=2499):
+        with pytest.raises(DatasetError, match="50 x 50 pixels, allowed are 2499"):
+            Split("", pairs, labelling, threads=2)
+    assert len(Split("", pairs, labelling, threads=2)) == 4
+
+
+def test_size_of_arrays_is_limited(tmp_path: Path) -> None:
     numpy.save(tmp_path / "x.npy", numpy.zeros((100, 101, 5), "uint8"))
-    with pytest.raises(ImageError, match=r"x\.npy: 101 x 100 pixels of 5 bands, allowed are 10000"):
-        read_image(tmp_path / "x.npy", 5)
+    with use_limits(pixels=10_000):
+        with pytest.raises(ImageError, match=r"x\.npy: has 101 x 100 pixels of 5 bands, allowed"):
+            read_image(tmp_path / "x.npy", 5)
     header = numpy.lib.format.header_data_from_array_1_0(numpy.zeros((1, 1, 3)))
     header["shape"] = (2_000_000, 1_000_000, 3)
     with (tmp_path / "claim.npy").open("wb") as file:
@@ -288,7 +316,7 @@ def test_size_of_arrays_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tifffile = pytest.importorskip("tifffile")
     zeros = numpy.zeros((100, 101, 3), "uint16")
     tifffile.imwrite(tmp_path / "x.tif", zeros, photometric="rgb", compression="zlib")
-    with pytest.raises(ImageError, match=r"x\.tif: 101 x 100 pixels, allowed are 10000"):
+    with use_limits(pixels=10_000), pytest.raises(ImageError, match=r"x\.tif: has 101 x 100"):
         read_image(tmp_path / "x.tif")
 
 
