@@ -111,10 +111,3 @@ def _threads(processes: Processes) -> int:
 def local_count(processes: Processes) -> int:
     """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
-
-
-def describe(splits: Iterable[Split]) -> str:
-    """How many images there are, and of how many bands if they are no photographs."""
-    splits = list(splits)
-    counts = ", ".join(f"{len(split)} {split.name or 'images'}" for split in splits)
-    return counts if splits[0].bands == 3 else f"{counts}, {splits[0].bands} bands"

@@ -21,7 +21,7 @@ from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from .confusion import draw_confusion
 from .console import err, fail, out, reason
-from .datasets import cache_bytes, describe, labelling_for, options_of, read_split, split_of
+from .datasets import cache_bytes, labelling_for, options_of, read_split, split_of
 from .devices import device_named
 from .joined import Failure, joined, say
 from .options import (
@@ -88,8 +88,7 @@ def eval_(
         )  # fmt: skip
         check_sense([data], label_options)
         if not as_json:
-            for line in (found.line(), *lines, describe([data])):
-                say(processes, line)
+            say(processes, "; ".join((found.line([split]), *lines)))
         bar = Progress(
             TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=err, transient=True, disable=not (processes.first and err.is_terminal),

@@ -24,7 +24,6 @@ from .console import err, out, reason
 from .datasets import (
     bands_of,
     cache_bytes,
-    describe,
     labelling_for,
     local_count,
     options_of,
@@ -180,10 +179,7 @@ def train(
         if of_validation == train_split:
             of_validation = None
         used = [train_split] if of_validation is None else [train_split, of_validation]
-        say(processes, found.line())
         labelling, lines = labelling_for(found, used, label_options, processes)
-        for line in lines:
-            say(processes, line)
         bands = bands_of(found.splits[train_split])
         cache = cache_bytes(cache_gb, processes)
         data = {}
@@ -191,7 +187,9 @@ def train(
             data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
         check_sense([data[train_split]], label_options)
-        say(processes, describe(data.values()))
+        say(processes, "; ".join((found.line(used), *lines)))
+        if bands != 3:
+            say(processes, f"the images have {bands} bands; their mean and deviation are computed")
         if of_validation is None:
             say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
 

@@ -198,6 +198,8 @@ def _is_binary(seen: Mapping[int, int], declared: Declared | None, options: Labe
             if IGNORE in declared.void:
                 return False
             others |= declared.void
+    if 1 in seen or (declared is not None and any(0 < v < len(declared.classes) for v in seen)):
+        return False  # 255 is beside numbers that count classes
     return set(seen) - others == _BINARY
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .arrays import ImageError
@@ -15,7 +14,8 @@ from .labelling import DatasetError, Labelling
 from .layouts import DataSet, Pair
 from .meaning import OVERRIDE, decide, labels_line
 from .split import Split
-from .survey import Survey, in_order, survey
+from .survey import Survey, survey
+from .threads import in_order
 
 _FIRST_FILES = 16  # label files that are looked at where the classes are known
 _MOST_VOID = 0.99
@@ -110,8 +110,7 @@ def _drawn_on(pairs: list[Pair], options: LabelOptions, threads: int) -> tuple[s
     Raises:
         DatasetError: the sizes contradict each other.
     """
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        seen = [s for s in in_order(pool, _orientation_and_sizes, pairs, 4 * threads) if s]
+    seen = [s for s in in_order(_orientation_and_sizes, pairs, max(1, threads)) if s]
     if not seen:
         return "stored", ""
     stored = next((pair for pair, drawn in seen if drawn == "stored"), None)

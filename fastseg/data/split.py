@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy
 
 from .images import ImageError, read_image
 from .labelling import IGNORE, DatasetError, Labelling
 from .layouts import Pair
-from .survey import in_order
+from .threads import in_order
 
 Progress = Callable[[int, int], None]
 
@@ -58,23 +57,23 @@ class Split:
         sums = numpy.zeros((2, bands))
         self.cached_bytes = 0
         problems: list[str] = []
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            for done, result in enumerate(in_order(pool, self._read_or_say, pairs, 4 * threads)):
-                if isinstance(result, str):
-                    problems.append(result)
-                else:
-                    image, label = result
-                    found = numpy.bincount(label.ravel(), minlength=IGNORE + 1)
-                    counts += found
-                    sums += _moments(image)
-                    around += (found > 0) * label.size
-                    self.sizes.append(label.shape)
-                    size = image.nbytes + label.nbytes
-                    fits = self.cached_bytes + size <= cache_bytes
-                    self.cached_bytes += size * fits
-                    self._cache.append((image, label) if fits else None)
-                if progress is not None:
-                    progress(done + 1, len(pairs))
+        results = in_order(self._read_or_say, pairs, max(1, threads))
+        for done, result in enumerate(results, 1):
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                image, label = result
+                found = numpy.bincount(label.ravel(), minlength=IGNORE + 1)
+                counts += found
+                sums += _moments(image)
+                around += (found > 0) * label.size
+                self.sizes.append((label.shape[0], label.shape[1]))
+                size = image.nbytes + label.nbytes
+                fits = self.cached_bytes + size <= cache_bytes
+                self.cached_bytes += size * fits
+                self._cache.append((image, label) if fits else None)
+            if progress is not None:
+                progress(done, len(pairs))
         if problems:
             others = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
             raise DatasetError(problems[0] + others)

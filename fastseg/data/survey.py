@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy
 
@@ -15,10 +13,10 @@ from ..classes import Color
 from .arrays import ImageError
 from .label_files import LabelSource, LabelValues, color_code, read_values
 from .labelling import DatasetError
+from .threads import in_order
 
 _MOST = 65536  # different labels of one file; more are a photograph, or a picture of depths
 _CHUNK = 1 << 22
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass
@@ -74,11 +72,10 @@ def survey(
     """
     result = Survey()
     try:
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            for source, found in in_order(pool, _labels_of, sources, 2 * threads):
-                result.add(source, found)
-                if enough(result):
-                    break
+        for source, found in in_order(_labels_of, sources, max(1, threads)):
+            result.add(source, found)
+            if enough(result):
+                break
     except ImageError as error:
         raise DatasetError(str(error)) from error
     return result
@@ -125,23 +122,3 @@ def _counted(source: Path | LabelSource, values: numpy.ndarray) -> Counter[int]:
                 f"{source}: more than {_MOST} different labels or colours: this is no label map"
             )
     return result
-
-
-def in_order(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Any], Result],
-    items: Iterable[Any],
-    ahead: int,
-) -> Iterator[Result]:
-    """pool.map, but never more than `ahead` results in memory."""
-    waiting: list[Future[Result]] = []
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()
-    finally:
-        for future in waiting:
-            future.cancel()

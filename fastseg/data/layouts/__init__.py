@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..classes_file import Declared, read_classes_file
@@ -59,10 +60,10 @@ class DataSet:
         words = (name, *_ALIASES.get(name, ()))
         return next((word for word in words if word in self.splits), None)
 
-    def line(self) -> str:
-        """One line: the layout, and what is to be known about its files."""
-        words = [f"layout {self.layout}: {LAYOUTS[self.layout].form}", *self.notes]
-        return "; ".join(words)
+    def line(self, used: Iterable[str]) -> str:
+        """One line: the layout, how many images these splits have, and what else is to be known."""
+        counts = ", ".join(f"{len(self.splits[name])} {name or 'images'}" for name in used)
+        return "; ".join((f"layout {self.layout}: {counts}", *self.notes))
 
 
 def open_data_set(root: Path, layout: str | None = None) -> DataSet:
