@@ -120,6 +120,7 @@ def _run(
     """Sum of the pixel losses and of the target weights; fills the tensors that are given."""
     if target.numel() == 0:
         return 0.0, 0.0
+    _native.check_elements(logits)
     assert _native._C is not None
     core = _native._C.upsample_cross_entropy
     target = target.contiguous()
