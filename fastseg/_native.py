@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,43 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.floa
 
 # The codes of csrc/common/label.h.
 LABEL_CODES = {torch.uint8: 0, torch.int32: 1, torch.int64: 2}
+
+
+def core(name: str) -> Any:
+    """The part of the native core that holds the functions of one op.
+
+    Raises:
+        RuntimeError: the core could not be loaded.
+    """
+    if _C is None:
+        raise RuntimeError(load_error)
+    return getattr(_C, name)
+
+
+def address(x: torch.Tensor | None) -> int:
+    """The address of x's first value; 0 for None, which kernels take for "not there"."""
+    return 0 if x is None else x.data_ptr()
+
+
+def upsampled_logits(
+    logits: torch.Tensor, size: Sequence[int], align_corners: bool
+) -> dict[str, Any]:
+    """The fields of an op's Shape for strided logits [N, C, H, W] and the size they grow to."""
+    batch, classes, height, width = logits.shape
+    strides = logits.stride()
+    return {
+        "batch": batch,
+        "classes": classes,
+        "in_h": height,
+        "in_w": width,
+        "out_h": size[0],
+        "out_w": size[1],
+        "align_corners": align_corners,
+        "stride_n": strides[0],
+        "stride_c": strides[1],
+        "stride_h": strides[2],
+        "stride_w": strides[3],
+    }
 
 
 def has_cuda() -> bool:
