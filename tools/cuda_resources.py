@@ -1,9 +1,10 @@
-"""Registers, spills and shared memory of every CUDA kernel, as ptxas reports them.
+"""Registers, spills and shared memory of every CUDA kernel, as ptxas reports them, and what its hot
+loop consists of, as sass.py reads it off the machine code.
 
     python tools/cuda_resources.py            compare with csrc/resources.json
     python tools/cuda_resources.py --update   write csrc/resources.json
 
-Needs nvcc, not a GPU.
+Needs nvcc, not a GPU, and for the loops a disassembler (CUDA's own, or the triton wheel's).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sass
 from resource_table import Resources, Table, compare_or_write, wants_update
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc" / "resources.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+DISASSEMBLED = ("sm_80", "sm_90")  # sm_100 differs from sm_90 too little to be read as well
 
 
 def nvcc_release(nvcc: str) -> str:
@@ -31,8 +34,9 @@ def nvcc_release(nvcc: str) -> str:
 
 
 def measure(nvcc: str, sources: list[Path], architectures: tuple[str, ...]) -> Table:
-    """Compiles each source to machine code and reads the compiler's report."""
+    """Compiles each source to machine code; reads the compiler's report, and the code."""
     table: Table = {}
+    tool = sass.disassembler()
     with tempfile.TemporaryDirectory() as folder:
         for source in sources:
             for architecture in architectures:
@@ -45,6 +49,11 @@ def measure(nvcc: str, sources: list[Path], architectures: tuple[str, ...]) -> T
                     raise RuntimeError(f"{source} for {architecture}:\n{done.stderr}")
                 for kernel, resources in _parse(done.stderr).items():
                     table.setdefault(kernel, {})[architecture] = resources
+                if tool is None or architecture not in DISASSEMBLED:
+                    continue
+                for mangled, code in sass.disassemble(tool, Path(output[2])).items():
+                    kernel = _short_name(mangled)
+                    table[kernel][architecture] |= sass.measure(code, _value_bytes(kernel))
     return dict(sorted(table.items()))
 
 
@@ -66,6 +75,11 @@ def _parse(report: str) -> dict[str, Resources]:
             "shared_bytes": int(shared.group(1)) if shared else 0,
         }
     return kernels
+
+
+def _value_bytes(kernel: str) -> int:
+    """Size of the values that a kernel reads and writes, from its template arguments."""
+    return 8 if "<double" in kernel else 2 if "16_t" in kernel else 4
 
 
 def _short_name(mangled: str) -> str:

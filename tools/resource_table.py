@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-Resources = dict[str, int]
+Resources = dict[str, int | str]
 Table = dict[str, dict[str, Resources]]  # kernel -> architecture -> resources
 
 

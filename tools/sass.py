@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -62,10 +63,12 @@ class Loop:
 
     first: int
     last: int
-    innermost: bool
 
     def __len__(self) -> int:
         return self.last - self.first + 1
+
+    def contains(self, other: Loop) -> bool:
+        return self != other and self.first <= other.first and other.last <= self.last
 
 
 def disassembler() -> str | None:
@@ -87,11 +90,16 @@ def disassemble(tool: str, cubin: Path) -> dict[str, list[Instruction]]:
     kernels = {}
     for part in re.split(r"\n\s*Function : ", text)[1:]:
         name, body = part.split("\n", 1)
-        kernels[name.strip()] = [
-            Instruction(int(address, 16), predicate, opcode, operands.strip())
-            for address, predicate, opcode, operands in _INSTRUCTION.findall(body)
-        ]
+        kernels[name.strip()] = parse(body)
     return kernels
+
+
+def parse(text: str) -> list[Instruction]:
+    """The instructions of one kernel's disassembly."""
+    return [
+        Instruction(int(address, 16), predicate, opcode, operands.strip())
+        for address, predicate, opcode, operands in _INSTRUCTION.findall(text)
+    ]
 
 
 def loops(code: list[Instruction]) -> list[Loop]:
@@ -105,21 +113,20 @@ def loops(code: list[Instruction]) -> list[Loop]:
         first = position.get(int(target[1], 16)) if target else None
         if first is not None and first < i:  # a branch to itself ends the kernel's code
             spans.add((first, i))
-    return [
-        Loop(a, b, not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans))
-        for a, b in sorted(spans)
-    ]
+    return [Loop(first, last) for first, last in sorted(spans)]
 
 
 def hot_loop(code: list[Instruction]) -> Loop | None:
-    """The innermost loop that reads global memory and computes most; of equals the shortest.
+    """Of the innermost loops that read global memory, the one that computes most.
 
-    Where a kernel has a way for the inside of a map and one for its border, both compute the same,
-    and the border's is the longer one. Without such a loop it is the longest innermost one.
+    Of equals the shortest: where a kernel has a way for the inside of a map and one for its border,
+    both compute the same, and the border's is longer. Without a loop that reads: the longest.
     """
-    inner = [loop for loop in loops(code) if loop.innermost]
-    reading = [loop for loop in inner if any(i.name in _LOADS for i in _body(code, loop))]
+    found = loops(code)
+    reading = [loop for loop in found if any(i.name in _LOADS for i in _body(code, loop))]
+    reading = [loop for loop in reading if not any(loop.contains(other) for other in reading)]
     if not reading:
+        inner = (loop for loop in found if not any(loop.contains(other) for other in found))
         return max(inner, key=len, default=None)
 
     def arithmetic(loop: Loop) -> int:
@@ -155,6 +162,14 @@ def first_use(code: list[Instruction], at: int, loop: Loop | None) -> int:
     return _FAR
 
 
+def _first_uses(code: list[Instruction], loop: Loop | None) -> list[int]:
+    """`first_use` of every global load of a loop."""
+    if loop is None:
+        return []
+    positions = range(loop.first, loop.last + 1)
+    return [first_use(code, i, loop) for i in positions if code[i].name in _LOADS]
+
+
 def _read(instruction: Instruction) -> set[int]:
     """The registers that an instruction reads; what it only writes comes first in its operands."""
     parts = instruction.operands.split(",")
@@ -175,29 +190,25 @@ def measure(code: list[Instruction], value_bytes: int) -> dict[str, int | str]:
     """What is recorded of a kernel.
 
     Args:
-        value_bytes: size of the values that it reads and writes, 8 for a kernel in double precision.
+        value_bytes: size of the values that it reads and writes; 8 for one in double precision.
 
     Returns:
         loop: instructions of the hot loop; values: that one pass of it loads from or stores to
-        global memory, whichever are more, 0 if it does neither; first_use: instructions between a
-        global load of the loop and the first use of what it loads (the least; 500: none); loads,
-        stores: widths of the loop's global accesses in bits; prmt, wide: byte permutations and
-        64-bit products in the loop; double: instructions in double precision of the whole kernel,
-        0 for a kernel that is of doubles itself.
+        global memory, whichever are more; first_use: instructions between a global load of the loop
+        and the first use of what it loads, the median (500: none); loads, stores: widths of its
+        global accesses in bits; prmt, wide: byte permutations and 64-bit products in it; double:
+        instructions in double precision of the whole kernel, 0 for a kernel that is of doubles
+        itself.
     """
     loop = hot_loop(code)
     body = _body(code, loop)
     loads = [i.bits for i in body if i.name in _LOADS]
     stores = [i.bits for i in body if i.name in _STORES]
-    waits = [
-        first_use(code, i, loop)
-        for i in range(loop.first, loop.last + 1)
-        if code[i].name in _LOADS
-    ] if loop else []  # fmt: skip
+    waits = _first_uses(code, loop)
     return {
         "loop": len(body),
         "values": max(sum(loads), sum(stores)) // (8 * value_bytes),
-        "first_use": min(waits, default=_FAR),
+        "first_use": statistics.median_low(waits) if waits else _FAR,
         "loads": _widths(loads),
         "stores": _widths(stores),
         "prmt": sum(i.name == "PRMT" for i in body),
@@ -213,17 +224,11 @@ def _widths(bits: list[int]) -> str:
 
 def _described(code: list[Instruction]) -> Iterator[str]:
     for loop in loops(code):
-        body = _body(code, loop)
-        kinds = Counter(i.name for i in body).most_common(12)
-        waits = [
-            first_use(code, i, loop)
-            for i in range(loop.first, loop.last + 1)
-            if code[i].name in _LOADS
-        ]
+        kinds = Counter(i.name for i in _body(code, loop)).most_common(12)
+        hot = " (hot)" if loop == hot_loop(code) else ""
         yield (
-            f"  {code[loop.first].address:#x}: {len(loop)} instructions"
-            f"{', innermost' if loop.innermost else ''}, first uses {waits}: "
-            + ", ".join(f"{name} {n}" for name, n in kinds)
+            f"  {code[loop.first].address:#x}: {len(loop)} instructions{hot}, first uses "
+            f"{_first_uses(code, loop)}: " + ", ".join(f"{name} {n}" for name, n in kinds)
         )
 
 

@@ -48,10 +48,11 @@ struct Ragged;
 template <class Read> constexpr bool kIsVector = !std::is_same_v<Read, Scalars>;
 
 // Neighbours of a row, as they were loaded.
+template <class Storage> using RawPack = RawItems<Storage, kPack<Storage>>;
 template <class Storage, class Read> struct Loaded {
-  Pack<Storage> pack{};
-  FASTSEG_DEVICE void read(const Backward<Storage>&, const Storage* p) { pack = load_pack(p); }
-  FASTSEG_DEVICE Pack<Storage> values() const { return pack; }
+  RawPack<Storage> pack{};
+  FASTSEG_DEVICE void read(const Backward<Storage>&, const Storage* p) { pack.read(p); }
+  FASTSEG_DEVICE RawPack<Storage> values() const { return pack; }
 };
 // The vectors before and after the boundary in or at the end of the 16 bytes; where that would read
 // outside the map (its first and its last values), single values. What lies beyond the thread's row
@@ -72,8 +73,11 @@ template <class Storage> struct Loaded<Storage, Ragged> {
         if (k < map.end - p) after.v[k] = load(p + k);
     }
   }
-  FASTSEG_DEVICE Pack<Storage> values() const {
-    return pack_of<Storage>(shifted<sizeof(Storage)>(words_of(before), words_of(after), back));
+  FASTSEG_DEVICE RawPack<Storage> values() const {
+    RawPack<Storage> pack;
+    const Words words = shifted<sizeof(Storage)>(words_of(before), words_of(after), back);
+    memcpy(pack.words, &words, sizeof words);
+    return pack;
   }
 };
 
@@ -167,9 +171,9 @@ __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !std::is_same_v<
         }
       }
     };
-    const auto value = [&](const Pack<Storage>& pack, const Storage(&single)[kItems], int k) {
+    const auto value = [&](const RawPack<Storage>& pack, const Storage(&single)[kItems], int k) {
       if constexpr (kVector)
-        return to_compute(pack.v[k]);
+        return pack.value(k);
       else
         return to_compute(single[k]);
     };
@@ -222,7 +226,7 @@ __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !std::is_same_v<
         __syncthreads();
       }
       const Row<T> t = rows[slot];
-      const Pack<Storage> pack = loaded.values();
+      const RawPack<Storage> pack = loaded.values();
 #pragma unroll
       for (int k = 0; k < kItems; ++k) single[k] = next_single[k];
       if (y + 1 < y1) read_row(loaded, next_single); // in flight while this row is added
