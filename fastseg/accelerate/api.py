@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from .._checks import check_module
+from ..nn.altered import original_class
+from ..nn.chain import inner_sequences
+from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
-from .chains import inner_sequences
 from .families import family_of
 from .flops import Counter
-from .labels import with_background
 from .layers import DEPTHWISE, SEQUENCE, UPSAMPLE
 from .loss import Loss, logits_of
 from .report import Report, Row
-from .swap import SWAPS, Swap, original_class, reason_against, register, swap_in, swap_of, swap_out
+from .swap import SWAPS, Swap, reason_against, register, swap_in, swap_of, swap_out
 from .switch import set_low_resolution
 
 register(DEPTHWISE, SEQUENCE, UPSAMPLE)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.altered import original_class
+from ..nn.chain import flat, is_sequence, run
 from ..ops.dilated_conv2d import dilated_conv2d
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import flat, is_sequence, run
-from .swap import Swap, original_class
+from .swap import Swap
 
 
 def _depthwise_dilated(module: Any) -> bool:
@@ -48,7 +49,7 @@ def _normalises(module: nn.Module) -> bool:
 
 
 def _run_sequence(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return run(x, *self.children())
+    return run(x, *self)
 
 
 def _upsamples(module: Any) -> bool:

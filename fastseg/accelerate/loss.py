@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ..nn.logits import with_background
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
-from .labels import with_background
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.altered import original_class
+from ..nn.aspp import aspp_skips, aspp_unfit, run_aspp
+from ..nn.chain import run
 from ..nn.mlp_head import mlp_fuse
-from ..nn.separable import upsample_separable_conv2d
+from ..nn.pyramid import run_pooled, unusual_pools
+from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import flat, is_sequence, resizable, run, run_after, run_resized
 from .layout import as_given, for_inference
-from .pooling import run_pooled, unusual_pools
-from .swap import Swap, named, original_class, register
+from .swap import Swap, named, register
 from .switch import low_resolution
-from .torchvision import aspp, aspp_skips, aspp_unfit
 
 _SMP = "segmentation_models_pytorch"
 _DECODERS = f"{_SMP}.decoders"
@@ -67,13 +68,6 @@ def _resnet_encoder(self: Any, x: torch.Tensor) -> list[torch.Tensor]:
     return features
 
 
-def _layers_of(block: Any) -> str | None:
-    """Whether a block of smp's is the convolution, norm and activation that it usually is."""
-    if not is_sequence(block) or not isinstance(block[0], nn.Conv2d):
-        return f"a {original_class(block).__name__} does not begin with a convolution"
-    return resizable(block[0])
-
-
 def _unet_block(
     self: Any,
     feature_map: torch.Tensor,
@@ -96,7 +90,7 @@ def _unet_block_unfit(self: Any) -> str | None:
         return f"interpolation_mode is {self.interpolation_mode!r}"
     if type(self.attention1.attention) is not nn.Identity:
         return "attention needs the resized and concatenated map"
-    return _layers_of(self.conv1)
+    return begins_with(self.conv1)
 
 
 def _psp_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
@@ -112,7 +106,7 @@ def _psp_decoder_skips(self: Any) -> Iterable[nn.Module]:
 
 
 def _psp_decoder_unfit(self: Any) -> str | None:
-    return unusual_pools(b.pool[0] for b in self.psp.blocks) or _layers_of(self.conv)
+    return unusual_pools(b.pool[0] for b in self.psp.blocks) or begins_with(self.conv)
 
 
 def _deeplabv3plus_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
@@ -122,14 +116,7 @@ def _deeplabv3plus_decoder(self: Any, features: list[torch.Tensor]) -> torch.Ten
     scale = int(self.up.scale_factor)
     if (high.shape[2] * scale, high.shape[3] * scale) != (low.shape[2], low.shape[3]):
         return self.block2(torch.cat([self.up(high), low], 1))
-    depthwise, *layers = flat(self.block2)
-
-    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return upsample_separable_conv2d(
-            [high, low], depthwise.weight, weight, bias, align_corners=True
-        )
-
-    return run_after(convolve, layers)
+    return run_separable([high, low], self.block2, align_corners=True)
 
 
 def _deeplabv3plus_decoder_skips(self: Any) -> Iterable[nn.Module]:
@@ -141,13 +128,7 @@ def _deeplabv3plus_decoder_unfit(self: Any) -> str | None:
     up, (depthwise, pointwise) = self.up, self.block2[0]
     if up.mode != "bilinear" or not up.align_corners or not float(up.scale_factor).is_integer():
         return f"it upsamples with {up}"
-    if depthwise.kernel_size != (3, 3) or depthwise.groups != depthwise.in_channels:
-        return f"{depthwise} is no depthwise 3x3 convolution"
-    if depthwise.bias is not None or depthwise.padding != (1, 1) or depthwise.stride != (1, 1):
-        return f"{depthwise} has a bias, or does not keep the size"
-    if depthwise.dilation != (1, 1) or depthwise.padding_mode != "zeros":
-        return f"{depthwise} is dilated, or does not pad with zeros"
-    return resizable(pointwise)
+    return separable(depthwise, pointwise)
 
 
 def _upernet_psp(self: Any, feature: torch.Tensor) -> torch.Tensor:
@@ -159,7 +140,7 @@ def _upernet_psp_skips(self: Any) -> Iterable[nn.Module]:
 
 
 def _upernet_psp_unfit(self: Any) -> str | None:
-    return unusual_pools(b[0] for b in self.blocks) or _layers_of(self.out_conv)
+    return unusual_pools(b[0] for b in self.blocks) or begins_with(self.out_conv)
 
 
 def _upernet_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
@@ -179,7 +160,7 @@ def _upernet_decoder_skips(self: Any) -> Iterable[nn.Module]:
 
 
 def _upernet_decoder_unfit(self: Any) -> str | None:
-    return _layers_of(self.fusion_block)
+    return begins_with(self.fusion_block)
 
 
 def _segformer_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
@@ -199,7 +180,7 @@ def _segformer_decoder_skips(self: Any) -> Iterable[nn.Module]:
 
 
 def _segformer_decoder_unfit(self: Any) -> str | None:
-    return _layers_of(self.fuse_stage)
+    return begins_with(self.fuse_stage)
 
 
 def _fpn_segmentation_block(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -222,7 +203,7 @@ def _fpn_segmentation_block_unfit(self: Any) -> str | None:
     blocks = list(self.block)
     if len(blocks) > 1 and not all(b.upsample for b in blocks):
         return "its blocks do not all upsample"
-    return next((reason for b in blocks if (reason := _layers_of(b.block))), None)
+    return next((reason for b in blocks if (reason := begins_with(b.block))), None)
 
 
 _FEATURES = ("features",)
@@ -273,7 +254,7 @@ register(
         "smp.aspp",
         "pooled branch as a bias",
         named(f"{_DECODERS}.deeplabv3.decoder", "ASPP"),
-        aspp,
+        run_aspp,
         ("x",),
         aspp_skips,
         aspp_unfit,

@@ -13,17 +13,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-# Modules whose parameters may be used without calling the module itself. Whatever changes how a
-# parameter is stored or used (parametrizations, quantisation, adapters) has another class.
-_PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-# What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
-_STORED = (nn.Parameter, torch.Tensor, FakeTensor)
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_MARK = "_fastseg_swap"
+from ..nn.altered import MARK, is_transformed, original_class, why_not_short
 
 
 def _none(module: Any) -> Iterable[nn.Module]:
@@ -77,18 +69,9 @@ def named(module: str, *names: str) -> Callable[[nn.Module], bool]:
     return matches
 
 
-def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had, or has, without fastseg.
-
-    Of a class that sharding or a parametrization derived from ours, what ours was derived from.
-    """
-    mark = getattr(type(module), _MARK, None)
-    return type(module) if mark is None else mark[0]
-
-
 def swap_of(module: nn.Module) -> Swap | None:
     """What a module's forward has been exchanged for, if it has."""
-    mark = getattr(type(module), _MARK, None)
+    mark = getattr(type(module), MARK, None)
     return None if mark is None else mark[1]
 
 
@@ -100,10 +83,7 @@ def reason_against(swap: Swap, module: Any) -> str | None:
             return f"forward takes ({', '.join(found)}), known is ({', '.join(swap.arguments)})"
     if "forward" in vars(module):
         return "its forward is overridden"
-    try:
-        return swap.unfit(module) or altered(swap, module)
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        return f"is not built as expected ({error})"
+    return why_not_short(module, swap.skips, swap.unfit)
 
 
 def _arguments(kind: Any) -> Iterable[str]:
@@ -111,35 +91,6 @@ def _arguments(kind: Any) -> Iterable[str]:
     for name, parameter in list(inspect.signature(kind.forward).parameters.items())[1:]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             yield name
-
-
-def altered(swap: Swap, module: nn.Module) -> str | None:
-    """Why the submodules that the exchanged forward would not call have to be called, or None."""
-    for part in swap.skips(module):
-        if has_hooks(part):
-            return f"a {original_class(part).__name__} inside has hooks"
-        if part._parameters and (reason := not_plain(part)):
-            return reason
-    return None
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is to happen when a module is called."""
-    return any(getattr(module, hooks) for hooks in _HOOKS)
-
-
-def not_plain(part: nn.Module) -> str | None:
-    """Why the parameters of a layer cannot be used without calling it, or None."""
-    ours = _MARK in type(part).__dict__
-    if type(part) not in _PLAIN and not (ours and original_class(part) in _PLAIN):
-        return f"a {type(part).__name__} is inside"
-    for name in part._parameters:
-        value = getattr(part, name)
-        if value is not None and type(value) not in _STORED:
-            return f"{name} of a {original_class(part).__name__} is a {type(value).__name__}"
-    if "forward" in vars(part):
-        return f"the forward of a {original_class(part).__name__} is overridden"
-    return None
 
 
 def swap_in(module: nn.Module, swap: Swap) -> None:
@@ -151,26 +102,26 @@ def swap_in(module: nn.Module, swap: Swap) -> None:
 def swap_out(module: nn.Module) -> bool:
     """Gives a module its own class back; whether it had another one."""
     kind = type(module)
-    if _MARK in kind.__dict__:
+    if MARK in kind.__dict__:
         module.__class__ = original_class(module)
         return True
     # Sharding and parametrizing derive classes too, from ours.
-    if any(_MARK in base.__dict__ for base in kind.__mro__):
+    if any(MARK in base.__dict__ for base in kind.__mro__):
         module.__class__ = _without_ours(kind)
         return True
     return False
 
 
 def _without_ours(kind: type) -> type:
-    if _MARK in kind.__dict__:
-        return kind.__dict__[_MARK][0]
+    if MARK in kind.__dict__:
+        return kind.__dict__[MARK][0]
     bases = tuple(_without_ours(b) if _is_ours(b) else b for b in kind.__bases__)
     content = {k: v for k, v in kind.__dict__.items() if k not in ("__dict__", "__weakref__")}
     return type(kind.__name__, bases, content)
 
 
 def _is_ours(kind: type) -> bool:
-    return any(_MARK in base.__dict__ for base in kind.__mro__)
+    return any(MARK in base.__dict__ for base in kind.__mro__)
 
 
 @functools.cache
@@ -182,7 +133,7 @@ def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
     swap = SWAPS[key]
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _transformed() or altered(swap, self) is not None:
+        if is_transformed() or why_not_short(self, swap.skips, swap.unfit) is not None:
             return original.forward(self, *args, **kwargs)
         return swap.forward(self, *args, **kwargs)
 
@@ -201,7 +152,7 @@ def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
         "__reduce_ex__": reduce,
         "_get_name": get_name,
         "forward": functools.update_wrapper(forward, original.forward),
-        _MARK: (original, swap),
+        MARK: (original, swap),
     }
     return type(original.__name__, (original,), content)
 
@@ -209,12 +160,3 @@ def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
 def _rebuild(original: Any, key: str) -> nn.Module:
     kind: Any = swapped_class(original, key)
     return kind.__new__(kind)
-
-
-def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which our ops do not know."""
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )

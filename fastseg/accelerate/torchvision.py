@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from ..nn.aspp import aspp_skips, aspp_unfit, run_aspp
+from ..nn.chain import run, run_residual
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
-from .chains import run, run_residual
 from .layout import as_given, for_inference
 from .swap import Swap, named, register
 from .switch import low_resolution
@@ -27,40 +27,6 @@ def is_model(module: nn.Module) -> bool:
 
 _IS_DEEPLAB = named(f"{_SEGMENTATION}.deeplabv3", "DeepLabV3")
 _IS_FCN = named(f"{_SEGMENTATION}.fcn", "FCN")
-
-
-def _branches(self: Any) -> list[nn.Module]:
-    return list(self.convs)[:-1]
-
-
-def aspp(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """ASPP whose pooled branch is a bias of the projection instead of a map."""
-    maps = torch.cat([branch(x) for branch in _branches(self)], 1)
-    pooled = x
-    for layer in self.convs[-1]:
-        pooled = layer(pooled)
-    projection, *after = self.project
-    map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-    y = F.conv2d(maps, map_weight, projection.bias)
-    y = y + F.conv2d(pooled, pooled_weight)
-    for layer in after:
-        y = layer(y)
-    return y
-
-
-def aspp_skips(self: Any) -> Iterable[nn.Module]:
-    """What `aspp` does not call."""
-    return self.convs[-1], self.project, self.project[0]
-
-
-def aspp_unfit(self: Any) -> str | None:
-    """Whether the last branch pools to one pixel, and the projection is a 1x1 convolution."""
-    pool, projection = self.convs[-1][0], self.project[0]
-    if not isinstance(pool, nn.AdaptiveAvgPool2d) or pool.output_size not in (1, (1, 1)):
-        return "its last branch does not pool to one pixel"
-    if projection.kernel_size != (1, 1) or projection.groups != 1 or projection.stride != (1, 1):
-        return "its projection is no 1x1 convolution"
-    return None
 
 
 def _model(self: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -130,15 +96,14 @@ _SIMPLE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
 
 
 def _basic_block(self: Any, x: torch.Tensor) -> torch.Tensor:
-    identity = x if self.downsample is None else self.downsample(x)
-    y = run(x, self.conv1, self.bn1, self.relu)
-    return run_residual(y, identity, self.conv2, self.bn2, self.relu)
+    layers = (self.conv1, self.bn1, self.relu, self.conv2, self.bn2)
+    return run_residual(x, layers, self.downsample, self.relu)
 
 
 def _bottleneck(self: Any, x: torch.Tensor) -> torch.Tensor:
-    identity = x if self.downsample is None else self.downsample(x)
-    y = run(x, self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu)
-    return run_residual(y, identity, self.conv3, self.bn3, self.relu)
+    first = (self.conv1, self.bn1, self.relu)
+    layers = (*first, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
+    return run_residual(x, layers, self.downsample, self.relu)
 
 
 register(
@@ -169,7 +134,7 @@ register(
         "torchvision.aspp",
         "pooled branch as a bias",
         named(f"{_SEGMENTATION}.deeplabv3", "ASPP"),
-        aspp,
+        run_aspp,
         ("x",),
         aspp_skips,
         aspp_unfit,

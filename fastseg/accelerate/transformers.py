@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.altered import has_hooks, original_class
+from ..nn.chain import run
 from ..nn.mlp_head import mlp_fuse
+from ..nn.pyramid import run_pooled, unusual_pools
+from ..nn.resized import resizable, run_resized
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
-from .chains import resizable, run, run_resized
 from .layout import as_given
-from .pooling import run_pooled, unusual_pools
-from .swap import Swap, has_hooks, named, original_class, register
+from .swap import Swap, named, register
 from .switch import low_resolution
 
 _MODELS = "transformers.models"
