@@ -7,7 +7,7 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-__all__ = ["Limits", "limits", "use_limits"]
+__all__ = ["Limits", "adopt", "limits", "use_limits"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Limits:
     Attributes:
         classes: classes of one model.
         json_bytes: size of a JSON file.
+        pixels: pixels of one image or label map; of more than four bands each four count.
         tensor_bytes: memory that the tensors of a checkpoint may take beyond four times the bytes
             that the file stores of them; views that repeat one value need it, and zip archives.
     """
 
     classes: int = 65_536
     json_bytes: int = 256 << 20
+    pixels: int = 1024 * 1024 * 1024 // 4 // 3  # as Pillow's MAX_IMAGE_PIXELS
     tensor_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
@@ -37,6 +39,11 @@ _current: contextvars.ContextVar[Limits] = contextvars.ContextVar("limits", defa
 def limits() -> Limits:
     """The limits that hold here."""
     return _current.get()
+
+
+def adopt(found: Limits) -> None:
+    """Makes limits hold in this thread: for the threads that a block of `use_limits` starts."""
+    _current.set(found)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from .console import err, fail, out, reason
 from .datasets import cache_bytes, describe, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import AsJson, Bf16, Device, Ignore, Threads, Weights, WorkingSize
+from .options import AsJson, Bf16, Device, Ignore, MaxPixels, Threads, Weights, WorkingSize
 
 
 def eval_(
@@ -44,6 +44,7 @@ def eval_(
     device: Device = "auto",
     threads: Threads = None,
     ignore: Ignore = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a folder of images and label maps: mIoU, mAcc, aAcc, and every class.

@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+from ..limits import use_limits
+
+
+def _allow_pixels(context: typer.Context, pixels: int | None) -> int | None:
+    if pixels is not None and not context.resilient_parsing:
+        context.with_resource(use_limits(pixels=pixels))
+    return pixels
+
+
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -33,4 +42,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON 
 Ignore = Annotated[
     list[int] | None,
     typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=_allow_pixels,
+        help="Most pixels that an image file may have. Default: 89478485.",
+    ),
 ]

@@ -24,7 +24,7 @@ from .console import err, out, reason
 from .datasets import cache_bytes, describe, local_count, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import Bf16, Device, Ignore, Threads
+from .options import Bf16, Device, Ignore, MaxPixels, Threads
 
 
 def train(
@@ -116,6 +116,7 @@ def train(
         float | None,
         typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
     ] = None,
+    max_pixels: MaxPixels = None,
     ignore: Ignore = None,
     train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",

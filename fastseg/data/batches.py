@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy
 import torch
 
+from ..limits import adopt, limits
 from .augment import Augmentation
 from .folder import Split
 
@@ -74,7 +75,7 @@ class Batches:
                 yield _stack([self.sample(position) for position in group])
             return
         waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(self.threads, initializer=adopt, initargs=(limits(),)) as pool:
             try:
                 for group in groups:
                     waiting.append([pool.submit(self.sample, position) for position in group])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from .._messages import reason
 from ..classes import ClassSet, bright_colors, numbered_classes
+from ..limits import adopt, limits
 from .classes_file import IGNORE, DatasetError, Labelling, read_classes_file
 from .images import SUFFIXES, ImageError, read_image
 
@@ -69,7 +70,7 @@ class Split:
         around = numpy.zeros(IGNORE + 1, dtype=numpy.int64)
         self.cached_bytes = 0
         problems: list[str] = []
-        with ThreadPoolExecutor(max(1, threads)) as pool:
+        with ThreadPoolExecutor(max(1, threads), initializer=adopt, initargs=(limits(),)) as pool:
             for done, result in enumerate(_in_order(pool, self._read_or_say, pairs, 4 * threads)):
                 if isinstance(result, str):
                     problems.append(result)

@@ -1,73 +1,31 @@
-"""Reading files of weights, and filling models with them."""
+"""From the content of a weights file to a model that has the weights."""
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import ZipFile
 
 import torch
 from torch import nn
+
+from .._schema import shown
+from .tensor_files import read_tensors
+
+__all__ = ["StateDict", "fill", "plain_name", "read_tensors", "unwrap", "warn_dropped"]
 
 StateDict = dict[str, torch.Tensor]
 
 # Names under which training programs keep the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+_DEEPEST_MODEL = 8  # modules around a model
+_LONGEST_NAME = 1000
 # Names of modules that wrap others: of DDP only as the first, since it is an ordinary word; of
 # torch.compile, FSDP and activation checkpointing anywhere.
 _WRAPPED = re.compile(
     r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-
-
-def read_tensors(path: Path) -> Any:
-    """The content of a checkpoint file, whatever its suffix.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or damaged.
-    """
-    with path.open("rb") as file:
-        start = file.read(9)
-    # safetensors: the length of the header (8 bytes), then the header as JSON.
-    if start[8:] == b"{":
-        return _read_safetensors(path)
-    damaged = None
-    try:
-        # torch.load ignores checksums and takes damaged numbers as they are.
-        damaged = ZipFile(path).testzip() if start.startswith(b"PK") else None
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if start.startswith((b"PK", b"\x80")):
-            raise ValueError(
-                f"{path}: holds Python objects besides tensors, which are not loaded for safety "
-                "(save model.state_dict() instead), or is damaged"
-            ) from error
-        raise ValueError(f"{path}: not a checkpoint of torch.save or safetensors") from error
-    except Exception as error:  # damaged files raise nearly every type
-        raise ValueError(
-            f"{path}: truncated, damaged, or not a checkpoint of torch.save or safetensors"
-        ) from error
-    raise ValueError(f"{path}: damaged (the checksum of {damaged} is wrong)")
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: reading safetensors needs the package: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged safetensors file ({error})") from error
 
 
 def unwrap(
@@ -81,8 +39,11 @@ def unwrap(
             the module is looked for inside of which they do, such as "model." of a LightningModule.
 
     Raises:
-        ValueError: there is no state dict, there are several models in it, or tensors beside the
-            one that there is.
+        ValueError: there is no state dict, or there are several models in it.
+
+    Warns:
+        UserWarning: names tensors beside the model, such as those of a loss or a metric, that are
+            dropped.
     """
     if isinstance(content, Mapping):
         for name in _WRAPPERS:
@@ -95,8 +56,13 @@ def unwrap(
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"{origin}: holds no state dict (the entry {key!r} is a {type(value).__name__}, "
-                "expected tensors only)"
+                f"{origin}: holds no state dict (the entry {shown(key)} is "
+                f"a {type(value).__name__}, expected tensors only)"
+            )
+        if len(key) > _LONGEST_NAME:
+            raise ValueError(
+                f"{origin}: the name of a tensor has {len(key)} characters ({shown(key)}), "
+                f"expected at most {_LONGEST_NAME}"
             )
         name = plain_name(key)
         if name in state_dict:
@@ -124,11 +90,16 @@ def _inner_model(
         )
     prefix = found[0] if found else ""
     if beside := [key for key in state_dict if not key.startswith(prefix)]:
-        raise ValueError(
-            f"{origin}: holds tensors beside those of the model, which begin with {prefix!r}: "
-            f"{', '.join(beside)}; pass a state dict of the model's tensors alone"
+        warnings.warn(
+            f"{origin}: the model's tensors begin with {prefix!r}; {len(beside)} others are "
+            f"dropped: {', '.join(beside)}",
+            stacklevel=4,
         )
-    return {plain_name(key.removeprefix(prefix)): value for key, value in state_dict.items()}
+    return {
+        plain_name(key.removeprefix(prefix)): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
 
 
 def _known_prefixes(
@@ -137,6 +108,8 @@ def _known_prefixes(
     """Prefixes of names under which there is a known model, the outermost ones."""
     if known({plain_name(key): value for key, value in state_dict.items()}):
         yield prefix
+        return
+    if prefix.count(".") >= _DEEPEST_MODEL:
         return
     inside: dict[str, StateDict] = {}
     for key, value in state_dict.items():
