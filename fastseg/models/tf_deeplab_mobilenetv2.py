@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..classes import VOC, ClassSet, as_class_set
+from ..layout import map_format
 from ..nn import DilatedConv2d
 from ..nn.altered import why_not_short
 from ..nn.conv import is_convolution
@@ -118,7 +119,8 @@ class TFDeepLabMobileNetV2(SegmentationModel):
         pooled = F.relu(self.image_pooling(x.mean((2, 3), keepdim=True)))
         branch = F.relu(self.aspp0(x), inplace=True)
         if why_not_short(self, _skips, _unfit) is not None:
-            return self.concat_projection(torch.cat([pooled.expand_as(branch), branch], dim=1))
+            maps = torch.cat([pooled.expand_as(branch), branch], dim=1)
+            return self.concat_projection(maps.contiguous(memory_format=map_format(x)))
         pooled_weight, branch_weight = self.concat_projection.weight.split(pooled.shape[1], dim=1)
         bias = F.conv2d(pooled, pooled_weight, self.concat_projection.bias)
         return F.conv2d(branch, branch_weight) + bias

@@ -20,6 +20,9 @@ from torch.nn.modules import module as torch_module
 # On a class with a forward of fastseg's: the pair of the class it took the place of and what for.
 MARK = "_fastseg_swap"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
+    getattr(torch_module, f"_global{hooks}") for hooks in HOOKS
+)
 
 # The layers whose parameters may be read, with the forward that reading them stands for.
 _LAYERS: dict[type, Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)}
@@ -54,13 +57,15 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def all_are_watched() -> bool:
-    """Whether hooks are registered for every module there is."""
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
+    """Whether hooks are registered for every module there is.
+
+    Those of FlopCounterMode are none to call modules for: it counts what is really computed.
+    """
+    for hooks in _GLOBAL_HOOKS:
+        for hook in hooks.values():
+            if getattr(hook, "__module__", None) != "torch.utils.module_tracker":
+                return True
+    return False
 
 
 def is_transformed() -> bool:
