@@ -68,12 +68,19 @@ def all_are_watched() -> bool:
     return False
 
 
-def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work: layers then run as written."""
+def is_run_as_written() -> bool:
+    """Whether modules are to call all that is inside: our ops would be taken for constants.
+
+    So it is under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
+    transforms and forward-mode differentiation.
+    """
     if torch.compiler.is_compiling():
         return False
     return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+        torch._C._is_tracing()
+        or torch.fx._symbolic_trace._is_fx_tracing_flag
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

@@ -16,7 +16,7 @@ from .altered import (
     all_are_watched,
     has_hooks,
     is_a,
-    is_transformed,
+    is_run_as_written,
     original_class,
     why_called,
 )
@@ -48,7 +48,7 @@ def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     all are, since the compiler joins elementwise operations by itself.
     """
     layers = list(flat(modules))
-    if torch.compiler.is_compiling() or is_transformed() or all_are_watched():
+    if _each_is_called():
         for layer in layers:
             x = layer(x)
         return x
@@ -85,7 +85,7 @@ def run_after(
     convolution, *after = flat(layers)
     weight, bias = convolution.weight, convolution.bias
     clamp = None
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_transformed():
+    if not torch.is_grad_enabled() and not _each_is_called():
         if after and can_be_folded(convolution, after[0]):
             weight, bias = folded_parameters(convolution, after.pop(0))
         if after and _is_clamp(after[0]):
@@ -125,6 +125,10 @@ def inner_sequences(module: nn.Module) -> Iterable[nn.Module]:
         if opens(child):
             yield child
             yield from inner_sequences(child)
+
+
+def _each_is_called() -> bool:
+    return torch.compiler.is_compiling() or is_run_as_written() or all_are_watched()
 
 
 def _inference_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
