@@ -22,6 +22,8 @@ _OF_THE_START = frozenset(
 _CHANGEABLE = frozenset({"epochs", "iterations", "accumulate", "validate_every"})
 _LENGTHS = ("epochs", "iterations")
 _FROM_CONFIG = {"scale": "scale_range"}  # name in TrainConfig -> option, where they differ
+# Options that may be the name of a file, or something else.
+_PERHAPS_FILES = frozenset({"encoder_weights", "label_map"})
 _RECORDED = "fastseg.recorded options"  # key of the context's meta
 
 
@@ -81,7 +83,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def options_to_record(ctx: typer.Context) -> dict[str, Any]:
     """The options of a run as plain values, for --resume."""
-    return {name: _plain(value) for name, value in ctx.params.items() if name not in _OF_THE_START}
+    return {name: _plain(name, value) for name, value in ctx.params.items() if name not in _OF_THE_START}
 
 
 def check_given(ctx: typer.Context) -> None:
@@ -96,7 +98,7 @@ def check_given(ctx: typer.Context) -> None:
         source = ctx.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE" or name not in recorded:
             continue
-        value = _plain(ctx.params[name])
+        value = _plain(name, ctx.params[name])
         if name in _OF_THE_START | _CHANGEABLE or value == recorded[name]:
             continue
         option = max(parameter.opts, key=len)
@@ -110,12 +112,12 @@ def check_given(ctx: typer.Context) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; paths are absolute, for the next start may be somewhere else."""
-    if isinstance(value, Path):
-        return str(value.absolute())
+def _plain(name: str, value: Any) -> Any:
+    """A value as JSON has it; files are absolute, for the next start may be somewhere else."""
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(name, item) for item in value]
+    if isinstance(value, Path) or (name in _PERHAPS_FILES and value and Path(value).is_file()):
+        return str(Path(value).absolute())
     return value
 
 

@@ -320,7 +320,9 @@ def test_a_run_can_be_made_longer(dataset: Path, tmp_path: Path) -> None:
     expected = [CONFIG.lr * (1 - i / 11) ** CONFIG.power for i in (8, 9, 10)]
     assert rates == pytest.approx(expected)
     shorter = make_trainer(dataset, tmp_path, config=dataclasses.replace(CONFIG, iterations=10))
-    with pytest.raises(checkpoint.CheckpointError, match="11 iterations are done, but the run is to have 10"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="11 iterations are done, but the run is to have 10"
+    ):
         shorter.resume_latest()
 
 
