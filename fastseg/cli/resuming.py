@@ -83,7 +83,9 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def options_to_record(ctx: typer.Context) -> dict[str, Any]:
     """The options of a run as plain values, for --resume."""
-    return {name: _plain(name, value) for name, value in ctx.params.items() if name not in _OF_THE_START}
+    return {
+        name: _plain(name, value) for name, value in ctx.params.items() if name not in _OF_THE_START
+    }
 
 
 def check_given(ctx: typer.Context) -> None:
