@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pathlib import Path
 
 from ..data import Labelling, Pair, Split
 from ..engine.processes import Processes
-from .console import err
+from .console import progress_bar
 
 
 def read_split(
     name: str, pairs: list[Pair], labelling: Labelling, processes: Processes, cache_bytes: int
 ) -> Split:
     """Reads and checks all files of a split. Raises DatasetError at files that are wrong."""
-    bar = Progress(
-        TextColumn(f"reading {name or 'the images'}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=err, transient=True,
-        disable=not (processes.first and err.is_terminal),
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("", total=len(pairs))
+    shown = processes.first
+    with progress_bar(f"reading {name or 'the images'}", len(pairs), shown) as progress:
         return Split(
             name,
             pairs,
             labelling,
             cache_bytes=cache_bytes,
             threads=min(8, max(1, (os.cpu_count() or 1) // local_count(processes))),
-            progress=lambda done, total: bar.update(task, completed=done),
+            progress=progress,
         )
 
 
@@ -47,6 +41,12 @@ def cache_bytes(limit_gb: float | None, processes: Processes) -> int:
 def local_count(processes: Processes) -> int:
     """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
+
+
+def files_of(pairs: Iterable[Pair]) -> Iterable[Path]:
+    """The files of pairs: what may not be written over."""
+    for pair in pairs:
+        yield from (file for file in (pair.image, pair.label) if isinstance(file, Path))
 
 
 def describe(labelling: Labelling, splits: Iterable[Split]) -> str:

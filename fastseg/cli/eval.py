@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .._files import check_folder, written_whole
 from ..classes import numbered_classes
@@ -21,12 +19,14 @@ from ..engine.evaluate import evaluate
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
+from . import console
 from .confusion import draw_confusion
-from .console import err, fail, out, reason
-from .datasets import cache_bytes, describe, read_split
+from .console import Table, fail, progress_bar, reason
+from .datasets import cache_bytes, describe, files_of, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
 from .options import AsJson, Bf16, Device, Ignore, MaxPixels, Threads, Weights, WorkingSize
+from .outputs import Outputs
 
 
 def eval_(
@@ -62,19 +62,18 @@ def eval_(
         split = "" if set(splits) == {""} else split
         if split not in splits:
             raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
+        if out_dir is not None:
+            outputs = Outputs([*files_of(splits[split]), *([weights] if weights else [])])
+            for name in ("eval.json", "confusion.png"):
+                outputs.claim(out_dir / name)
         origin = DEFAULT_NAME if weights is None else str(weights)
         model = _load(weights)
         labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, origin, dataset)
         data = read_split(split, splits[split], labelling, processes, cache_bytes(None, processes))
         if not as_json:
             say(processes, describe(labelling, [data]))
-        bar = Progress(
-            TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=err, transient=True, disable=not (processes.first and err.is_terminal),
-        )  # fmt: skip
         began = time.perf_counter()
-        with bar:
-            task = bar.add_task("", total=None)
+        with progress_bar("evaluating", shown=processes.first) as progress:
             matrix = evaluate(
                 model.to(own_device),
                 data,
@@ -82,7 +81,7 @@ def eval_(
                 batch_size=batch_size,
                 void_row=True,
                 processes=processes,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=progress,
                 bf16=bf16,
             )
         seconds = time.perf_counter() - began
@@ -131,12 +130,12 @@ def _fitting(
     labelling: Labelling, model: SegmentationModel, weights: str, dataset: Path
 ) -> Labelling:
     """The labelling with the model's classes where the data set does not say them itself."""
-    own, count = labelling.classes, len(model.classes)
-    if own.names == numbered_classes(len(own)).names and len(own) <= count:
-        return dataclasses.replace(labelling, classes=model.classes, origin=weights)
-    if len(own) != count:
+    own, given = labelling.classes, model.label_classes()
+    if own.names == numbered_classes(len(own)).names and len(own) <= len(given):
+        return dataclasses.replace(labelling, classes=given, origin=weights)
+    if len(own) != len(given):
         raise Failure(
-            f"{weights}: the model has {count} classes, {dataset} has {len(own)} "
+            f"{weights}: the model gives {len(given)} labels, {dataset} has {len(own)} "
             f"(says {labelling.origin})"
         )
     return labelling
@@ -149,14 +148,10 @@ def _print(
     seconds: float,
     out_dir: Path | None,
 ) -> None:
+    title = f"mIoU {_percent(result.miou)}   mAcc {_percent(result.macc)}   "
     table = Table(
-        title=f"mIoU {_percent(result.miou)}   mAcc {_percent(result.macc)}   "
-        f"aAcc {_percent(result.aacc)}",
-        title_style="bold",
+        f"{title}aAcc {_percent(result.aacc)}", "class", ">IoU", ">Acc", ">Dice", ">share of pixels"
     )
-    table.add_column("class")
-    for heading in ("IoU", "Acc", "Dice", "share of pixels"):
-        table.add_column(heading, justify="right")
     total = max(1, int(matrix.sum()))
     shares = (matrix.sum(1).double() / total).tolist()
     columns: tuple[Any, ...] = (
@@ -167,12 +162,10 @@ def _print(
         shares,
     )
     for name, *values in zip(*columns, strict=True):
-        table.add_row(name, *(_percent(value) for value in values))
-    out.print(table)
+        table.add(name, *(_percent(value) for value in values))
+    table.print()
     where = "" if out_dir is None else f"; results in {out_dir}"
-    out.print(
-        f"{1000 * seconds:.0f} ms per image{where}", soft_wrap=True, markup=False, highlight=False
-    )
+    console.say(f"{1000 * seconds:.0f} ms per image{where}")
 
 
 def _percent(value: float) -> str:

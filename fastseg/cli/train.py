@@ -10,21 +10,23 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._files import check_folder
 from ..data import find_splits, labelling_of
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
+from ..engine.history import CURVE, METRICS
 from ..engine.processes import Processes
 from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
 from ..metrics import Scores
 from ..models.description import ARCHITECTURES, Description
-from .console import err, out, reason
-from .datasets import cache_bytes, describe, local_count, read_split
+from . import console
+from .console import reason
+from .datasets import cache_bytes, describe, files_of, local_count, read_split
 from .devices import device_named
 from .joined import Failure, joined, say
 from .options import Bf16, Device, Ignore, MaxPixels, Threads
+from .outputs import Outputs
 
 
 def train(
@@ -153,6 +155,10 @@ def train(
             train_split = ""
         if train_split not in splits:
             raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
+        inputs = [path for path in (init, Path(encoder_weights or "")) if path and path.is_file()]
+        outputs = Outputs([*inputs, *(f for pairs in splits.values() for f in files_of(pairs))])
+        for name in (BEST, LAST, METRICS, CURVE):
+            outputs.claim(out_dir / name)
         used = [name for name in (train_split, val_split) if name in splits]
         labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
         cache = cache_bytes(cache_gb, processes)
@@ -266,7 +272,7 @@ def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
         )
     else:
         where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
-        out.print(f"done{best}{where}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"done{best}{where}")
 
 
 class Display:
@@ -274,12 +280,8 @@ class Display:
 
     def __init__(self, iterations: int, processes: Processes) -> None:
         self._processes = processes
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[miou]}"),
-            TimeRemainingColumn(), console=err, transient=True,
-            disable=not (processes.first and err.is_terminal),
-        )  # fmt: skip
+        fields = "loss {task.fields[loss]}  mIoU {task.fields[miou]}"
+        self._bar = console.progress(fields, shown=processes.first)
         self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
         self._loss: float | None = None
 
