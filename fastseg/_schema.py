@@ -216,7 +216,8 @@ class Table(Schema):
     @property
     def expected(self) -> str:  # type: ignore[override]
         count = "" if self.longest is None else f" of at most {self.longest} entries"
-        return f"an object{count}, each {self.item.expected}"
+        each = "" if isinstance(self.item, Plain) else f", each {self.item.expected}"
+        return f"an object{count}{each}"
 
     def check(self, value: Any, field: str = "") -> dict[str, Any]:
         if not isinstance(value, Mapping) or (
@@ -339,6 +340,16 @@ class Plain(Schema):
         raise self.refuse(value, field)
 
 
+@dataclasses.dataclass(frozen=True)
+class Anything(Schema):
+    """Any object at all, not looked into."""
+
+    expected = "anything"
+
+    def check(self, value: Any, field: str = "") -> Any:
+        return value
+
+
 _NAME = Text()
 _ANY_TEXT, _ANY_NUMBER = Text(longest=1 << 24), Number()
-PLAIN = Plain()
+PLAIN, ANYTHING = Plain(), Anything()

@@ -42,6 +42,7 @@ __all__ = [
     "report",
     "say",
     "swatches",
+    "warn",
 ]
 
 _PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
@@ -65,6 +66,12 @@ def note(message: object) -> None:
 def report(message: object) -> None:
     """Prints one line about what went wrong to stderr."""
     line = Text.assemble(("error: ", "bold red"), _text(message))
+    _err.print(line, soft_wrap=True)
+
+
+def warn(message: object) -> None:
+    """Prints one line about what still works, but not for long."""
+    line = Text.assemble(("warning: ", "bold yellow"), _text(message))
     _err.print(line, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from .._files import check_folder
-from ..data import find_splits, labelling_of
+from ..data import check_sense, open_data_set
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
 from ..engine.history import CURVE, METRICS
@@ -22,10 +22,30 @@ from ..metrics import Scores
 from ..models.description import ARCHITECTURES, Description
 from . import console
 from .console import reason
-from .datasets import cache_bytes, describe, files_of, local_count, read_split
+from .datasets import (
+    bands_of,
+    cache_bytes,
+    files_of,
+    labelling_for,
+    local_count,
+    options_of,
+    read_split,
+    split_of,
+)
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import Bf16, Device, Ignore, MaxPixels, Threads
+from .options import (
+    Bf16,
+    Device,
+    Ignore,
+    LabelMap,
+    LabelsDrawn,
+    Layout,
+    MaxPixels,
+    Threads,
+    TrustLabels,
+    Void,
+)
 from .outputs import Outputs
 
 
@@ -33,8 +53,8 @@ def train(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="Folder with images/train, images/val, labels/train and labels/val (or only "
-            "images and labels), and perhaps classes.json."
+            help="Folder with images/ and labels/, PASCAL VOC, Cityscapes, ADE20K, COCO, CamVid, "
+            "NAME.jpg beside NAME_mask.png, or a csv file: see --layout. Perhaps with classes.json."
         ),
     ],
     model: Annotated[
@@ -119,6 +139,11 @@ def train(
         typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
     ] = None,
     max_pixels: MaxPixels = None,
+    layout: Layout = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
+    trust_labels: TrustLabels = False,
     ignore: Ignore = None,
     train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",
@@ -150,24 +175,31 @@ def train(
         resuming = resume and last.exists()
         if not resume and last.exists():
             raise Failure(f"{last} exists: continue it with --resume, or choose another --out")
-        splits = find_splits(dataset)
-        if set(splits) == {""}:
-            train_split = ""
-        if train_split not in splits:
-            raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
+        label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
+        found = open_data_set(dataset, layout)
+        train_split = split_of(found, train_split)
+        of_validation = found.split(val_split)
+        if of_validation == train_split:
+            of_validation = None
         inputs = [path for path in (init, Path(encoder_weights or "")) if path and path.is_file()]
-        outputs = Outputs([*inputs, *(f for pairs in splits.values() for f in files_of(pairs))])
+        outputs = Outputs(
+            [*inputs, *(f for pairs in found.splits.values() for f in files_of(pairs))]
+        )
         for name in (BEST, LAST, METRICS, CURVE):
             outputs.claim(out_dir / name)
-        used = [name for name in (train_split, val_split) if name in splits]
-        labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
+        used = [train_split] if of_validation is None else [train_split, of_validation]
+        labelling, lines = labelling_for(found, used, label_options, processes)
+        bands = bands_of(found.splits[train_split])
         cache = cache_bytes(cache_gb, processes)
         data = {}
         for name in used:
-            data[name] = read_split(name, splits[name], labelling, processes, cache)
+            data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
-        say(processes, describe(labelling, data.values()))
-        if val_split not in data:
+        check_sense([data[train_split]], label_options)
+        say(processes, "; ".join((found.line(used), *lines)))
+        if bands != 3:
+            say(processes, f"the images have {bands} bands; their mean and deviation are computed")
+        if of_validation is None:
             say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
 
         try:
@@ -217,7 +249,7 @@ def train(
                 network,
                 description,
                 data[train_split],
-                data.get(val_split),
+                None if of_validation is None else data[of_validation],
                 config,
                 run_options,
                 display,

@@ -154,6 +154,13 @@ def fill(origin: str, name: str, model: Model, state_dict: StateDict) -> Model:
     ]
     if misshapen:
         problems.append(f"shapes: {', '.join(misshapen)}")
+    whole = [
+        f"{key} is {str(state_dict[key].dtype).removeprefix('torch.')}"
+        for key, value in expected.items()
+        if key in state_dict and value.is_floating_point() > state_dict[key].is_floating_point()
+    ]
+    if whole:
+        problems.append(f"not floating point: {', '.join(whole)}")
     if problems:
         raise ValueError(f"{origin}: does not fit {name}; {'; '.join(problems)}")
     model.to_empty(device="cpu").float().load_state_dict(state_dict)

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from .._messages import one_line
+from .._messages import one_line, shortened
 from ..limits import limits
 from . import pickle_scan
 
@@ -120,7 +120,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError, and what torch says to its dtypes
-        raise ValueError(f"truncated or damaged safetensors file ({error})") from error
+        raise ValueError(f"truncated or damaged safetensors file ({shortened(error)})") from error
 
 
 def _check_tensors(content: Any) -> None:
