@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ..classes import ClassSet
 from ..nn.fusion import is_fused
+from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
@@ -129,7 +130,7 @@ class SegmentationModel(Pretrained):
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits = _with_background(self.coarse_logits(x))
+        logits = with_background(self.coarse_logits(x))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
         return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
@@ -187,7 +188,7 @@ class SegmentationModel(Pretrained):
 
         def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
             return upsample_cross_entropy(
-                _with_background(logits),
+                with_background(logits),
                 target,
                 weight,
                 ignore_index,
@@ -232,7 +233,7 @@ class SegmentationModel(Pretrained):
             planes = pixels.cpu().permute(0, 3, 1, 2)
             planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
             pixels = planes.permute(0, 2, 3, 1)
-        logits = _with_background(self.coarse_logits(self.preprocess(pixels)))
+        logits = with_background(self.coarse_logits(self.preprocess(pixels)))
         if crf is None:
             return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
         logits = upsample_bilinear(logits, (height, width), align_corners=self.align_corners)
@@ -274,14 +275,6 @@ class SegmentationModel(Pretrained):
         sides = (round((side * scale - offset) / step) * step for side in (height, width))
         new_height, new_width = (max(side, step * (1 - offset)) + offset for side in sides)
         return new_height, new_width
-
-
-def _with_background(logits: torch.Tensor) -> torch.Tensor:
-    """A single class [N, 1, h, w] beside the logit 0 of its absence; others as they are.
-
-    softmax([0, z])[1] is sigmoid(z), and interpolation keeps the 0.
-    """
-    return F.pad(logits, (0, 0, 0, 0, 1, 0)) if logits.shape[1] == 1 else logits
 
 
 def _rgb_batch(images: Image) -> torch.Tensor:
