@@ -80,8 +80,7 @@ private:
       const std::int64_t count = lanes_in(b);
       for (std::int64_t c = 0; c < C; c += L) {
         V tile[L];
-        for (int k = 0; k < L; ++k)
-          tile[k] = c + k < C ? load_vec(lo_ + (b * C + c + k) * L) : V{};
+        for (int k = 0; k < L; ++k) tile[k] = c + k < C ? load_vec(lo_ + (b * C + c + k) * L) : V{};
         transpose<T>(tile);
         std::int32_t lo = columns_.lo(b * L), hi = columns_.hi(b * L);
         V left{}, right{};

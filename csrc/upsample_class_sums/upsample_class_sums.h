@@ -61,12 +61,12 @@ struct Arguments {
   const void* target; // dense
   TargetKind target_kind;
   TargetType target_type;
-  const void* pixel_weight;   // [N, out_h, out_w], compute type; null: all 1
-  int slots[kSums];           // place of each sum among the `kept` ones, or -1
+  const void* pixel_weight; // [N, out_h, out_w], compute type; null: all 1
+  int slots[kSums];         // place of each sum among the `kept` ones, or -1
   std::int64_t kept;
-  double* sums;               // [N, kept, C]
-  const void* coefficients;   // [N, kept, C], compute type: d(result) / d(sums)
-  void* grad_logits;          // [N, C, in_h, in_w] dense, compute type
+  double* sums;             // [N, kept, C]
+  const void* coefficients; // [N, kept, C], compute type: d(result) / d(sums)
+  void* grad_logits;        // [N, C, in_h, in_w] dense, compute type
   bool grad_channels_last;
 };
 

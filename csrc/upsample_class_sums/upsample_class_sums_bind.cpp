@@ -22,9 +22,9 @@ void bind_upsample_class_sums(py::module_& m) {
                        std::int64_t stride_h, std::int64_t stride_w, std::int64_t teacher_h,
                        std::int64_t teacher_w, bool sigmoid, std::int64_t ignore_index,
                        double gamma, double reduced_threshold) {
-             return Shape{batch,    classes,       in_h,         in_w,     out_h,
-                          out_w,    align_corners, stride_n,     stride_c, stride_h,
-                          stride_w, teacher_h,     teacher_w,    sigmoid,  ignore_index,
+             return Shape{batch,    classes,          in_h,      in_w,     out_h,
+                          out_w,    align_corners,    stride_n,  stride_c, stride_h,
+                          stride_w, teacher_h,        teacher_w, sigmoid,  ignore_index,
                           gamma,    reduced_threshold};
            }),
            py::kw_only(), py::arg("batch"), py::arg("classes"), py::arg("in_h"), py::arg("in_w"),

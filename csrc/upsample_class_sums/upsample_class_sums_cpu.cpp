@@ -66,8 +66,8 @@ private:
         if (has_teacher) {
           // All rows of the group read the same two source rows of the teacher, too.
           const Taps<T> at = taps<T>(*call_.teacher_rows, y);
-          group.count = std::min(
-              group.count, row_group(*call_.teacher_rows, at, y, last, group.owned).count);
+          group.count =
+              std::min(group.count, row_group(*call_.teacher_rows, at, y, last, group.owned).count);
           teacher.move_to(at.lo, at.hi, prepare);
           from = &teacher;
         }
@@ -102,8 +102,7 @@ private:
   PixelRows<T> pixels_;
 };
 
-template <class Storage>
-std::int64_t run_typed(const Arguments& a, const Shape& s, int threads) {
+template <class Storage> std::int64_t run_typed(const Arguments& a, const Shape& s, int threads) {
   using T = compute_t<Storage>;
   const ResizeAxis rows = resize_axis(s.in_h, s.out_h, s.align_corners, 0.0);
   const ResizeColumns<T> columns(resize_axis(s.in_w, s.out_w, s.align_corners, 0.0));
@@ -116,8 +115,10 @@ std::int64_t run_typed(const Arguments& a, const Shape& s, int threads) {
   const std::int64_t tasks = s.batch * bands.per_image, each = a.kept * s.classes;
   Buffer<double> partials(a.sums != nullptr ? s.batch * s.in_h * each : 0);
   if (a.sums != nullptr) zero_row(partials.get(), s.batch * s.in_h * each);
-  const Call<T> call{a,       s,
-                     rows,    columns,
+  const Call<T> call{a,
+                     s,
+                     rows,
+                     columns,
                      teacher ? &teacher_rows : nullptr,
                      teacher ? &teacher_columns : nullptr,
                      partials.get()};
@@ -138,9 +139,8 @@ std::int64_t run_typed(const Arguments& a, const Shape& s, int threads) {
 
 std::int64_t run(DType dtype, const Arguments& a, const Shape& s, int threads) {
   std::int64_t bad = -1;
-  dispatch_dtype(dtype, [&](auto tag) {
-    bad = run_typed<typename decltype(tag)::type>(a, s, threads);
-  });
+  dispatch_dtype(dtype,
+                 [&](auto tag) { bad = run_typed<typename decltype(tag)::type>(a, s, threads); });
   return bad;
 }
 

@@ -64,9 +64,8 @@ template <class T> struct Modulation {
 
   explicit Modulation(const Shape& s)
       : gamma(static_cast<T>(s.gamma)), threshold(static_cast<T>(s.reduced_threshold)),
-        scale(s.reduced_threshold > 0.0
-                  ? static_cast<T>(std::pow(s.reduced_threshold, -s.gamma))
-                  : T(1)) {}
+        scale(s.reduced_threshold > 0.0 ? static_cast<T>(std::pow(s.reduced_threshold, -s.gamma))
+                                        : T(1)) {}
 
   struct Value {
     V weight, slope;
@@ -99,8 +98,7 @@ template <class T> class PixelRows {
 
 public:
   explicit PixelRows(const Call<T>& call)
-      : call_(call),
-        labels_(call.a.target_kind == TargetKind::labels ? kRows * call.width() : 0),
+      : call_(call), labels_(call.a.target_kind == TargetKind::labels ? kRows * call.width() : 0),
         values_(call.a.target_kind == TargetKind::values ? kRows * call.width() : 0) {}
 
   // Labels, -1 where they do not count and beyond the last column.

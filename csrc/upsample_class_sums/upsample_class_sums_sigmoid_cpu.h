@@ -76,7 +76,7 @@ private:
 
   // The sigmoid of z, and what comes with it, each without cancellation.
   struct Activation {
-    V p, rest;    // rest = 1 - p
+    V p, rest;      // rest = 1 - p
     V exp, inverse; // e^-|z| and 1 / (1 + e^-|z|)
     explicit Activation(V z) {
       const IV negative = z < V{};
@@ -91,7 +91,8 @@ private:
   template <bool General>
   void sum(std::int64_t n, std::int64_t c, const RowGroup<T>& group, const T* lo, const T* hi,
            std::int64_t first, const Partials<T>& partials) const {
-    const std::int64_t C = call_.s.classes, end = std::min(first + kSumBlocks, call_.columns.blocks());
+    const std::int64_t C = call_.s.classes,
+                       end = std::min(first + kSumBlocks, call_.columns.blocks());
     const bool labels = has_labels(), with_loss = with_loss_;
     const lane_int<T> own = own_label(c);
     const V not_counted = ignored();
@@ -188,8 +189,7 @@ private:
     }
   }
 
-  template <class Of>
-  V focal(V y, V none, V z, const Activation& at, V slope, const Of& of) const {
+  template <class Of> V focal(V y, V none, V z, const Activation& at, V slope, const Of& of) const {
     const V log_sum = log1p_unit(at.exp);
     const V negative = vmax(z, V{}) + log_sum, positive = vmax(-z, V{}) + log_sum;
     const auto own = modulation_(at.p, at.rest), other = modulation_(at.rest, at.p);

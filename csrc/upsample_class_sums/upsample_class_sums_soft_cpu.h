@@ -14,12 +14,12 @@ template <class T> class SoftTargets {
 
 public:
   SoftTargets(const Call<T>& call, PixelRows<T>& pixels, const Coefficients<T>& coefficients)
-      : call_(call), pixels_(pixels), coefficients_(coefficients), C(call.s.classes),
-        exp_(C * L), shares_(C * L), lanes_(call.a.kept * C * L),
+      : call_(call), pixels_(pixels), coefficients_(coefficients), C(call.s.classes), exp_(C * L),
+        shares_(C * L), lanes_(call.a.kept * C * L),
         values_(call.a.target_kind == TargetKind::values ? kRows * call.width() * C : 0) {}
 
-  void forward(std::int64_t n, const RowGroup<T>& group, const T* lo, const T* hi,
-               std::int64_t row, const LogitRows<T>* teacher) {
+  void forward(std::int64_t n, const RowGroup<T>& group, const T* lo, const T* hi, std::int64_t row,
+               const LogitRows<T>* teacher) {
     zero_row(lanes_.get(), call_.a.kept * C * L);
     visit(n, group, lo, hi, teacher,
           [&](const Blend<T>& z, const Normaliser<T>& normaliser, V v, std::int64_t, int) {

@@ -32,28 +32,42 @@ template <class T> struct Blend {
 };
 
 // Sum of the classes' 2^(z - shift), stored to `e`; shift is 0 unless that sum would be too small.
+// `weighted`: the same with each class times its weight, where there are weights.
 template <class T> struct Normaliser {
-  vec<T> sum{}, shift{};
+  vec<T> sum{}, shift{}, weighted{};
 
   Normaliser(const Blend<T>& z, std::int64_t classes, T* e) {
-    constexpr int L = kLanes<T>;
-    for (std::int64_t c = 0; c < classes; ++c) {
-      const vec<T> v = exp2_nonpositive(z(c));
-      store_vec(e + c * L, v);
-      sum += v;
-    }
-    if (!any<T>(sum < T(0x1p-40))) return;
-    shift = z(0);
-    for (std::int64_t c = 1; c < classes; ++c) shift = vmax(z(c), shift);
-    sum = vec<T>{};
-    for (std::int64_t c = 0; c < classes; ++c) {
-      const vec<T> v = exp2_nonpositive(z(c) - shift);
-      store_vec(e + c * L, v);
-      sum += v;
-    }
+    run<false, false>(z, classes, e, nullptr);
+    search<false>(z, classes, e, nullptr);
+  }
+  Normaliser(const Blend<T>& z, std::int64_t classes, T* e, const T* weights) {
+    run<false, true>(z, classes, e, weights);
+    search<true>(z, classes, e, weights);
   }
   // -log of the probability of the class with logit z.
   vec<T> loss(vec<T> z) const { return log_positive(sum) + (shift - z) * T(kLn2); }
+
+private:
+  template <bool Shifted, bool Weighted>
+  void run(const Blend<T> z, std::int64_t classes, T* e, const T* weights) {
+    vec<T> s{}, w{};
+    const vec<T> offset = shift;
+    for (std::int64_t c = 0; c < classes; ++c) {
+      const vec<T> v = exp2_nonpositive(Shifted ? z(c) - offset : z(c));
+      store_vec(e + c * kLanes<T>, v);
+      s += v;
+      if constexpr (Weighted) w += v * weights[c];
+    }
+    sum = s;
+    weighted = w;
+  }
+  template <bool Weighted>
+  void search(const Blend<T>& z, std::int64_t classes, T* e, const T* weights) {
+    if (!any<T>(sum < T(0x1p-40))) return;
+    shift = z(0);
+    for (std::int64_t c = 1; c < classes; ++c) shift = vmax(z(c), shift);
+    run<true, Weighted>(z, classes, e, weights);
+  }
 };
 
 // Targets that are labels. With other targets: upsample_class_sums_soft_cpu.h.
@@ -128,7 +142,7 @@ public:
         ++visited;
         o.target = label & counts;
         const Blend<T> z{lo + b * C * L, hi + b * C * L, group.w_lo[r], group.w_hi[r]};
-        const Normaliser<T> normaliser(z, C, o.e);
+        const Normaliser<T> normaliser(z, C, o.e, d_probability);
         const V v = pixels_.weights(n, group.y + r, b, counts);
         const V inverse = counts ? T(1) / normaliser.sum : V{};
         const IV own = o.target * L + iota<T>();
@@ -136,7 +150,7 @@ public:
         V d_own = gather(coefficients_.of(kLoss), o.target);
         if (with_focal_) d_own += focal(normaliser, z, own, p, o.target);
         const V at_target = p * gather(coefficients_.of(kOverlap), o.target);
-        V mean = weighted_sum(o.e, d_probability) * inverse + at_target;
+        V mean = normaliser.weighted * inverse + at_target;
         if (squares) mean += T(2) * weighted_squares(o.e, d_square) * inverse * inverse;
         // d / d z_c = v * (p_c * (d_probability_c + 2 p_c d_square_c + common) + [c == target] *
         // (at_target - d_own))
@@ -179,8 +193,10 @@ private:
     }
     const V overlap = p * v, weighted = loss * v;
     double* const to = targets_.get();
-    const std::int64_t first = label[0];
-    if (!any<T>(label != isplat<T>(static_cast<lane_int<T>>(first)))) {
+    int lane = 0;
+    while (label[lane] < 0) ++lane;
+    const std::int64_t first = label[lane];
+    if (!any<T>((label >= 0) & (label != isplat<T>(label[lane])))) {
       to[kAtOverlap * C + first] += static_cast<double>(reduce_add<T>(overlap));
       to[kAtTarget * C + first] += static_cast<double>(reduce_add<T>(v));
       to[kAtLoss * C + first] += static_cast<double>(reduce_add<T>(weighted));
@@ -247,11 +263,6 @@ private:
       for (std::int64_t c = 0; c < C; ++c) to[c] += count;
   }
 
-  V weighted_sum(const T* e, const T* coefficients) const {
-    V sum{};
-    for (std::int64_t c = 0; c < C; ++c) sum += load_vec(e + c * L) * coefficients[c];
-    return sum;
-  }
   V weighted_squares(const T* e, const T* coefficients) const {
     V sum{};
     for (std::int64_t c = 0; c < C; ++c) {
