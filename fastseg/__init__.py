@@ -5,6 +5,7 @@ from ._version import __version__
 from .accelerate import accelerate, predict, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
+from .limits import use_limits
 from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
 from .nn import fuse
 from .ops import (
@@ -48,5 +49,6 @@ __all__ = [
     "upsample_conv2d",
     "upsample_cross_entropy",
     "use_backend",
+    "use_limits",
     "window_filter",
 ]

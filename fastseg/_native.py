@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,43 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.floa
 
 # The codes of csrc/common/label.h.
 LABEL_CODES = {torch.uint8: 0, torch.int32: 1, torch.int64: 2}
+
+
+def core(name: str) -> Any:
+    """The part of the native core that holds the functions of one op.
+
+    Raises:
+        RuntimeError: the core could not be loaded.
+    """
+    if _C is None:
+        raise RuntimeError(load_error)
+    return getattr(_C, name)
+
+
+def address(x: torch.Tensor | None) -> int:
+    """The address of x's first value; 0 for None, which kernels take for "not there"."""
+    return 0 if x is None else x.data_ptr()
+
+
+def upsampled_logits(
+    logits: torch.Tensor, size: Sequence[int], align_corners: bool
+) -> dict[str, Any]:
+    """The fields of an op's Shape for strided logits [N, C, H, W] and the size they grow to."""
+    batch, classes, height, width = logits.shape
+    strides = logits.stride()
+    return {
+        "batch": batch,
+        "classes": classes,
+        "in_h": height,
+        "in_w": width,
+        "out_h": size[0],
+        "out_w": size[1],
+        "align_corners": align_corners,
+        "stride_n": strides[0],
+        "stride_c": strides[1],
+        "stride_h": strides[2],
+        "stride_w": strides[3],
+    }
 
 
 def has_cuda() -> bool:
@@ -66,11 +104,27 @@ def stream(x: torch.Tensor) -> int:
     return torch.cuda.current_stream(x.device).cuda_stream
 
 
+_MAX_ELEMENTS = 1 << 47  # the bytes that a process can address
+
+
+def check_elements(x: torch.Tensor) -> None:
+    """Raises MemoryError where `x` is expanded to more elements than any memory holds.
+
+    Up to that number, the kernels' products of sizes stay within 64 bits.
+    """
+    if x.numel() > _MAX_ELEMENTS:
+        raise MemoryError(
+            f"a tensor of shape {tuple(x.shape)} has {x.numel()} elements, at most {_MAX_ELEMENTS} "
+            "are possible"
+        )
+
+
 def launch(core: ModuleType, function: str, x: torch.Tensor, *args: Any, **keywords: Any) -> Any:
     """Calls core.cpu_<function>, or core.cuda_<function> on the device and the stream of x.
 
     The last positional argument, after `args`, is the number of threads or the stream.
     """
+    check_elements(x)
     if on_cuda(x):
         with torch.cuda.device_of(x):
             return getattr(core, f"cuda_{function}")(*args, stream(x), **keywords)

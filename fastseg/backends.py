@@ -68,27 +68,37 @@ def _parse(backend: Backend | str | None) -> Backend | None:
 
 
 def unsupported_reasons(
-    op: OpSpec, function: str, args: tuple[Any, ...]
+    op: OpSpec, function: str, arguments: dict[str, Any]
 ) -> dict[Backend, str | None]:
-    """For each backend of `op`: why its `function` cannot run on `args`, or None if it can."""
-    return {b: _reason(module, function, args) for b, module in op.backends.items()}
+    """For each backend of `op`: why its `function` cannot run on `arguments`, or None if it can."""
+    return {b: _reason(module, function, arguments) for b, module in op.backends.items()}
 
 
-def _reason(module: ModuleType, function: str, args: tuple[Any, ...]) -> str | None:
+def _reason(module: ModuleType, function: str, arguments: dict[str, Any]) -> str | None:
     if not hasattr(module, function):
         return f"has no {function}"
-    return module.unsupported_reason(*args)
+    ask = getattr(module, "unsupported_reason", None)
+    return None if ask is None else ask(function, **arguments)
 
 
-def _passed_over(module: ModuleType, args: tuple[Any, ...]) -> str | None:
+def _passed_over(module: ModuleType, function: str, arguments: dict[str, Any]) -> str | None:
     """Why a backend that could run is left out of the automatic choice: another one is faster."""
-    return module.passed_over(*args) if hasattr(module, "passed_over") else None
+    ask = getattr(module, "passed_over", None)
+    return None if ask is None else ask(function, **arguments)
 
 
-def choose(op: OpSpec, function: str, args: tuple[Any, ...]) -> ModuleType:
-    """The first backend of `op`, in its order of preference, whose `function` can run on `args`.
+def choose(op: OpSpec, function: str, arguments: dict[str, Any]) -> ModuleType:
+    """Chooses the first backend of `op`, in its order of preference, that can run `function`.
 
-    A module's `passed_over(*args)`, where it has one, may leave it out, unless it is forced.
+    A backend module answers `unsupported_reason(function, **arguments)`: why it cannot run that
+    function on these arguments, or None. A module without it runs anywhere. It may answer
+    `passed_over(function, **arguments)` as well: why it is left out although it could run, unless
+    it is forced.
+
+    Args:
+        op: the op.
+        function: name of the function of a backend module, such as "forward".
+        arguments: those of the registered function, by the names in its schema.
 
     Raises:
         BackendUnavailable: none can, or the forced one cannot; lists every reason.
@@ -101,9 +111,9 @@ def choose(op: OpSpec, function: str, args: tuple[Any, ...]) -> ModuleType:
     for backend, module in op.backends.items():
         if forced is not None and backend is not forced:
             continue
-        reason = _reason(module, function, args)
+        reason = _reason(module, function, arguments)
         if reason is None and forced is None:
-            reason = _passed_over(module, args)
+            reason = _passed_over(module, function, arguments)
         if reason is None:
             return module
         refusals.append(f"  {backend.value}: {reason}")

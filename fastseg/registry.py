@@ -59,8 +59,7 @@ class OpSpec:
         functions: suffix of the registered name -> Function; "" is the op itself, "_backward" its
             derivative.
         backends: in order of preference; each module has the functions named by `implementation`
-            and unsupported_reason(*args) -> str | None, called with the same arguments; perhaps
-            passed_over(*args) too (backends.choose).
+            perhaps unsupported_reason and passed_over (see backends.choose).
         autocast: "input dtype": the op runs in its input's dtype (its kernels accumulate in
             float32); "lower precision": tensors are cast to the autocast dtype, as for
             convolutions.
@@ -90,6 +89,7 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
     # The dispatcher drops arguments that equal their default: kernels would be called with fewer.
     if any(a.has_default_value() or a.kwarg_only for a in arguments):
         raise ValueError(f"{name}: defaults and keywords belong to the public function, not here")
+    names = [a.name for a in arguments]
     written = [i for i, a in enumerate(arguments) if a.is_write]
 
     def fake(*args: Any) -> Any:
@@ -101,7 +101,7 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
 
     def kernel(*args: Any) -> Any:
         function.check(*args)
-        backend = choose(spec, function.implementation, args)
+        backend = choose(spec, function.implementation, dict(zip(names, args, strict=True)))
         with torch._C._DisableAutocast():  # it would reach the torch functions a backend calls
             result = getattr(backend, function.implementation)(*args)
         if function.layout is not None:

@@ -36,13 +36,13 @@ def test_the_first_able_backend_runs(toy, refusing):
 
 def test_a_backend_that_is_passed_over_runs_only_by_force(toy):
     native = toy.spec.backends[Backend.NATIVE]
-    native.passed_over = lambda x: "slower here" if x.shape[-1] == 2 else None
+    native.passed_over = lambda _, x: "slower here" if x.shape[-1] == 2 else None
     toy.op(_x())
     toy.op(_x(1, 1, 2, 3))
     with use_backend("native"):
         toy.op(_x())
     assert toy.ran == ["reference", "native", "native"]
-    assert backends.unsupported_reasons(toy.spec, "forward", (_x(),))[Backend.NATIVE] is None
+    assert backends.unsupported_reasons(toy.spec, "forward", {"x": _x()})[Backend.NATIVE] is None
 
 
 def test_forced_by_member_or_value(toy):
@@ -102,7 +102,7 @@ def test_unknown_backends(name):
 
 
 def test_reasons_for_every_backend(refusing):
-    reasons = backends.unsupported_reasons(refusing.spec, "forward", (_x(),))
+    reasons = backends.unsupported_reasons(refusing.spec, "forward", {"x": _x()})
     assert reasons == {Backend.NATIVE: "the moon is full", Backend.REFERENCE: None}
 
 

@@ -23,7 +23,7 @@ def _backend(name: str, ran: list[str], refusal: str | None) -> SimpleNamespace:
     return SimpleNamespace(
         forward=run,
         backward=run,
-        unsupported_reason=lambda x, *_: refusal if x.dim() == 4 else "rank",
+        unsupported_reason=lambda function, x, **_: refusal if x.dim() == 4 else "rank",
     )
 
 

@@ -11,31 +11,24 @@ from torch import nn
 
 from .._checks import check_module
 from ..ops.upsample_argmax import upsample_argmax
-from .chains import inner_sequences
-from .families import family_of
 from .flops import Counter
+from .known import LIBRARIES, candidates, model_for
 from .labels import with_background
-from .layers import DEPTHWISE, SEQUENCE, UPSAMPLE
 from .loss import Loss, logits_of
+from .model import Model
 from .report import Report, Row
-from .swap import SWAPS, Swap, original_class, reason_against, register, swap_in, swap_of, swap_out
+from .swap import (
+    Swap,
+    has_hooks,
+    original_class,
+    reason_against,
+    swap_in,
+    swap_of,
+    swap_out,
+)
+from .switch import low_resolution as is_low_resolution
 from .switch import set_low_resolution
 
-register(DEPTHWISE, SEQUENCE, UPSAMPLE)
-
-# Inside these, and inside what is made of them, modules are exchanged; elsewhere only DEPTHWISE.
-_KNOWN = (
-    "torchvision.models.segmentation.",
-    "segmentation_models_pytorch.",
-    "transformers.models.segformer.",
-    "transformers.models.upernet.",
-)
-# What the exchanged forwards are tested with.
-_VERSIONS = {
-    "torchvision": "0.28",
-    "segmentation_models_pytorch": "0.6",
-    "transformers": "5.24",
-}
 _WRAPPERS = {
     "DistributedDataParallel": "module",
     "DataParallel": "module",
@@ -49,50 +42,59 @@ def accelerate(
     low_resolution: bool = False,
     image_size: tuple[int, int] | None = (512, 512),
 ) -> Report:
-    """Lets fastseg compute what it computes faster in somebody else's model, in place.
+    """Replaces, in place, the parts of a third-party model that fastseg runs faster.
 
-    Known are torchvision's FCN, DeepLabV3 and LR-ASPP; smp's models and ResNet encoders, and its
-    heads of Unet, PSPNet, DeepLabV3, DeepLabV3Plus, UPerNet, Segformer and FPN; transformers'
-    SegFormer and UPerNet; and dilated depthwise convolutions anywhere. The modules stay the same
-    objects: parameters, buffers, state_dict, hooks, optimizers and wrappers notice nothing. Outputs
-    and gradients are the same up to rounding, in training and in eval mode, under autocast,
-    torch.compile and torch.export. What fastseg does not know, or finds altered (hooks inside,
-    parametrizations, adapters, quantisation, sharding), runs as it always did, also where that is
-    done later. Calling it again changes nothing. `restore` takes everything back.
+    These are exchanged:
 
-    On a CPU, what runs without gradients computes in channels_last inside; the logits come in the
-    memory format of the images. There a ReLU of NaN is 0.
+    - torchvision: FCN, DeepLabV3 and LR-ASPP
+    - segmentation_models_pytorch: every model and ResNet encoder, and the decoders of Unet, PSPNet,
+      DeepLabV3, DeepLabV3Plus, UPerNet, Segformer and FPN
+    - transformers: SegFormer and UPerNet
+    - any model: dilated depthwise convolutions
 
-    Before a whole model is pickled for somebody without fastseg, or scripted, `restore` it.
+    Outputs and gradients are the same up to rounding: in training and in eval mode, under autocast,
+    torch.compile and torch.export. The modules stay the same objects: parameters, buffers, the
+    state_dict, hooks, optimizers and wrappers notice nothing. `restore` undoes it, and a second
+    call changes nothing.
+
+    Modules that are unknown or modified (hooks inside, parametrizations, adapters, quantisation,
+    sharding, exchanged layers) keep their own forward, even if modified afterwards. So does every
+    module under torch.jit.script, torch.jit.trace, torch.fx and torch.func.
+
+    Without gradients on a CPU, maps inside are in channels_last; the logits have the memory format
+    of the images. On that path ReLU maps NaN to 0.
+
+    Pickles of an accelerated model need fastseg to be read: `restore` it before pickling it for
+    others.
 
     Args:
-        model: in any mode, before or after DistributedDataParallel, DataParallel and torch.compile
-            (before FullyShardedDataParallel and fully_shard).
-        low_resolution: the model's forward gives logits at the network's own resolution, for
-            `loss_fn` of the report, instead of at the images' size. SegFormer of transformers
-            does so anyway; models of transformers given labels compute their loss without
-            full-resolution logits in any case.
-        image_size: height and width of the image for which the report counts FLOPs, on a copy of
-            the model without memory; None: they are not counted.
+        model: in any mode, before or after DistributedDataParallel, DataParallel and torch.compile,
+            but before FullyShardedDataParallel and fully_shard.
+        low_resolution: whether the model's forward gives logits at the network's own resolution,
+            for `loss_fn` of the report, instead of at the size of the images. SegFormer of
+            transformers does so in any case, and models of transformers that are given labels
+            compute their loss without full-resolution logits either way.
+        image_size: height and width, in pixels, of the image for which the report counts FLOPs, on
+            a copy of the model without memory; None: they are not counted.
 
     Returns:
-        What is exchanged and what not, and why; print it. Its `loss_fn(model(images), target)` is
-        the model's cross-entropy: F.cross_entropy of full-resolution logits without making them.
+        What was exchanged, what was not, and why: print it. Its `loss_fn(model(images), target)` is
+        F.cross_entropy of the full-resolution logits, without making them.
 
     Raises:
-        ValueError: low_resolution of a model that has no such logits.
-        TypeError: model is no module.
+        ValueError: low_resolution is set for a model that has no such logits.
+        TypeError: model is not a module.
     """
     check_module(model)
     root = _unwrapped(model)
-    family = family_of(root)
+    known = model_for(root)
     if low_resolution:
-        _check_logits(root)
+        _check_logits(root, known)
     found = list(_found(root))
-    new = [(path, swap) for path, module, swap, why in found if not why and not swap_of(module)]
-    for path, swap in new:
-        swap_in(root.get_submodule(path), swap)
-    if family is not None and (switch := family.switch(root)) is not None:
+    for _, module, swap, why in found:
+        if why is None and swap_of(module) is None:
+            swap_in(module, swap)
+    if known is not None and (switch := known.switch(root)) is not None:
         set_low_resolution(switch, low_resolution)
     before, after, notes = _counted(root, image_size)
     rows = tuple(
@@ -107,18 +109,18 @@ def accelerate(
         for path, module, swap, why in found
     )
     total = (before[""], after[""]) if before else None
-    loss = Loss() if family is None else family.loss(root)
+    loss = Loss() if known is None else known.loss(root)
     return Report(rows, loss, total, (*notes, *_remarks(root)))
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Takes back what `accelerate` did; a model that was not accelerated stays as it is.
+    """Undoes `accelerate`; a model that was not accelerated stays as it is.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: model is no module.
+        TypeError: model is not a module.
     """
     check_module(model)
     for module in model.modules():
@@ -131,10 +133,13 @@ def restore(model: nn.Module) -> nn.Module:
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The most likely class of every pixel, without making full-resolution logits.
 
-    The same as the argmax of the model's logits at the size of its output: of the images, for
-    SegFormer of transformers too. With a single class, the labels are 1 where its logit is positive
-    and 0 elsewhere. The model need not be accelerated; one that is not known is called, and its
-    logits are resized to the images. It stays in the mode it is in: call eval() first.
+    The same as the argmax of the model's logits at the size of its output, or of the images for
+    SegFormer of transformers. With a single class, the labels are 1 where its logit is positive and
+    0 elsewhere. The model need not be accelerated, and stays in the mode it is in: call eval()
+    first.
+
+    A model that is not known is called, and its logits are resized to the images. One that is
+    known, but whose head was modified, is called as well, and its output is taken as it is.
 
     Args:
         images: the model's input [N, C, H, W].
@@ -144,41 +149,63 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
     Raises:
         TypeError: the model returns no logits.
+        ValueError: a modified head gives a single class, and nothing tells its threshold.
     """
     root: Any = _unwrapped(model)
     if callable(getattr(root, "coarse_logits", None)):  # fastseg's own
         return root.predict(images)
-    family = family_of(root)
-    if family is not None and family.no_labels(root) is None:
-        logits = family.coarse(root, images)
-        size = family.size(root, images, logits)
-    else:
+    known = model_for(root)
+    align_corners = known is not None and known.loss(root).align_corners
+    if known is None:
         logits, size = logits_of(model(images)), (images.shape[2], images.shape[3])
-        if family is not None and logits.shape[1] == 1:
-            raise ValueError(f"no threshold is known for one class: {family.no_labels(root)}")
-    align_corners = family is not None and family.loss(root).align_corners
+    elif (why := _no_labels(known, root)) is None:
+        logits = known.coarse(root, images)
+        size = known.size(root, images, logits)
+    else:
+        logits = logits_of(model(images))
+        size = _size_called(known, root, images, logits)
+        if logits.shape[1] == 1:
+            threshold = known.threshold(root)
+            if threshold is None:
+                raise ValueError(f"no threshold is known for one class: {why}")
+            logits = logits - threshold
     return upsample_argmax(with_background(logits), size, align_corners=align_corners)
+
+
+def _no_labels(known: Model, root: Any) -> str | None:
+    """Why the labels need the model's own forward, or None."""
+    if has_hooks(root):
+        return "it has hooks"
+    if "forward" in vars(root):
+        return "its forward is overridden"
+    try:
+        return known.no_labels(root)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return f"its head is not built as expected ({error})"
+
+
+def _size_called(
+    known: Model, root: Any, images: torch.Tensor, logits: torch.Tensor
+) -> tuple[int, int]:
+    """The size of the labels from what the model returned when it was called."""
+    switch = known.switch(root)
+    if switch is None:
+        return images.shape[2], images.shape[3]
+    if is_low_resolution(switch) and known.no_logits(root) is None:
+        return known.size(root, images, logits)
+    return logits.shape[2], logits.shape[3]
 
 
 def _found(root: nn.Module) -> Iterator[tuple[str, nn.Module, Swap, str | None]]:
     """Modules of known kinds: path, module, kind, and why it is left alone."""
-    known: list[str] = []
     covered: set[int] = set()
-    for path, module in root.named_modules():
-        if original_class(module).__module__.startswith(_KNOWN):
-            known.append(path)
+    for path, module, swap in candidates(root):
         if id(module) in covered:
-            continue
-        swap = swap_of(module) or next((s for s in SWAPS.values() if s.matches(module)), None)
-        inside = any(path == k or k == "" or path.startswith(f"{k}.") for k in known)
-        if swap is None or not (inside or swap is DEPTHWISE):
             continue
         why = reason_against(swap, module)
         yield path, module, swap, why
         if why is None:
-            covered.update(id(part) for part in swap.skips(module))
-            if swap is SEQUENCE:
-                covered.update(id(part) for part in inner_sequences(module))
+            covered.update(id(part) for part in swap.covers(module))
 
 
 def _unwrapped(model: Any) -> Any:
@@ -190,20 +217,19 @@ def _unwrapped(model: Any) -> Any:
         model = getattr(model, inner)
 
 
-def _check_logits(root: Any) -> None:
-    family = family_of(root)
-    if family is None:
+def _check_logits(root: Any, known: Model | None) -> None:
+    if known is None:
         raise ValueError(
             f"low_resolution: the model is a {type(root).__name__}, whose logits are not known"
         )
-    if reason := family.no_logits(root):
+    if reason := known.no_logits(root):
         raise ValueError(f"low_resolution: the model has no logits to give: {reason}")
 
 
 def _counted(
     root: nn.Module, image_size: tuple[int, int] | None
 ) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """FLOPs of the modules before and after, and what is to be said of it."""
+    """FLOPs of the modules before and after, and a note about them."""
     if image_size is None or not any(swap_of(m) for m in root.modules()):
         return {}, {}, []
     try:
@@ -219,14 +245,14 @@ def _counted(
 
 
 def _remarks(root: nn.Module) -> Iterator[str]:
-    """What a user should know besides."""
+    """What else a user should know."""
     if any(_is_sharded(module) for module in root.modules()):
         yield "sharded modules are left alone: accelerate a model before FSDP wraps it"
-    libraries = {original_class(m).__module__.partition(".")[0] for m in root.modules()}
-    for name, tested in _VERSIONS.items():
-        version = getattr(sys.modules.get(name), "__version__", tested)
-        if name in libraries and not f"{version}.".startswith(f"{tested}."):
-            yield f"{name} is {version}; fastseg is tested with {tested}"
+    used = {original_class(m).__module__.partition(".")[0] for m in root.modules()}
+    for library in LIBRARIES:
+        version = getattr(sys.modules.get(library.name), "__version__", library.tested)
+        if library.name in used and not f"{version}.".startswith(f"{library.tested}."):
+            yield f"{library.name} is {version}; fastseg is tested with {library.tested}"
 
 
 def _is_sharded(module: nn.Module) -> bool:

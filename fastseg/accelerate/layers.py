@@ -1,7 +1,8 @@
-"""Kinds of modules that are not one library's own."""
+"""Kinds of modules that are no single library's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,77 +10,85 @@ from torch import nn
 
 from ..ops.dilated_conv2d import dilated_conv2d
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import flat, is_sequence, run
+from .chains import flat, inner_sequences, run
 from .swap import Swap, original_class
 
 
-def _depthwise_dilated(module: Any) -> bool:
-    return (
-        type(module) is nn.Conv2d
-        and module.groups == module.in_channels == module.out_channels > 1
-        and max(module.dilation) > 1
-    )
+class Depthwise(Swap):
+    """Dilated depthwise convolutions, in any model."""
+
+    what = "depthwise dilated convolution, with a fast backward"
+    classes = ("torch.nn.modules.conv.Conv2d",)
+
+    def matches(self, module: Any) -> bool:
+        return (
+            module.groups == module.in_channels == module.out_channels > 1
+            and max(module.dilation) > 1
+        )
+
+    def forward(self, module: Any, input: torch.Tensor) -> torch.Tensor:
+        return dilated_conv2d(
+            input,
+            module.weight,
+            module.bias,
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.groups,
+        )
+
+    def unfit(self, module: Any) -> str | None:
+        if module.padding_mode != "zeros":
+            return f"padding_mode is {module.padding_mode!r}"
+        if isinstance(module.padding, str):
+            return f"padding is {module.padding!r}"
+        return None
 
 
-def _convolve_depthwise(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return dilated_conv2d(
-        x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-    )
+class Sequence(Swap):
+    """nn.Sequential, by whatever name, with a batch norm right after a convolution."""
 
+    what = "batch norm and ReLU in the convolution, for inference"
+    classes = ("torch.nn.modules.container.Sequential",)
+    subclasses = True
 
-def _unusual_convolution(self: Any) -> str | None:
-    if self.padding_mode != "zeros":
-        return f"padding_mode is {self.padding_mode!r}"
-    if isinstance(self.padding, str):
-        return f"padding is {self.padding!r}"
-    return None
-
-
-def _normalises(module: nn.Module) -> bool:
-    """Whether a sequence has a batch norm right after a convolution."""
-    if not is_sequence(module):
+    def matches(self, module: Any) -> bool:
+        layers: list[Any] = [None]
+        for child in module.children():
+            if original_class(child) is nn.BatchNorm2d and original_class(layers[-1]) is nn.Conv2d:
+                return True
+            layers += flat([child])
         return False
-    layers: list[Any] = [None]
-    for child in module.children():
-        if original_class(child) is nn.BatchNorm2d and original_class(layers[-1]) is nn.Conv2d:
-            return True
-        layers += flat([child])
-    return False
+
+    def forward(self, module: Any, input: torch.Tensor) -> torch.Tensor:
+        return run(input, *module.children())
+
+    def covers(self, module: Any) -> Iterable[nn.Module]:
+        """Sequences inside, which this one opens without calling them."""
+        return inner_sequences(module)
 
 
-def _run_sequence(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return run(x, *self.children())
+class Upsample(Swap):
+    """nn.Upsample in its bilinear mode."""
+
+    what = "bilinear upsampling, deterministic backward"
+    classes = ("torch.nn.modules.upsampling.Upsample",)
+
+    def matches(self, module: Any) -> bool:
+        return module.mode == "bilinear"
+
+    def forward(self, module: Any, input: torch.Tensor) -> torch.Tensor:
+        align_corners = bool(module.align_corners)
+        if module.size is not None:
+            return upsample_bilinear(input, module.size, align_corners=align_corners)
+        return upsample_bilinear(
+            input, scale_factor=module.scale_factor, align_corners=align_corners
+        )
+
+    def unfit(self, module: Any) -> str | None:
+        return "recompute_scale_factor is set" if module.recompute_scale_factor else None
 
 
-def _upsamples(module: Any) -> bool:
-    return type(module) is nn.Upsample and module.mode == "bilinear"
-
-
-def _upsample(self: Any, x: torch.Tensor) -> torch.Tensor:
-    align_corners = bool(self.align_corners)
-    if self.size is not None:
-        return upsample_bilinear(x, self.size, align_corners=align_corners)
-    return upsample_bilinear(x, scale_factor=self.scale_factor, align_corners=align_corners)
-
-
-def _unusual_upsampling(self: Any) -> str | None:
-    return "recompute_scale_factor is set" if self.recompute_scale_factor else None
-
-
-DEPTHWISE = Swap(
-    "depthwise",
-    "depthwise dilated convolution, with a fast backward",
-    _depthwise_dilated,
-    _convolve_depthwise,
-    unfit=_unusual_convolution,
-)
-SEQUENCE = Swap(
-    "sequence", "batch norm and ReLU in the convolution, for inference", _normalises, _run_sequence
-)
-UPSAMPLE = Swap(
-    "upsample",
-    "bilinear upsampling, deterministic backward",
-    _upsamples,
-    _upsample,
-    unfit=_unusual_upsampling,
-)
+LAYERS = (Depthwise(), Sequence(), Upsample())
+# Exchanged in models of no known library too.
+ANYWHERE = (Depthwise,)

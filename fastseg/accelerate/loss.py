@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
 from .labels import with_background
+from .swap import is_run_as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Loss:
 
         Args:
             outputs: what the model's forward returned: logits [N, C, h, w], torchvision's dict,
-                smp's pair of masks and labels (whose labels are not looked at), or an output of
+                smp's pair of masks and labels (its labels are ignored), or an output of
                 transformers. Logits of one class are trained against its absence, 0 and 1.
             target: classes [N, H, W].
             weight: of each class [C].
@@ -64,6 +66,25 @@ class Loss:
         if isinstance(outputs, Mapping) and "aux" in outputs:
             loss = loss + self.auxiliary_weight * cross_entropy(outputs["aux"])
         return loss
+
+
+def cross_entropy_as_torch(
+    logits: torch.Tensor, target: torch.Tensor, size: tuple[int, int], ignore_index: int
+) -> torch.Tensor:
+    """F.cross_entropy(F.interpolate(logits, size, mode="bilinear"), target), fused if possible.
+
+    In the place of another library's loss the same targets are accepted, and the same kinds of
+    errors are raised: targets that our op does not take, or takes and PyTorch does not, go to
+    PyTorch.
+    """
+    alike = target.dtype is torch.int64 and target.device == logits.device
+    if alike and tuple(target.shape) == (logits.shape[0], *size) and not is_run_as_written():
+        try:
+            return upsample_cross_entropy(logits, target, ignore_index=ignore_index)
+        except ValueError:  # a class out of range
+            pass
+    full = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return F.cross_entropy(full, target, ignore_index=ignore_index)
 
 
 def logits_of(outputs: Any) -> torch.Tensor:

@@ -11,307 +11,370 @@ from torch import nn
 from ..nn.mlp_head import mlp_fuse
 from ..nn.separable import upsample_separable_conv2d
 from ..ops.upsample_bilinear import upsample_bilinear
+from . import torchvision
 from .chains import flat, is_sequence, resizable, run, run_after, run_resized
 from .layout import as_given, for_inference
+from .library import Library
+from .loss import Loss
+from .model import Model
 from .pooling import run_pooled, unusual_pools
-from .swap import Swap, named, original_class, register
+from .swap import Swap, full_name, has_hooks, original_class
 from .switch import low_resolution
-from .torchvision import aspp, aspp_skips, aspp_unfit
 
 _SMP = "segmentation_models_pytorch"
 _DECODERS = f"{_SMP}.decoders"
 
 
-def is_model(module: nn.Module) -> bool:
-    """Whether a module is one of smp's models, with the forward that they share."""
-    kind = original_class(module)
-    if not kind.__module__.startswith(f"{_SMP}."):
-        return False
-    for base in kind.__mro__:
-        if (base.__module__, base.__name__) == (f"{_SMP}.base.model", "SegmentationModel"):
-            return kind.forward is base.__dict__["forward"]
-    return False
+class Segmenter(Model):
+    """Every model with the forward of smp's base class: encoder, decoder, head."""
+
+    what = "channels_last inside, for inference"
+    classes = (f"{_SMP}.base.model.SegmentationModel",)
+    subclasses = True
+
+    def forward(self, module: Any, x: torch.Tensor) -> Any:
+        images = for_inference(x)
+        result = original_class(module).forward(module, images)
+        if images is x:
+            return result
+        if isinstance(result, tuple):
+            return (as_given(result[0], x), *result[1:])
+        return as_given(result, x)
+
+    def coarse(self, model: Any, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            model.check_input_shape(x)
+        return model.segmentation_head[0](model.decoder(model.encoder(for_inference(x))))
+
+    def loss(self, model: Any) -> Loss:
+        return Loss(align_corners=True)
+
+    def size(self, model: Any, x: torch.Tensor, logits: torch.Tensor) -> tuple[int, int]:
+        upsampling = model.segmentation_head[1]
+        factor = 1 if isinstance(upsampling, nn.Identity) else int(upsampling.scale_factor)
+        return logits.shape[2] * factor, logits.shape[3] * factor
+
+    def switch(self, model: Any) -> nn.Module | None:
+        return model.segmentation_head
+
+    def no_logits(self, model: Any) -> str | None:
+        return _no_logits(model.segmentation_head)
+
+    def no_labels(self, model: Any) -> str | None:
+        head = model.segmentation_head
+        if has_hooks(head):
+            return "its head has hooks"
+        if why := _unusual_head(head):
+            return why
+        activation = _activation(head)
+        over_classes = type(activation) in (nn.Softmax, nn.LogSoftmax) and activation.dim == 1
+        if over_classes or type(activation) in (nn.Identity, nn.Sigmoid, nn.Tanh):
+            return None
+        return f"its head ends with {activation}"
+
+    def threshold(self, model: Any) -> float | None:
+        last: Any = model.segmentation_head
+        while is_sequence(last) or full_name(original_class(last)) == _ACTIVATION:
+            last = list(last.children())[-1]
+        if has_hooks(last) or "forward" in vars(last):
+            return None
+        return next((value for kinds, value in _THRESHOLDS if type(last) in kinds), None)
 
 
-def _model(self: Any, x: torch.Tensor) -> Any:
-    images = for_inference(x)
-    result = original_class(self).forward(self, images)
-    if images is x:
-        return result
-    if isinstance(result, tuple):
-        return (as_given(result[0], x), *result[1:])
-    return as_given(result, x)
+class Head(Swap):
+    """Convolution, upsampling and activation, of which low resolution leaves the first."""
+
+    what = "low-resolution logits on demand"
+    classes = (f"{_SMP}.base.heads.SegmentationHead",)
+
+    def forward(self, module: Any, input: torch.Tensor) -> torch.Tensor:
+        if low_resolution(module):
+            return module[0](input)
+        return original_class(module).forward(module, input)
+
+    def unfit(self, module: Any) -> str | None:
+        return _no_logits(module) if low_resolution(module) else None
 
 
-def coarse(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """Logits at the decoder's resolution."""
-    if not torch.compiler.is_compiling():
-        self.check_input_shape(x)
-    return self.segmentation_head[0](self.decoder(self.encoder(for_inference(x))))
+_ACTIVATION = f"{_SMP}.base.modules.Activation"
+# Where the output of a single class is cut, by the layer that it comes from.
+_THRESHOLDS = (
+    ((nn.Sigmoid,), 0.5),
+    ((nn.Conv2d, nn.ConvTranspose2d, nn.Identity, nn.Upsample, nn.UpsamplingBilinear2d), 0.0),
+    ((nn.BatchNorm2d, nn.Dropout, nn.Dropout2d, nn.Tanh, nn.UpsamplingNearest2d), 0.0),
+)
 
 
-def _head(self: Any, input: torch.Tensor) -> torch.Tensor:
-    convolution, upsampling, activation = self
-    logits = convolution(input)
-    return logits if low_resolution(self) else activation(upsampling(logits))
+def _unusual_head(head: Any) -> str | None:
+    """Why a head is not smp's convolution, bilinear upsampling and activation, or None."""
+    kind = original_class(head)
+    if full_name(kind) not in Head.classes:
+        return f"its head is a {kind.__name__}"
+    if len(head) != 3:
+        return f"its head has {len(head)} layers"
+    parts = (head[1], head[2], _activation(head))
+    if "forward" in vars(head) or any("forward" in vars(part) for part in parts):
+        return "a forward in its head is overridden"
+    if any(has_hooks(part) for part in parts):
+        return "a layer of its head has hooks"
+    upsampling = head[1]
+    if type(upsampling) is nn.Identity:
+        return None
+    usual = (
+        original_class(upsampling) in (nn.Upsample, nn.UpsamplingBilinear2d)
+        and upsampling.mode == "bilinear"
+        and bool(upsampling.align_corners)
+        and upsampling.size is None
+        and isinstance(upsampling.scale_factor, int | float)
+        and float(upsampling.scale_factor).is_integer()
+    )
+    return None if usual else f"its head upsamples with {upsampling}"
 
 
-def _resnet_encoder(self: Any, x: torch.Tensor) -> list[torch.Tensor]:
-    features = [x]
-    x = run(x, self.conv1, self.bn1, self.relu)
-    features.append(x)
-    stages = (nn.Sequential(self.maxpool, self.layer1), self.layer2, self.layer3, self.layer4)
-    for stage in stages[: self._depth - 1]:
-        x = stage(x)
+def _activation(head: Any) -> nn.Module:
+    """What a head ends with, without smp's module around it."""
+    last = head[2]
+    return last.activation if full_name(original_class(last)) == _ACTIVATION else last
+
+
+def _no_logits(head: Any) -> str | None:
+    """Why a head's output is not the upsampled result of its convolution, or None."""
+    if why := _unusual_head(head):
+        return why
+    activation = _activation(head)
+    return None if type(activation) is nn.Identity else f"its head ends with {activation}"
+
+
+class ResNetEncoder(Swap):
+    """The features of a ResNet, finest first."""
+
+    what = "batch norm and ReLU in the convolution, for inference"
+    classes = (f"{_SMP}.encoders.resnet.ResNetEncoder",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        features = [x]
+        x = run(x, module.conv1, module.bn1, module.relu)
         features.append(x)
-    return features
+        first = nn.Sequential(module.maxpool, module.layer1)
+        stages = (first, module.layer2, module.layer3, module.layer4)
+        for stage in stages[: module._depth - 1]:
+            x = stage(x)
+            features.append(x)
+        return features
 
 
-def _layers_of(block: Any) -> str | None:
-    """Whether a block of smp's is the convolution, norm and activation that it usually is."""
+def _unusual_block(block: Any) -> str | None:
+    """Why a block of smp's is not the convolution, norm and activation it usually is, or None."""
     if not is_sequence(block) or not isinstance(block[0], nn.Conv2d):
         return f"a {original_class(block).__name__} does not begin with a convolution"
     return resizable(block[0])
 
 
-def _unet_block(
-    self: Any,
-    feature_map: torch.Tensor,
-    target_height: int,
-    target_width: int,
-    skip_connection: torch.Tensor | None = None,
-) -> torch.Tensor:
-    parts = [feature_map] if skip_connection is None else [feature_map, skip_connection]
-    size = (target_height, target_width)
-    x = run_resized(parts, self.conv1, size, self.interpolation_mode)
-    return self.attention2(self.conv2(x))
+class UnetBlock(Swap):
+    """One level of Unet's decoder; the resized and the concatenated map are never made."""
+
+    what = "convolution of the upper map at its own resolution"
+    classes = (f"{_DECODERS}.unet.decoder.UnetDecoderBlock",)
+
+    def forward(
+        self,
+        module: Any,
+        feature_map: torch.Tensor,
+        target_height: int,
+        target_width: int,
+        skip_connection: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        parts = [feature_map] if skip_connection is None else [feature_map, skip_connection]
+        size = (target_height, target_width)
+        x = run_resized(parts, module.conv1, size, module.interpolation_mode)
+        return module.attention2(module.conv2(x))
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        return module.conv1, module.conv1[0], module.attention1, module.attention1.attention
+
+    def unfit(self, module: Any) -> str | None:
+        if module.interpolation_mode not in ("nearest", "bilinear"):
+            return f"interpolation_mode is {module.interpolation_mode!r}"
+        if type(module.attention1.attention) is not nn.Identity:
+            return "attention needs the resized and concatenated map"
+        return _unusual_block(module.conv1)
 
 
-def _unet_block_skips(self: Any) -> Iterable[nn.Module]:
-    return self.conv1, self.conv1[0], self.attention1, self.attention1.attention
+class PspDecoder(Swap):
+    """PSPNet's pyramid and the convolution after it."""
+
+    what = "pooled grids through a small product instead of maps"
+    classes = (f"{_DECODERS}.pspnet.decoder.PSPDecoder",)
+
+    def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
+        branches = [block.pool for block in module.psp.blocks]
+        x = run_pooled(features[-1], branches, module.conv, input_first=False, align_corners=True)
+        return module.dropout(x)
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        blocks = list(module.psp.blocks)
+        pools = [block.pool for block in blocks]
+        convolution = module.conv, module.conv[0]
+        return module.psp, *blocks, *pools, *(pool[0] for pool in pools), *convolution
+
+    def unfit(self, module: Any) -> str | None:
+        pools = [block.pool[0] for block in module.psp.blocks]
+        return unusual_pools(pools) or _unusual_block(module.conv)
 
 
-def _unet_block_unfit(self: Any) -> str | None:
-    if self.interpolation_mode not in ("nearest", "bilinear"):
-        return f"interpolation_mode is {self.interpolation_mode!r}"
-    if type(self.attention1.attention) is not nn.Identity:
-        return "attention needs the resized and concatenated map"
-    return _layers_of(self.conv1)
-
-
-def _psp_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
-    x = features[-1]
-    branches = [block.pool for block in self.psp.blocks]
-    return self.dropout(run_pooled(x, branches, self.conv, input_first=False, align_corners=True))
-
-
-def _psp_decoder_skips(self: Any) -> Iterable[nn.Module]:
-    blocks = list(self.psp.blocks)
-    pools = [block.pool for block in blocks]
-    return self.psp, *blocks, *pools, *(p[0] for p in pools), self.conv, self.conv[0]
-
-
-def _psp_decoder_unfit(self: Any) -> str | None:
-    return unusual_pools(b.pool[0] for b in self.psp.blocks) or _layers_of(self.conv)
-
-
-def _deeplabv3plus_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
+class DeepLabV3PlusDecoder(Swap):
     """The separable convolution over both maps, neither of them resized or concatenated."""
-    low = self.block1(features[2])
-    high = self.aspp(features[-1])
-    scale = int(self.up.scale_factor)
-    if (high.shape[2] * scale, high.shape[3] * scale) != (low.shape[2], low.shape[3]):
-        return self.block2(torch.cat([self.up(high), low], 1))
-    depthwise, *layers = flat(self.block2)
 
-    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return upsample_separable_conv2d(
-            [high, low], depthwise.weight, weight, bias, align_corners=True
+    what = "separable convolution without the resized and concatenated maps"
+    classes = (f"{_DECODERS}.deeplabv3.decoder.DeepLabV3PlusDecoder",)
+
+    def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
+        low = module.block1(features[2])
+        high = module.aspp(features[-1])
+        factor = int(module.up.scale_factor)
+        if (high.shape[2] * factor, high.shape[3] * factor) != (low.shape[2], low.shape[3]):
+            return module.block2(torch.cat([module.up(high), low], 1))
+        depthwise, *layers = flat(module.block2)
+
+        def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            return upsample_separable_conv2d(
+                [high, low], depthwise.weight, weight, bias, align_corners=True
+            )
+
+        return run_after(convolve, layers)
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        separable = module.block2[0]
+        return module.up, module.block2, separable, *separable
+
+    def unfit(self, module: Any) -> str | None:
+        up, (depthwise, pointwise) = module.up, module.block2[0]
+        if up.mode != "bilinear" or not up.align_corners or not float(up.scale_factor).is_integer():
+            return f"it upsamples with {up}"
+        if depthwise.kernel_size != (3, 3) or depthwise.groups != depthwise.in_channels:
+            return f"{depthwise} is no depthwise 3x3 convolution"
+        if depthwise.bias is not None or depthwise.padding != (1, 1) or depthwise.stride != (1, 1):
+            return f"{depthwise} has a bias, or does not keep the size"
+        if depthwise.dilation != (1, 1) or depthwise.padding_mode != "zeros":
+            return f"{depthwise} is dilated, or does not pad with zeros"
+        return resizable(pointwise)
+
+
+class Aspp(torchvision.Aspp):
+    """smp's copy of torchvision's ASPP."""
+
+    classes = (f"{_DECODERS}.deeplabv3.decoder.ASPP",)
+
+
+class UPerNetPsp(Swap):
+    """UPerNet's pyramid and the convolution after it."""
+
+    what = "pooled grids through a small product instead of maps"
+    classes = (f"{_DECODERS}.upernet.decoder.PSPModule",)
+
+    def forward(self, module: Any, feature: torch.Tensor) -> torch.Tensor:
+        return run_pooled(
+            feature, module.blocks, module.out_conv, input_first=True, align_corners=False
         )
 
-    return run_after(convolve, layers)
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        pools = [block[0] for block in module.blocks]
+        return *module.blocks, *pools, module.out_conv, module.out_conv[0]
+
+    def unfit(self, module: Any) -> str | None:
+        pools = [block[0] for block in module.blocks]
+        return unusual_pools(pools) or _unusual_block(module.out_conv)
 
 
-def _deeplabv3plus_decoder_skips(self: Any) -> Iterable[nn.Module]:
-    separable = self.block2[0]
-    return self.up, self.block2, separable, *separable
+class UPerNetDecoder(Swap):
+    """UPerNet's feature pyramid and the fusion of its levels."""
+
+    what = "fusing convolution at the levels' own resolutions"
+    classes = (f"{_DECODERS}.upernet.decoder.UPerNetDecoder",)
+
+    def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
+        normed = [norm(f) for norm, f in zip(module.feature_norms, features[2:], strict=True)]
+        # From the coarsest to the finest.
+        levels = [module.psp(normed[-1])]
+        for block, lateral in zip(module.fpn_lateral_blocks, normed[-2::-1], strict=True):
+            levels.append(block(levels[-1], lateral))
+        outs = [levels[0]]
+        for block, level in zip(module.fpn_conv_blocks, levels[1:], strict=True):
+            outs.append(block(level))
+        size = (outs[-1].shape[2], outs[-1].shape[3])
+        return run_resized(outs[::-1], module.fusion_block, size)
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        return module.fusion_block, module.fusion_block[0]
+
+    def unfit(self, module: Any) -> str | None:
+        return _unusual_block(module.fusion_block)
 
 
-def _deeplabv3plus_decoder_unfit(self: Any) -> str | None:
-    up, (depthwise, pointwise) = self.up, self.block2[0]
-    if up.mode != "bilinear" or not up.align_corners or not float(up.scale_factor).is_integer():
-        return f"it upsamples with {up}"
-    if depthwise.kernel_size != (3, 3) or depthwise.groups != depthwise.in_channels:
-        return f"{depthwise} is no depthwise 3x3 convolution"
-    if depthwise.bias is not None or depthwise.padding != (1, 1) or depthwise.stride != (1, 1):
-        return f"{depthwise} has a bias, or does not keep the size"
-    if depthwise.dilation != (1, 1) or depthwise.padding_mode != "zeros":
-        return f"{depthwise} is dilated, or does not pad with zeros"
-    return resizable(pointwise)
+class SegformerDecoder(Swap):
+    """SegFormer's head."""
+
+    what = "linear layers folded into one product per level"
+    classes = (f"{_DECODERS}.segformer.decoder.SegformerDecoder",)
+
+    def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
+        levels = features[: -len(module.mlp_stage) - 1 : -1]  # the coarsest first
+        size = (features[0].shape[2] // 4, features[0].shape[3] // 4)
+        if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
+            return original_class(module).forward(module, features)
+        linears = [stage.linear for stage in module.mlp_stage]
+        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
+        convolution, *after = module.fuse_stage
+        return run(mlp_fuse(levels, weights, biases, convolution.weight, convolution.bias), *after)
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        linears = [stage.linear for stage in module.mlp_stage]
+        return *module.mlp_stage, *linears, module.fuse_stage, module.fuse_stage[0]
+
+    def unfit(self, module: Any) -> str | None:
+        return _unusual_block(module.fuse_stage)
 
 
-def _upernet_psp(self: Any, feature: torch.Tensor) -> torch.Tensor:
-    return run_pooled(feature, self.blocks, self.out_conv, input_first=True, align_corners=False)
-
-
-def _upernet_psp_skips(self: Any) -> Iterable[nn.Module]:
-    return *self.blocks, *(b[0] for b in self.blocks), self.out_conv, self.out_conv[0]
-
-
-def _upernet_psp_unfit(self: Any) -> str | None:
-    return unusual_pools(b[0] for b in self.blocks) or _layers_of(self.out_conv)
-
-
-def _upernet_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
-    normed = [norm(f) for norm, f in zip(self.feature_norms, features[2:], strict=True)]
-    # From the coarsest to the finest.
-    levels = [self.psp(normed[-1])]
-    for block, lateral in zip(self.fpn_lateral_blocks, normed[-2::-1], strict=True):
-        levels.append(block(levels[-1], lateral))
-    outs = [levels[0]]
-    outs += [block(level) for block, level in zip(self.fpn_conv_blocks, levels[1:], strict=True)]
-    size = (outs[-1].shape[2], outs[-1].shape[3])
-    return run_resized(outs[::-1], self.fusion_block, size)
-
-
-def _upernet_decoder_skips(self: Any) -> Iterable[nn.Module]:
-    return self.fusion_block, self.fusion_block[0]
-
-
-def _upernet_decoder_unfit(self: Any) -> str | None:
-    return _layers_of(self.fusion_block)
-
-
-def _segformer_decoder(self: Any, features: list[torch.Tensor]) -> torch.Tensor:
-    levels = features[: -len(self.mlp_stage) - 1 : -1]  # the coarsest first
-    size = (features[0].shape[2] // 4, features[0].shape[3] // 4)
-    if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
-        return original_class(self).forward(self, features)
-    linears = [stage.linear for stage in self.mlp_stage]
-    weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-    convolution, *after = self.fuse_stage
-    return run(mlp_fuse(levels, weights, biases, convolution.weight, convolution.bias), *after)
-
-
-def _segformer_decoder_skips(self: Any) -> Iterable[nn.Module]:
-    stages = list(self.mlp_stage)
-    return *stages, *(s.linear for s in stages), self.fuse_stage, self.fuse_stage[0]
-
-
-def _segformer_decoder_unfit(self: Any) -> str | None:
-    return _layers_of(self.fuse_stage)
-
-
-def _fpn_segmentation_block(self: Any, x: torch.Tensor) -> torch.Tensor:
+class FpnBlock(Swap):
     """Each convolution but the first reads an upsampled map: it runs at half the resolution."""
-    first, *others = self.block
-    x = run(x, first.block)
-    for block in others:
-        size = (2 * x.shape[2], 2 * x.shape[3])
-        x = run_resized([x], block.block, size, align_corners=True)
-    return upsample_bilinear(x, scale_factor=2.0, align_corners=True) if first.upsample else x
+
+    what = "convolutions before their upsampling"
+    classes = (f"{_DECODERS}.fpn.decoder.SegmentationBlock",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        first, *others = module.block
+        x = run(x, first.block)
+        for block in others:
+            size = (2 * x.shape[2], 2 * x.shape[3])
+            x = run_resized([x], block.block, size, align_corners=True)
+        return upsample_bilinear(x, scale_factor=2.0, align_corners=True) if first.upsample else x
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        inner = [block.block for block in module.block]
+        return module.block, *module.block, *inner, *(layers[0] for layers in inner)
+
+    def unfit(self, module: Any) -> str | None:
+        blocks = list(module.block)
+        if len(blocks) > 1 and not all(block.upsample for block in blocks):
+            return "its blocks do not all upsample"
+        return next((why for block in blocks if (why := _unusual_block(block.block))), None)
 
 
-def _fpn_segmentation_block_skips(self: Any) -> Iterable[nn.Module]:
-    blocks = list(self.block)
-    inner = [b.block for b in blocks]
-    return self.block, *blocks, *inner, *(layers[0] for layers in inner)
-
-
-def _fpn_segmentation_block_unfit(self: Any) -> str | None:
-    blocks = list(self.block)
-    if len(blocks) > 1 and not all(b.upsample for b in blocks):
-        return "its blocks do not all upsample"
-    return next((reason for b in blocks if (reason := _layers_of(b.block))), None)
-
-
-_FEATURES = ("features",)
-
-register(
-    Swap("smp.model", "channels_last inside, for inference", is_model, _model, ("x",)),
-    Swap(
-        "smp.head",
-        "low-resolution logits on demand",
-        named(f"{_SMP}.base.heads", "SegmentationHead"),
-        _head,
-    ),
-    Swap(
-        "smp.resnet_encoder",
-        "batch norm and ReLU in the convolution, for inference",
-        named(f"{_SMP}.encoders.resnet", "ResNetEncoder"),
-        _resnet_encoder,
-        ("x",),
-    ),
-    Swap(
-        "smp.unet_block",
-        "convolution of the upper map at its own resolution",
-        named(f"{_DECODERS}.unet.decoder", "UnetDecoderBlock"),
-        _unet_block,
-        ("feature_map", "target_height", "target_width", "skip_connection"),
-        _unet_block_skips,
-        _unet_block_unfit,
-    ),
-    Swap(
-        "smp.psp_decoder",
-        "pooled grids through a small product instead of maps",
-        named(f"{_DECODERS}.pspnet.decoder", "PSPDecoder"),
-        _psp_decoder,
-        _FEATURES,
-        _psp_decoder_skips,
-        _psp_decoder_unfit,
-    ),
-    Swap(
-        "smp.deeplabv3plus_decoder",
-        "separable convolution without the resized and concatenated maps",
-        named(f"{_DECODERS}.deeplabv3.decoder", "DeepLabV3PlusDecoder"),
-        _deeplabv3plus_decoder,
-        _FEATURES,
-        _deeplabv3plus_decoder_skips,
-        _deeplabv3plus_decoder_unfit,
-    ),
-    Swap(
-        "smp.aspp",
-        "pooled branch as a bias",
-        named(f"{_DECODERS}.deeplabv3.decoder", "ASPP"),
-        aspp,
-        ("x",),
-        aspp_skips,
-        aspp_unfit,
-    ),
-    Swap(
-        "smp.upernet_psp",
-        "pooled grids through a small product instead of maps",
-        named(f"{_DECODERS}.upernet.decoder", "PSPModule"),
-        _upernet_psp,
-        ("feature",),
-        _upernet_psp_skips,
-        _upernet_psp_unfit,
-    ),
-    Swap(
-        "smp.upernet_decoder",
-        "fusing convolution at the levels' own resolutions",
-        named(f"{_DECODERS}.upernet.decoder", "UPerNetDecoder"),
-        _upernet_decoder,
-        _FEATURES,
-        _upernet_decoder_skips,
-        _upernet_decoder_unfit,
-    ),
-    Swap(
-        "smp.segformer_decoder",
-        "linear layers folded into one product per level",
-        named(f"{_DECODERS}.segformer.decoder", "SegformerDecoder"),
-        _segformer_decoder,
-        _FEATURES,
-        _segformer_decoder_skips,
-        _segformer_decoder_unfit,
-    ),
-    Swap(
-        "smp.fpn_segmentation_block",
-        "convolutions before their upsampling",
-        named(f"{_DECODERS}.fpn.decoder", "SegmentationBlock"),
-        _fpn_segmentation_block,
-        ("x",),
-        _fpn_segmentation_block_skips,
-        _fpn_segmentation_block_unfit,
+LIBRARY = Library(
+    name=_SMP,
+    tested="0.6",
+    packages=(f"{_SMP}.",),
+    swaps=(
+        Segmenter(),
+        Head(),
+        ResNetEncoder(),
+        UnetBlock(),
+        PspDecoder(),
+        DeepLabV3PlusDecoder(),
+        Aspp(),
+        UPerNetPsp(),
+        UPerNetDecoder(),
+        SegformerDecoder(),
+        FpnBlock(),
     ),
 )

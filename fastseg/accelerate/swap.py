@@ -1,21 +1,23 @@
-"""Somebody else's modules with fastseg's forward: their class is exchanged, and nothing else.
+"""Another library's modules with fastseg's forward: their class is exchanged, and nothing else.
 
 The module stays the same object: its parameters, buffers, submodules, hooks and mode, its names in
-the state_dict, and whatever refers to it (optimizers, DDP) are untouched. Its new class is derived
+the state_dict, and whatever refers to it (optimizers, DDP) are untouched. Its new class derives
 from the old one, so isinstance holds too.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+
+from .switch import low_resolution
 
 # Modules whose parameters may be used without calling the module itself. Whatever changes how a
 # parameter is stored or used (parametrizations, quantisation, adapters) has another class.
@@ -26,95 +28,93 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 _MARK = "_fastseg_swap"
 
 
-def _none(module: Any) -> Iterable[nn.Module]:
-    return ()
-
-
-def _fits(module: Any) -> str | None:
-    return None
-
-
-@dataclasses.dataclass(frozen=True)
 class Swap:
-    """One kind of module that fastseg computes faster.
+    """One kind of module that fastseg runs faster; each kind is a subclass, without state.
+
+    Every method takes the other library's module, which is not the swap itself.
 
     Attributes:
-        key: its name, under which pickles find it again.
         what: what is done differently, for the report.
-        matches: whether a module is of this kind.
-        forward: forward(module, *arguments of the original), in its place.
-        arguments: names of the arguments of the original forward; with others the module is left
-            alone, since its library has changed. None for any.
-        skips: submodules that `forward` does not call, or whose parameters it reads.
-        unfit: why a module of this kind is left alone, or None.
+        classes: full names of the classes whose forward this replaces. Naming them, instead of
+            importing them, leaves their library alone until it is used.
+        subclasses: whether classes that inherit that forward are of this kind too.
+        forward: forward(module, *arguments of the original), in its place. The arguments have the
+            original's names: if the library's differ, it has changed, and the module is left alone.
     """
 
-    key: str
     what: str
-    matches: Callable[[nn.Module], bool]
+    classes: tuple[str, ...]
+    subclasses: bool = False
     forward: Callable[..., Any]
-    arguments: tuple[str, ...] | None = None
-    skips: Callable[[Any], Iterable[nn.Module]] = _none
-    unfit: Callable[[Any], str | None] = _fits
+
+    def matches(self, module: Any) -> bool:
+        """Whether a module of one of the classes is of this kind."""
+        return True
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        """Submodules that `forward` does not call, or whose parameters it reads."""
+        return ()
+
+    def covers(self, module: Any) -> Iterable[nn.Module]:
+        """Submodules that need no swap of their own, since this one runs what they do."""
+        return self.skips(module)
+
+    def unfit(self, module: Any) -> str | None:
+        """Why `forward` cannot run a module of this kind, or None.
+
+        Errors that reading an unexpected structure raises (AttributeError and the like) count as a
+        reason. It is asked again at every call, since a user may exchange layers at any time.
+        """
+        return None
 
 
-SWAPS: dict[str, Swap] = {}
-
-
-def register(*swaps: Swap) -> None:
-    """Makes kinds of modules known; where several match, the first registered is taken."""
-    for swap in swaps:
-        SWAPS[swap.key] = swap
-
-
-def named(module: str, *names: str) -> Callable[[nn.Module], bool]:
-    """Matches classes by where they are defined, without importing that."""
-
-    def matches(candidate: nn.Module) -> bool:
-        kind = original_class(candidate)
-        return kind.__module__ == module and kind.__name__ in names
-
-    return matches
+def full_name(kind: type) -> str:
+    """The name of a class in `Swap.classes`."""
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
     """The class that a module had, or has, without fastseg.
 
-    Of a class that sharding or a parametrization derived from ours, what ours was derived from.
+    If sharding or a parametrization subclassed our class, the class ours replaced.
     """
     mark = getattr(type(module), _MARK, None)
     return type(module) if mark is None else mark[0]
 
 
 def swap_of(module: nn.Module) -> Swap | None:
-    """What a module's forward has been exchanged for, if it has."""
+    """The kind under which a module's class was exchanged, or None if it was not."""
     mark = getattr(type(module), _MARK, None)
     return None if mark is None else mark[1]
 
 
 def reason_against(swap: Swap, module: Any) -> str | None:
     """Why a module that matches is left alone, or None."""
-    if swap.arguments is not None:
-        found = tuple(_arguments(original_class(module)))
-        if found != swap.arguments:
-            return f"forward takes ({', '.join(found)}), known is ({', '.join(swap.arguments)})"
+    found, known = _arguments(original_class(module).forward), _arguments(type(swap).forward)
+    if found != known[1:]:
+        return f"forward takes ({', '.join(found)}), known is ({', '.join(known[1:])})"
     if "forward" in vars(module):
         return "its forward is overridden"
+    return reason_at_call(swap, module)
+
+
+def reason_at_call(swap: Swap, module: Any) -> str | None:
+    """Why an exchanged module runs its original forward this time, or None."""
     try:
         return swap.unfit(module) or altered(swap, module)
     except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
         return f"is not built as expected ({error})"
 
 
-def _arguments(kind: Any) -> Iterable[str]:
-    """Names of the arguments of a class's forward, without self, *args and **kwargs."""
-    for name, parameter in list(inspect.signature(kind.forward).parameters.items())[1:]:
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            yield name
+def _arguments(forward: Any) -> list[str]:
+    """Names of a method's arguments, without self, *args and **kwargs."""
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [parameter.name for parameter in named]
 
 
 def altered(swap: Swap, module: nn.Module) -> str | None:
-    """Why the submodules that the exchanged forward would not call have to be called, or None."""
+    """Why the submodules that the exchanged forward passes over have to be called, or None."""
     for part in swap.skips(module):
         if has_hooks(part):
             return f"a {original_class(part).__name__} inside has hooks"
@@ -145,7 +145,8 @@ def not_plain(part: nn.Module) -> str | None:
 def swap_in(module: nn.Module, swap: Swap) -> None:
     """Exchanges the class of a module."""
     kind: Any = original_class(module)
-    module.__class__ = swapped_class(kind, swap.key)
+    made: Any = type(swap)
+    module.__class__ = swapped_class(kind, made)
 
 
 def swap_out(module: nn.Module) -> bool:
@@ -174,21 +175,16 @@ def _is_ours(kind: type) -> bool:
 
 
 @functools.cache
-def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
+def swapped_class(original: Any, kind: Any) -> Any:
     """A class derived from `original` with the forward of a kind of swap.
 
     It keeps the name, which libraries write into configuration files.
     """
-    swap = SWAPS[key]
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _transformed() or altered(swap, self) is not None:
-            return original.forward(self, *args, **kwargs)
-        return swap.forward(self, *args, **kwargs)
+    swap = kind()
 
     def reduce(self: Any, protocol: Any) -> Any:
         parts = list(original.__reduce_ex__(self, protocol))
-        parts[:2] = [_rebuild, (original, key)]
+        parts[:2] = [_rebuild, (original, kind)]
         return tuple(parts)
 
     def get_name(self: Any) -> str:
@@ -199,22 +195,59 @@ def swapped_class(original: type[nn.Module], key: str) -> type[nn.Module]:
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
         "__reduce_ex__": reduce,
+        "__prepare_scriptable__": _scriptable,
         "_get_name": get_name,
-        "forward": functools.update_wrapper(forward, original.forward),
+        "forward": _forward(original, swap),
         _MARK: (original, swap),
     }
     return type(original.__name__, (original,), content)
 
 
-def _rebuild(original: Any, key: str) -> nn.Module:
-    kind: Any = swapped_class(original, key)
-    return kind.__new__(kind)
+def _rebuild(original: Any, kind: Any) -> nn.Module:
+    made: Any = swapped_class(original, kind)
+    return made.__new__(made)
 
 
-def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which our ops do not know."""
+def _forward(original: Any, swap: Swap) -> Any:
+    """The forward of an exchanged class: the swap's, or the original one where that has to run."""
+    fastseg_written, fastseg_reason, fastseg_low = is_run_as_written, reason_at_call, low_resolution
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # Low-resolution logits are the swap's alone, and no more than calls of submodules.
+        if fastseg_written() and not fastseg_low(self):
+            return original.forward(self, *args, **kwargs)
+        if fastseg_reason(swap, self) is not None:
+            return original.forward(self, *args, **kwargs)
+        return swap.forward(self, *args, **kwargs)
+
+    # TorchScript compiles the source that __wrapped__ leads to, the original's, and looks its names
+    # up in the function's globals: they have to be the original's as well.
+    globals_ = getattr(inspect.unwrap(original.forward), "__globals__", forward.__globals__)
+    made = types.FunctionType(forward.__code__, globals_, "forward", None, forward.__closure__)
+    return functools.update_wrapper(made, original.forward)
+
+
+def _scriptable(self: Any) -> Any:
+    """What torch.jit.script asks for before it compiles a module: the original forward runs."""
+    if low_resolution(self):
+        raise ValueError(
+            "a scripted model gives logits at the size of the images: call "
+            "fastseg.accelerate(model, low_resolution=False) before torch.jit.script"
+        )
+    return self
+
+
+def is_run_as_written() -> bool:
+    """Whether modules run their original forward, since our ops would be taken for constants.
+
+    So it is under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
+    transforms and forward-mode differentiation.
+    """
     if torch.compiler.is_compiling():
         return False
     return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+        torch._C._is_tracing()
+        or torch.fx._symbolic_trace._is_fx_tracing_flag
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
     )

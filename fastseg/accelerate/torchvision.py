@@ -1,4 +1,4 @@
-"""torchvision's FCN, DeepLabV3 and LR-ASPP."""
+"""torchvision's FCN, DeepLabV3 and LR-ASPP, and its ResNets."""
 
 from __future__ import annotations
 
@@ -14,185 +14,165 @@ from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
 from .chains import run, run_residual
 from .layout import as_given, for_inference
-from .swap import Swap, named, register
+from .library import Library
+from .model import Model
+from .swap import Swap
 from .switch import low_resolution
 
 _SEGMENTATION = "torchvision.models.segmentation"
+_FOLDED = "batch norm and ReLU in the convolution, for inference"
 
 
-def is_model(module: nn.Module) -> bool:
-    """Whether a module is torchvision's FCN or DeepLabV3."""
-    return _IS_DEEPLAB(module) or _IS_FCN(module)
+class Segmenter(Model):
+    """FCN and DeepLabV3: a backbone, a classifier and perhaps an auxiliary one."""
+
+    what = "upsampling of the logits; channels_last inside, for inference"
+    classes = (f"{_SEGMENTATION}.deeplabv3.DeepLabV3", f"{_SEGMENTATION}.fcn.FCN")
+
+    def forward(self, module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = module.backbone(for_inference(x))
+        result = OrderedDict(out=as_given(module.classifier(features["out"]), x))
+        if module.aux_classifier is not None:
+            result["aux"] = as_given(module.aux_classifier(features["aux"]), x)
+        if low_resolution(module):
+            return result
+        size = (x.shape[2], x.shape[3])
+        return OrderedDict((k, upsample_bilinear(v, size)) for k, v in result.items())
+
+    def coarse(self, model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.classifier(model.backbone(for_inference(x))["out"])
 
 
-_IS_DEEPLAB = named(f"{_SEGMENTATION}.deeplabv3", "DeepLabV3")
-_IS_FCN = named(f"{_SEGMENTATION}.fcn", "FCN")
+class Lraspp(Model):
+    """LR-ASPP, whose logits are at the resolution of its low-level features."""
+
+    what = "upsampling of the logits; channels_last inside, for inference"
+    classes = (f"{_SEGMENTATION}.lraspp.LRASPP",)
+
+    def forward(self, module: Any, input: torch.Tensor) -> dict[str, torch.Tensor]:
+        out = as_given(self.coarse(module, input), input)
+        if not low_resolution(module):
+            out = upsample_bilinear(out, (input.shape[2], input.shape[3]))
+        return OrderedDict(out=out)
+
+    def coarse(self, model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.classifier(model.backbone(for_inference(x)))
 
 
-def _branches(self: Any) -> list[nn.Module]:
-    return list(self.convs)[:-1]
-
-
-def aspp(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """ASPP whose pooled branch is a bias of the projection instead of a map."""
-    maps = torch.cat([branch(x) for branch in _branches(self)], 1)
-    pooled = x
-    for layer in self.convs[-1]:
-        pooled = layer(pooled)
-    projection, *after = self.project
-    map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-    y = F.conv2d(maps, map_weight, projection.bias)
-    y = y + F.conv2d(pooled, pooled_weight)
-    for layer in after:
-        y = layer(y)
-    return y
-
-
-def aspp_skips(self: Any) -> Iterable[nn.Module]:
-    """What `aspp` does not call."""
-    return self.convs[-1], self.project, self.project[0]
-
-
-def aspp_unfit(self: Any) -> str | None:
-    """Whether the last branch pools to one pixel, and the projection is a 1x1 convolution."""
-    pool, projection = self.convs[-1][0], self.project[0]
-    if not isinstance(pool, nn.AdaptiveAvgPool2d) or pool.output_size not in (1, (1, 1)):
-        return "its last branch does not pool to one pixel"
-    if projection.kernel_size != (1, 1) or projection.groups != 1 or projection.stride != (1, 1):
-        return "its projection is no 1x1 convolution"
-    return None
-
-
-def _model(self: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    result = coarse(self, x)
-    if low_resolution(self):
-        return result
-    size = (x.shape[2], x.shape[3])
-    return OrderedDict((k, upsample_bilinear(v, size)) for k, v in result.items())
-
-
-def coarse(self: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Logits "out", and "aux" where the model has them, at the network's own resolution."""
-    features = self.backbone(for_inference(x))
-    result = OrderedDict(out=as_given(self.classifier(features["out"]), x))
-    if self.aux_classifier is not None:
-        result["aux"] = as_given(self.aux_classifier(features["aux"]), x)
-    return result
-
-
-def _lraspp_model(self: Any, input: torch.Tensor) -> dict[str, torch.Tensor]:
-    out = lraspp_coarse(self, input)
-    if not low_resolution(self):
-        out = upsample_bilinear(out, (input.shape[2], input.shape[3]))
-    return OrderedDict(out=out)
-
-
-def lraspp_coarse(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """Logits of LR-ASPP at the resolution of its low-level features."""
-    return as_given(self.classifier(self.backbone(for_inference(x))), x)
-
-
-def _lraspp_head(self: Any, input: dict[str, torch.Tensor]) -> torch.Tensor:
+class LrasppHead(Swap):
     """Both classifiers as one convolution, the upper one at its own resolution."""
-    low, high = input["low"], input["high"]
-    gated = self.cbr(high) * self.scale(high)
-    weight = torch.cat([self.low_classifier.weight, self.high_classifier.weight], 1)
-    bias = self.low_classifier.bias + self.high_classifier.bias
-    return upsample_conv2d([low, gated], weight, bias, (low.shape[2], low.shape[3]))
+
+    what = "classifier of the upper features at their own resolution"
+    classes = (f"{_SEGMENTATION}.lraspp.LRASPPHead",)
+
+    def forward(self, module: Any, input: dict[str, torch.Tensor]) -> torch.Tensor:
+        low, high = input["low"], input["high"]
+        gated = module.cbr(high) * module.scale(high)
+        weight = torch.cat([module.low_classifier.weight, module.high_classifier.weight], 1)
+        bias = module.low_classifier.bias + module.high_classifier.bias
+        return upsample_conv2d([low, gated], weight, bias, (low.shape[2], low.shape[3]))
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        return module.low_classifier, module.high_classifier
+
+    def unfit(self, module: Any) -> str | None:
+        for layer in self.skips(module):
+            if layer.kernel_size != (1, 1) or layer.bias is None or layer.groups != 1:
+                return "its classifiers are no 1x1 convolutions with bias"
+        return None
 
 
-def _lraspp_head_skips(self: Any) -> Iterable[nn.Module]:
-    return self.low_classifier, self.high_classifier
+class Aspp(Swap):
+    """ASPP whose pooled branch is a bias of the projection instead of a map."""
+
+    what = "pooled branch as a bias"
+    classes = (f"{_SEGMENTATION}.deeplabv3.ASPP",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        *branches, pooling = module.convs
+        maps = torch.cat([branch(x) for branch in branches], 1)
+        pooled = x
+        for layer in pooling:  # without the resize to a map, in the forward of the branch
+            pooled = layer(pooled)
+        projection, *after = module.project
+        map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
+        y = F.conv2d(maps, map_weight, projection.bias)
+        y = y + F.conv2d(pooled, pooled_weight)
+        for layer in after:
+            y = layer(y)
+        return y
+
+    def skips(self, module: Any) -> Iterable[nn.Module]:
+        return module.convs[-1], module.project, module.project[0]
+
+    def unfit(self, module: Any) -> str | None:
+        pool, projection = module.convs[-1][0], module.project[0]
+        if not isinstance(pool, nn.AdaptiveAvgPool2d) or pool.output_size not in (1, (1, 1)):
+            return "its last branch does not pool to one pixel"
+        if projection.kernel_size != (1, 1) or projection.groups != 1:
+            return "its projection is no 1x1 convolution"
+        if projection.stride != (1, 1):
+            return "its projection has a stride"
+        return None
 
 
-def _lraspp_head_unfit(self: Any) -> str | None:
-    for layer in _lraspp_head_skips(self):
-        if layer.kernel_size != (1, 1) or layer.bias is None or layer.groups != 1:
-            return "its classifiers are no 1x1 convolutions with bias"
-    return None
-
-
-def _layers(self: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+class Layers(Swap):
     """IntermediateLayerGetter, with convolution, norm and activation run together."""
-    out = OrderedDict()
-    waiting: list[nn.Module] = []
-    for name, module in self.items():
-        waiting.append(module)
-        if name in self.return_layers or not isinstance(module, _SIMPLE):
-            x = run(x, *waiting)
-            waiting = []
-        if name in self.return_layers:
-            out[self.return_layers[name]] = x
-    return out
+
+    what = _FOLDED
+    classes = ("torchvision.models._utils.IntermediateLayerGetter",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        out = OrderedDict()
+        waiting: list[nn.Module] = []
+        for name, layer in module.items():
+            waiting.append(layer)
+            if name in module.return_layers or not isinstance(layer, _RUN_TOGETHER):
+                x = run(x, *waiting)
+                waiting = []
+            if name in module.return_layers:
+                out[module.return_layers[name]] = x
+        return out
 
 
-_SIMPLE = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+_RUN_TOGETHER = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
 
 
-def _basic_block(self: Any, x: torch.Tensor) -> torch.Tensor:
-    identity = x if self.downsample is None else self.downsample(x)
-    y = run(x, self.conv1, self.bn1, self.relu)
-    return run_residual(y, identity, self.conv2, self.bn2, self.relu)
+class BasicBlock(Swap):
+    """ResNet-18's and 34's block."""
+
+    what = _FOLDED
+    classes = ("torchvision.models.resnet.BasicBlock",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        identity = x if module.downsample is None else module.downsample(x)
+        y = run(x, module.conv1, module.bn1, module.relu)
+        return run_residual(y, identity, module.conv2, module.bn2, module.relu)
 
 
-def _bottleneck(self: Any, x: torch.Tensor) -> torch.Tensor:
-    identity = x if self.downsample is None else self.downsample(x)
-    y = run(x, self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu)
-    return run_residual(y, identity, self.conv3, self.bn3, self.relu)
+class Bottleneck(Swap):
+    """The block of ResNet-50 and deeper ones."""
+
+    what = _FOLDED
+    classes = ("torchvision.models.resnet.Bottleneck",)
+
+    def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        identity = x if module.downsample is None else module.downsample(x)
+        y = run(x, module.conv1, module.bn1, module.relu, module.conv2, module.bn2, module.relu)
+        return run_residual(y, identity, module.conv3, module.bn3, module.relu)
 
 
-register(
-    Swap(
-        "torchvision.model",
-        "upsampling of the logits; channels_last inside, for inference",
-        is_model,
-        _model,
-        ("x",),
-    ),
-    Swap(
-        "torchvision.lraspp",
-        "upsampling of the logits; channels_last inside, for inference",
-        named(f"{_SEGMENTATION}.lraspp", "LRASPP"),
-        _lraspp_model,
-        ("input",),
-    ),
-    Swap(
-        "torchvision.lraspp_head",
-        "classifier of the upper features at their own resolution",
-        named(f"{_SEGMENTATION}.lraspp", "LRASPPHead"),
-        _lraspp_head,
-        ("input",),
-        _lraspp_head_skips,
-        _lraspp_head_unfit,
-    ),
-    Swap(
-        "torchvision.aspp",
-        "pooled branch as a bias",
-        named(f"{_SEGMENTATION}.deeplabv3", "ASPP"),
-        aspp,
-        ("x",),
-        aspp_skips,
-        aspp_unfit,
-    ),
-    Swap(
-        "torchvision.layers",
-        "batch norm and ReLU in the convolution, for inference",
-        named("torchvision.models._utils", "IntermediateLayerGetter"),
-        _layers,
-        ("x",),
-    ),
-    Swap(
-        "torchvision.basic_block",
-        "batch norm and ReLU in the convolution, for inference",
-        named("torchvision.models.resnet", "BasicBlock"),
-        _basic_block,
-        ("x",),
-    ),
-    Swap(
-        "torchvision.bottleneck",
-        "batch norm and ReLU in the convolution, for inference",
-        named("torchvision.models.resnet", "Bottleneck"),
-        _bottleneck,
-        ("x",),
+LIBRARY = Library(
+    name="torchvision",
+    tested="0.28",
+    packages=(f"{_SEGMENTATION}.",),
+    swaps=(
+        Segmenter(),
+        Lraspp(),
+        LrasppHead(),
+        Aspp(),
+        Layers(),
+        BasicBlock(),
+        Bottleneck(),
     ),
 )

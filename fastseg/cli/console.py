@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .._messages import one_line, reason
 
-__all__ = ["err", "fail", "one_line", "out", "reason", "report"]
+__all__ = ["err", "fail", "one_line", "out", "reason", "report", "warn"]
 
 out = Console()
 err = Console(stderr=True)
@@ -19,6 +19,12 @@ err = Console(stderr=True)
 def report(message: object) -> None:
     """Prints one line about what went wrong."""
     line = Text.assemble(("error: ", "bold red"), one_line(message))
+    err.print(line, soft_wrap=True)
+
+
+def warn(message: object) -> None:
+    """Prints one line about what still works, but not for long."""
+    line = Text.assemble(("warning: ", "bold yellow"), one_line(message))
     err.print(line, soft_wrap=True)
 
 

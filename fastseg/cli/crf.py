@@ -23,7 +23,7 @@ from .console import fail, out
 from .devices import device_named
 from .images import ImageError, read_image
 from .labelling import LabellingError, read_labelling
-from .options import AsJson, Device
+from .options import AsJson, Device, MaxPixels
 from .overlay import write_before_after, write_labels
 
 PRESET_HELP = f"Settings of the CRF: {', '.join(PRESETS)}."
@@ -56,6 +56,7 @@ def crf(
         bool, typer.Option("--logits", help="The .npy file holds logits, not probabilities.")
     ] = False,
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Refine a segmentation with a dense CRF: labels follow the edges of the photograph.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -14,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .._files import check_folder, written_whole
-from ..classes import numbered_classes
-from ..data import Labelling, find_splits, labelling_of
+from ..data import Labelling, check_sense, model_classes, open_data_set
 from ..engine.architectures import load_model
 from ..engine.evaluate import evaluate
 from ..metrics import Scores, scores
@@ -23,16 +21,28 @@ from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from .confusion import draw_confusion
 from .console import err, fail, out, reason
-from .datasets import cache_bytes, describe, read_split
+from .datasets import cache_bytes, labelling_for, options_of, read_split, split_of
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import AsJson, Bf16, Device, Ignore, Threads, Weights, WorkingSize
+from .options import (
+    AsJson,
+    Bf16,
+    Device,
+    Ignore,
+    LabelMap,
+    LabelsDrawn,
+    Layout,
+    MaxPixels,
+    Threads,
+    TrustLabels,
+    Void,
+    Weights,
+    WorkingSize,
+)
 
 
 def eval_(
-    dataset: Annotated[
-        Path, typer.Argument(help="Folder with images/SPLIT and labels/SPLIT, as for training.")
-    ],
+    dataset: Annotated[Path, typer.Argument(help="Data set in any layout that training takes.")],
     weights: Weights = None,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "val",
     out_dir: Annotated[
@@ -43,7 +53,13 @@ def eval_(
     bf16: Bf16 = False,
     device: Device = "auto",
     threads: Threads = None,
+    layout: Layout = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
+    trust_labels: TrustLabels = False,
     ignore: Ignore = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a folder of images and label maps: mIoU, mAcc, aAcc, and every class.
@@ -57,16 +73,22 @@ def eval_(
     with joined(device_named(device)) as (processes, own_device):
         if out_dir is not None:
             check_folder("--out", out_dir)
-        splits = find_splits(dataset)
-        split = "" if set(splits) == {""} else split
-        if split not in splits:
-            raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
+        label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
+        found = open_data_set(dataset, layout)
+        split = split_of(found, split)
         origin = DEFAULT_NAME if weights is None else str(weights)
         model = _load(weights)
-        labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, origin, dataset)
-        data = read_split(split, splits[split], labelling, processes, cache_bytes(None, processes))
+        labelling, lines = labelling_for(
+            found, [split], label_options, processes, model_classes(model.classes, origin)
+        )
+        _check_fit(labelling, model, origin, dataset)
+        data = read_split(
+            split, found.splits[split], labelling, processes, cache_bytes(None, processes),
+            getattr(model, "in_channels", 3),
+        )  # fmt: skip
+        check_sense([data], label_options)
         if not as_json:
-            say(processes, describe(labelling, [data]))
+            say(processes, "; ".join((found.line([split]), *lines)))
         bar = Progress(
             TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=err, transient=True, disable=not (processes.first and err.is_terminal),
@@ -126,19 +148,14 @@ def _load(weights: Path | None) -> SegmentationModel:
         raise Failure(error) from error
 
 
-def _fitting(
-    labelling: Labelling, model: SegmentationModel, weights: str, dataset: Path
-) -> Labelling:
-    """The labelling with the model's classes where the data set does not say them itself."""
-    own, count = labelling.classes, len(model.classes)
-    if own.names == numbered_classes(len(own)).names and len(own) <= count:
-        return dataclasses.replace(labelling, classes=model.classes, origin=weights)
-    if len(own) != count:
+def _check_fit(labelling: Labelling, model: SegmentationModel, weights: str, dataset: Path) -> None:
+    """Refuses a data set with another number of classes; one class of a model is two labels."""
+    own, count = len(labelling.classes), max(2, len(model.classes))
+    if own != count:
         raise Failure(
-            f"{weights}: the model has {count} classes, {dataset} has {len(own)} "
+            f"{weights}: the model has {count} classes, {dataset} has {own} "
             f"(says {labelling.origin})"
         )
-    return labelling
 
 
 def _print(

@@ -75,14 +75,15 @@ class _OpArguments(TorchDispatchMode):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._qualified = f"fastseg::{name}"
-        self.calls: list[tuple[Any, ...]] = []
+        self.calls: list[dict[str, Any]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func.name() == self._qualified:
+            names = [a.name for a in func._schema.arguments]
             defaults = [a.default_value for a in func._schema.arguments[len(args) :]]
-            self.calls.append((*args, *defaults))
+            self.calls.append(dict(zip(names, (*args, *defaults), strict=True)))
         return func(*args, **(kwargs or {}))
 
 

@@ -27,7 +27,7 @@ from ..nn import fuse
 from .console import err, fail, out, reason, report
 from .devices import device_named
 from .images import ImageError, Source, find_images, read_image
-from .options import AsJson, Device, Weights, WorkingSize
+from .options import AsJson, Device, MaxPixels, Weights, WorkingSize
 from .overlay import shares, write_before_after, write_labels, write_overlay
 
 
@@ -69,6 +69,7 @@ def segment(
             f"both side by side: {', '.join(PRESETS)}.",
         ),
     ] = None,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment images: for each a picture of its classes and a label map of the same size.

@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._files import check_folder
-from ..data import find_splits, labelling_of
+from ..data import check_sense, open_data_set
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
 from ..engine.processes import Processes
@@ -21,18 +21,37 @@ from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
 from ..metrics import Scores
 from ..models.description import ARCHITECTURES, Description
 from .console import err, out, reason
-from .datasets import cache_bytes, describe, local_count, read_split
+from .datasets import (
+    bands_of,
+    cache_bytes,
+    labelling_for,
+    local_count,
+    options_of,
+    read_split,
+    split_of,
+)
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import Bf16, Device, Ignore, Threads
+from .options import (
+    Bf16,
+    Device,
+    Ignore,
+    LabelMap,
+    LabelsDrawn,
+    Layout,
+    MaxPixels,
+    Threads,
+    TrustLabels,
+    Void,
+)
 
 
 def train(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="Folder with images/train, images/val, labels/train and labels/val (or only "
-            "images and labels), and perhaps classes.json."
+            help="Folder with images/ and labels/, PASCAL VOC, Cityscapes, ADE20K, COCO, CamVid, "
+            "NAME.jpg beside NAME_mask.png, or a csv file: see --layout. Perhaps with classes.json."
         ),
     ],
     model: Annotated[
@@ -116,6 +135,12 @@ def train(
         float | None,
         typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
     ] = None,
+    max_pixels: MaxPixels = None,
+    layout: Layout = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
+    trust_labels: TrustLabels = False,
     ignore: Ignore = None,
     train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",
@@ -147,20 +172,25 @@ def train(
         resuming = resume and last.exists()
         if not resume and last.exists():
             raise Failure(f"{last} exists: continue it with --resume, or choose another --out")
-        splits = find_splits(dataset)
-        if set(splits) == {""}:
-            train_split = ""
-        if train_split not in splits:
-            raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
-        used = [name for name in (train_split, val_split) if name in splits]
-        labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
+        label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
+        found = open_data_set(dataset, layout)
+        train_split = split_of(found, train_split)
+        of_validation = found.split(val_split)
+        if of_validation == train_split:
+            of_validation = None
+        used = [train_split] if of_validation is None else [train_split, of_validation]
+        labelling, lines = labelling_for(found, used, label_options, processes)
+        bands = bands_of(found.splits[train_split])
         cache = cache_bytes(cache_gb, processes)
         data = {}
         for name in used:
-            data[name] = read_split(name, splits[name], labelling, processes, cache)
+            data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
-        say(processes, describe(labelling, data.values()))
-        if val_split not in data:
+        check_sense([data[train_split]], label_options)
+        say(processes, "; ".join((found.line(used), *lines)))
+        if bands != 3:
+            say(processes, f"the images have {bands} bands; their mean and deviation are computed")
+        if of_validation is None:
             say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
 
         try:
@@ -210,7 +240,7 @@ def train(
                 network,
                 description,
                 data[train_split],
-                data.get(val_split),
+                None if of_validation is None else data[of_validation],
                 config,
                 run_options,
                 display,

@@ -11,9 +11,12 @@ import torch
 from .. import _native
 from .._checks import FLOAT_DTYPES, check_same_device
 from ..backends import Backend, BackendUnavailable, forced_backend
+from ..dtypes import compute_dtype, label_dtype
 from ..ops.permutohedral_filter import Lattice
 from . import mean_field_cuda
 from .checks import check_tensor
+
+_NAME = "mean_field"
 
 MAX_KERNELS = 8
 
@@ -84,7 +87,7 @@ def mean_field_labels(
     """
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
-    dtype = torch.uint8 if flat.shape[1] <= 256 else torch.int32
+    dtype = label_dtype(flat.shape[1])
     matrices = [_matrix(k, flat) for k in kernels]
     if not _runs_natively(flat, kernels):
         labels = composition(flat, kernels, steps).argmax(1)
@@ -100,7 +103,7 @@ def mean_field_labels(
 
 def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch.Tensor:
     """mean_field of PyTorch operations and Lattice.filter, with their derivatives."""
-    compute = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    compute = compute_dtype(logits)
     unary = logits.to(compute)
     _raise_if_not_finite(unary)
     q = unary.softmax(1)
@@ -146,7 +149,7 @@ def _check(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> torch
         raise ValueError(f"there are {len(kernels)} kernels, allowed are up to {MAX_KERNELS}")
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps is {steps!r}, expected an int of at least 0")
-    compute = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    compute = compute_dtype(logits)
     for i, kernel in enumerate(kernels):
         if not isinstance(kernel, Kernel):
             raise TypeError(f"kernels[{i}] is a {type(kernel).__name__}, expected a Kernel")
@@ -188,7 +191,7 @@ def _matrix(kernel: Kernel, logits: torch.Tensor) -> torch.Tensor:
 
 
 def _number(value: Any, logits: torch.Tensor) -> torch.Tensor:
-    dtype = torch.float64 if logits.dtype is torch.float64 else torch.float32
+    dtype = compute_dtype(logits)
     try:
         return torch.full((), float(value), dtype=dtype, device=logits.device)
     except (TypeError, ValueError):
@@ -229,7 +232,7 @@ def negated(energies: torch.Tensor, out: torch.Tensor) -> bool:
         torch.neg(energies.view_as(out), out=out)
         return bool(out.isfinite().all())
     return bool(
-        _core().cpu_negate(
+        _native.core(_NAME).cpu_negate(
             energies.data_ptr(), out.data_ptr(), out.numel(), torch.get_num_threads()
         )
     )
@@ -264,9 +267,9 @@ class _Terms:
         for kernel, matrix in zip(kernels, matrices, strict=True):
             scales = _scales(kernel)
             self.kept.append(scales)
-            scale_in, scale_out = (0 if s is None else s.data_ptr() for s in scales)
+            scale_in, scale_out = map(_native.address, scales)
             self.native.append(
-                _core().Term(
+                _native.core(_NAME).Term(
                     lattices=kernel.lattice.handles,
                     scale_in=scale_in,
                     scale_out=scale_out,
@@ -274,15 +277,6 @@ class _Terms:
                     compatibility=matrix.data_ptr(),
                 )
             )
-
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.mean_field
-
-
-def _pointer(x: torch.Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
 
 def _forward(
@@ -297,15 +291,15 @@ def _forward(
     """Fills the tensors that are given."""
     if logits.shape[0] == 0:
         return
-    bad = _core().cpu_forward(
+    bad = _native.core(_NAME).cpu_forward(
         terms.native,
         *logits.shape,
         steps,
         torch.get_num_threads(),
         logits=logits.data_ptr(),
-        probabilities=_pointer(probabilities),
-        map=_pointer(labels),
-        saved=_pointer(saved),
+        probabilities=_native.address(probabilities),
+        map=_native.address(labels),
+        saved=_native.address(saved),
     )
     if bad >= 0:
         _raise_if_not_finite(logits)
@@ -325,7 +319,7 @@ class _MeanField(torch.autograd.Function):
         ctx.steps, ctx.terms = steps, _Terms(kernels, [_prepared(m) for m in matrices])
         saved = None
         if any(ctx.needs_input_grad) and logits.shape[0] > 0:
-            floats = _core().saved_floats(ctx.terms.native, *values.shape, steps)
+            floats = _native.core(_NAME).saved_floats(ctx.terms.native, *values.shape, steps)
             saved = _native.scratch(sum(floats))
         result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
@@ -344,16 +338,16 @@ class _MeanField(torch.autograd.Function):
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]
         if batch > 0:
-            _core().cpu_backward(
+            _native.core(_NAME).cpu_backward(
                 ctx.terms.native,
                 *values.shape,
                 ctx.steps,
                 torch.get_num_threads(),
                 logits=values.data_ptr(),
-                saved=_pointer(saved),
+                saved=_native.address(saved),
                 grad_probabilities=grad.data_ptr(),
                 grad_logits=grad_logits.data_ptr(),
-                grad_compatibility=[_pointer(g) for g in grad_matrices],
+                grad_compatibility=[_native.address(g) for g in grad_matrices],
             )
         sums = [
             None if g is None else g.sum(0).to(m.dtype)

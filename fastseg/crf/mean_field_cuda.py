@@ -13,16 +13,14 @@ from ..ops.permutohedral_filter.native_cuda import is_capturing
 if TYPE_CHECKING:
     from .mean_field import Kernel
 
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.mean_field_cuda
+_NAME = "mean_field_cuda"
 
 
 def unsupported_reason(logits: torch.Tensor, kernels: Sequence[Kernel]) -> str | None:
     """Why this engine cannot run on logits [N, L, P], or None."""
-    if logits.shape[1] > _core().most_labels:
-        return f"{logits.shape[1]} labels (supported on CUDA: up to {_core().most_labels})"
+    most = _native.core(_NAME).most_labels
+    if logits.shape[1] > most:
+        return f"{logits.shape[1]} labels (supported on CUDA: up to {most})"
     if any(len(k.lattice.handles or []) > 1 for k in kernels):
         return "a lattice of several parts"
     return None
@@ -68,7 +66,7 @@ class _Engine:
     ) -> None:
         self.batch, self.labels, self.pixels = logits.shape
         self.device = logits.device
-        self.shape = _core().Shape(
+        self.shape = _native.core(_NAME).Shape(
             batch=self.batch, labels=self.labels, pixels=self.pixels, steps=steps
         )
         made = [
@@ -82,7 +80,7 @@ class _Engine:
 
     def empty_tables(self, steps: int) -> torch.Tensor:
         """For the filtered vertices of every step."""
-        size = _core().table_floats(self._terms, self.shape)
+        size = _native.core(_NAME).table_floats(self._terms, self.shape)
         return torch.empty(steps, size, device=self.device)
 
     def rows(self, maps: torch.Tensor) -> torch.Tensor:
@@ -129,7 +127,7 @@ class _Engine:
         return out
 
     def _workspace(self) -> torch.Tensor:
-        size = _core().workspace_floats(self._terms, self.shape)
+        size = _native.core(_NAME).workspace_floats(self._terms, self.shape)
         return torch.empty(size, device=self.device)
 
     def _launch(self, function: str, *args: torch.Tensor | int | None) -> None:
@@ -137,7 +135,7 @@ class _Engine:
             return
         numbers = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in args]
         like = next(a for a in args if isinstance(a, torch.Tensor))
-        _native.launch(_core(), function, like, self._terms, self.shape, *numbers)
+        _native.launch(_native.core(_NAME), function, like, self._terms, self.shape, *numbers)
 
 
 class _MeanField(torch.autograd.Function):
@@ -229,4 +227,4 @@ def _term(kernel: Kernel, matrix: torch.Tensor, stride: int, adjoint: bool) -> t
     addresses = {
         name: 0 if x is None else x.data_ptr() for name, x in zip(names, kept, strict=True)
     }
-    return _core().Term(lattice=lattice.native, **addresses), kept
+    return _native.core(_NAME).Term(lattice=lattice.native, **addresses), kept

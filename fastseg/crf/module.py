@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..dtypes import compute_dtype, label_dtype
 from ..ops.gaussian_filter import gaussian_filter
 from ..ops.permutohedral_filter import Lattice, permutohedral_filter
 from ..ops.upsample_bilinear import upsample_bilinear
@@ -165,7 +166,7 @@ class DenseCRF(nn.Module):
                 return self._run_natively(mean_field_labels, guide)
             refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
             labels = refined.argmax(1).view(-1, *guide.scores.shape[2:])
-        return labels.to(torch.uint8 if self.classes <= 256 else torch.int32)
+        return labels.to(label_dtype(self.classes))
 
     def extra_repr(self) -> str:
         return f"classes={self.classes}, iterations={self.iterations}, method={self.method!r}"
@@ -182,7 +183,7 @@ class DenseCRF(nn.Module):
         name = "logits" if unary is None else "unary"
         finite = check_scores(name, given, self.classes, higher_is_better=unary is None)
         height, width = self._size(given, images, features)
-        compute = torch.float64 if given.dtype is torch.float64 else torch.float32
+        compute = compute_dtype(given)
         scores = given.to(compute) if unary is None else -given.to(compute)
         if not finite:
             scores = scores.clamp_min(EXCLUDED)

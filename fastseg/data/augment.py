@@ -8,7 +8,7 @@ import math
 import numpy
 from PIL import Image
 
-from .classes_file import IGNORE
+from .labelling import IGNORE
 
 # Of red, green and blue in grey (ITU-R BT.601).
 _GREY = numpy.array([0.299, 0.587, 0.114])

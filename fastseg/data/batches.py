@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy
 import torch
 
 from .augment import Augmentation
-from .folder import Split
+from .split import Split
+from .threads import pool_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Batches:
                 yield _stack([self.sample(position) for position in group])
             return
         waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
+        with pool_of(self.threads) as pool:
             try:
                 for group in groups:
                     waiting.append([pool.submit(self.sample, position) for position in group])

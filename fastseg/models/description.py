@@ -6,10 +6,29 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..classes import ClassSet, Color
+import torch
+
+from .._json import checked
+from .._messages import shortened
+from .._schema import (
+    ANYTHING,
+    PLAIN,
+    Instance,
+    Integer,
+    Record,
+    Schema,
+    Table,
+    Text,
+    nullable,
+    shown,
+)
+from ..classes import ClassSet
 from .base import SegmentationModel
+from .constructor import arguments_schema, build
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .files import fill
 from .pspnet import PSPNet
+from .stored_classes import StoredClasses, stored
 
 # Tells a training checkpoint from every other file: its entry "format".
 TRAINING_FORMAT = "fastseg training 1"
@@ -34,7 +53,7 @@ class Description:
     architecture: str
     encoder: str
     classes: ClassSet
-    working_size: int
+    working_size: int = 512
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def build(self, encoder_weights: str | None = None) -> SegmentationModel:
@@ -48,6 +67,7 @@ class Description:
                 f"model is {self.architecture!r}, allowed are {', '.join(ARCHITECTURES)}"
             )
         make = ARCHITECTURES[self.architecture]
+        checked(self.architecture, self.options, arguments_schema(make))
         try:
             model = make(
                 self.encoder,
@@ -55,33 +75,58 @@ class Description:
                 classes=self.classes,
                 **self.options,
             )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{self.architecture} with {self.encoder}: {error}") from error
+        except (TypeError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.architecture} with {self.encoder}: {shortened(error)}"
+            ) from error
         model.working_size = self.working_size
         return model
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"options": dict(self.options)}
+        return dataclasses.asdict(self) | {
+            "classes": stored(self.classes),
+            "options": dict(self.options),
+        }
 
     @staticmethod
-    def from_dict(stored: Mapping[str, Any]) -> Description:
-        """The reverse of `as_dict`. Raises KeyError and TypeError on anything else."""
+    def from_dict(content: Any, field: str = "") -> Description:
+        """The reverse of `as_dict`; fields that an older version did not write have the defaults.
 
-        def colors(key: str) -> tuple[Color, ...]:
-            return tuple((r, g, b) for r, g, b in stored["classes"][key])
+        Args:
+            field: what messages call the content.
 
-        classes = ClassSet(
-            tuple(stored["classes"]["names"]),
-            colors("colors"),
-            colors("overlay_colors"),
-            stored["classes"]["background"],
-        )
-        return Description(**{**stored, "classes": classes})
+        Raises:
+            Unfit: on anything else.
+        """
+        return Description(**_STORED.check(content, field))
+
+
+_STORED = Record(
+    {"architecture": Text(), "encoder": Text(), "classes": StoredClasses()},
+    {"working_size": Integer(1, 1 << 20), "options": Table(PLAIN)},
+)
+
+
+class StoredDescription(Schema):
+    """What `Description.as_dict` makes; `check` returns the Description."""
+
+    expected = _STORED.expected
+
+    def check(self, value: Any, field: str = "") -> Description:
+        return Description.from_dict(value, field)
 
 
 def is_training_checkpoint(content: Any) -> bool:
     """Whether a file's content is what `fastseg train` wrote."""
     return isinstance(content, Mapping) and content.get("format") == TRAINING_FORMAT
+
+
+WEIGHTS = Table(Instance(torch.Tensor, "a tensor"))
+_WITH_MODEL = Record(
+    {"description": StoredDescription(), "weights": WEIGHTS},
+    {"averaged": nullable(WEIGHTS)},
+    others=ANYTHING,
+)
 
 
 def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
@@ -94,11 +139,22 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
     Raises:
         ValueError: its entries do not fit each other.
     """
-    try:
-        model = Description.from_dict(state["description"]).build()
-        model.load_state_dict(state["averaged"] or state["weights"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    content = checked(origin, state, _WITH_MODEL)
+    description: Description = content["description"]
+    weights = content.get("averaged") or content["weights"]
+    if description.architecture not in ARCHITECTURES:
         raise ValueError(
-            f"{origin}: not written by this version of fastseg train ({error})"
-        ) from error
-    return model.eval()
+            f"{origin}: description.architecture is {shown(description.architecture)}, allowed "
+            f"are {', '.join(ARCHITECTURES)}"
+        )
+    arguments = {"encoder_name": description.encoder, **description.options}
+    model = build(
+        origin,
+        ARCHITECTURES[description.architecture],
+        arguments,
+        len(weights),
+        encoder_weights=None,
+        classes=description.classes,
+    )
+    model.working_size = description.working_size
+    return fill(origin, description.architecture, model, weights)

@@ -1,79 +1,49 @@
-"""Reading files of weights, and filling models with them."""
+"""From the content of a weights file to a model that has the weights."""
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
-from zipfile import ZipFile
 
 import torch
 from torch import nn
 
+from .._schema import shown
+from .tensor_files import read_tensors
+
+__all__ = ["StateDict", "fill", "plain_name", "read_tensors", "unwrap", "warn_dropped"]
+
 StateDict = dict[str, torch.Tensor]
 
-# Names under which training programs keep the weights, and what they put before each key.
+# Names under which training programs keep the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_DEEPEST_MODEL = 8  # modules around a model
+_LONGEST_NAME = 1000
+# Names of modules that wrap others: of DDP only as the first, since it is an ordinary word; of
+# torch.compile, FSDP and activation checkpointing anywhere.
+_WRAPPED = re.compile(
+    r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
-def read_tensors(path: Path) -> Any:
-    """The content of a checkpoint file, whatever its suffix.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or damaged.
-    """
-    with path.open("rb") as file:
-        start = file.read(9)
-    # safetensors: the length of the header (8 bytes), then the header as JSON.
-    if start[8:] == b"{":
-        return _read_safetensors(path)
-    damaged = None
-    try:
-        # torch.load ignores checksums and takes damaged numbers as they are.
-        damaged = ZipFile(path).testzip() if start.startswith(b"PK") else None
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if start.startswith((b"PK", b"\x80")):
-            raise ValueError(
-                f"{path}: holds Python objects besides tensors, which are not loaded for safety "
-                "(save model.state_dict() instead), or is damaged"
-            ) from error
-        raise ValueError(f"{path}: not a checkpoint of torch.save or safetensors") from error
-    except Exception as error:  # damaged files raise nearly every type
-        raise ValueError(
-            f"{path}: truncated, damaged, or not a checkpoint of torch.save or safetensors"
-        ) from error
-    raise ValueError(f"{path}: damaged (the checksum of {damaged} is wrong)")
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: reading safetensors needs the package: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged safetensors file ({error})") from error
-
-
-def unwrap(origin: str, content: Any) -> StateDict:
+def unwrap(
+    origin: str, content: Any, known: Callable[[StateDict], bool] | None = None
+) -> StateDict:
     """The state dict in a checkpoint, without what training programs put around it.
 
     Args:
         origin: what messages call the checkpoint.
+        known: whether a state dict has the names of a model. Where the names as they are do not,
+            the module is looked for inside of which they do, such as "model." of a LightningModule.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no state dict, or there are several models in it.
+
+    Warns:
+        UserWarning: names tensors beside the model, such as those of a loss or a metric, that are
+            dropped.
     """
     if isinstance(content, Mapping):
         for name in _WRAPPERS:
@@ -86,13 +56,68 @@ def unwrap(origin: str, content: Any) -> StateDict:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"{origin}: holds no state dict (the entry {key!r} is a {type(value).__name__}, "
-                "expected tensors only)"
+                f"{origin}: holds no state dict (the entry {shown(key)} is "
+                f"a {type(value).__name__}, expected tensors only)"
             )
-        for prefix in _PREFIXES:
-            key = key.removeprefix(prefix)
-        state_dict[key] = value
-    return state_dict
+        if len(key) > _LONGEST_NAME:
+            raise ValueError(
+                f"{origin}: the name of a tensor has {len(key)} characters ({shown(key)}), "
+                f"expected at most {_LONGEST_NAME}"
+            )
+        name = plain_name(key)
+        if name in state_dict:
+            raise ValueError(f"{origin}: two tensors are called {name}, one of them as {key}")
+        state_dict[name] = value
+    return state_dict if known is None else _inner_model(origin, state_dict, known)
+
+
+def plain_name(key: str) -> str:
+    """A tensor's name without those of DDP, torch.compile, FSDP and activation checkpointing."""
+    while (shorter := _WRAPPED.sub("", key)) != key:
+        key = shorter
+    return key
+
+
+def _inner_model(
+    origin: str, state_dict: StateDict, known: Callable[[StateDict], bool]
+) -> StateDict:
+    """The tensors of the one model inside, or all of them where none is known."""
+    found = list(_known_prefixes(state_dict, known))
+    if len(found) > 1:
+        raise ValueError(
+            f"{origin}: holds {len(found)} models, under {', '.join(found)}: "
+            "pass the state dict of one of them"
+        )
+    prefix = found[0] if found else ""
+    if beside := [key for key in state_dict if not key.startswith(prefix)]:
+        warnings.warn(
+            f"{origin}: the model's tensors begin with {prefix!r}; {len(beside)} others are "
+            f"dropped: {', '.join(beside)}",
+            stacklevel=4,
+        )
+    return {
+        plain_name(key.removeprefix(prefix)): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+
+
+def _known_prefixes(
+    state_dict: StateDict, known: Callable[[StateDict], bool], prefix: str = ""
+) -> Iterator[str]:
+    """Prefixes of names under which there is a known model, the outermost ones."""
+    if known({plain_name(key): value for key, value in state_dict.items()}):
+        yield prefix
+        return
+    if prefix.count(".") >= _DEEPEST_MODEL:
+        return
+    inside: dict[str, StateDict] = {}
+    for key, value in state_dict.items():
+        child, dot, rest = key.partition(".")
+        if dot:
+            inside.setdefault(child, {})[rest] = value
+    for child, tensors in inside.items():
+        yield from _known_prefixes(tensors, known, f"{prefix}{child}.")
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -129,6 +154,13 @@ def fill(origin: str, name: str, model: Model, state_dict: StateDict) -> Model:
     ]
     if misshapen:
         problems.append(f"shapes: {', '.join(misshapen)}")
+    whole = [
+        f"{key} is {str(state_dict[key].dtype).removeprefix('torch.')}"
+        for key, value in expected.items()
+        if key in state_dict and value.is_floating_point() > state_dict[key].is_floating_point()
+    ]
+    if whole:
+        problems.append(f"not floating point: {', '.join(whole)}")
     if problems:
         raise ValueError(f"{origin}: does not fit {name}; {'; '.join(problems)}")
     model.to_empty(device="cpu").float().load_state_dict(state_dict)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .._files import written_whole
+from .._json import checked, read_json
+from .._schema import PLAIN, Array, Integer, Number, Record, Schema, shown
 from ..classes import ClassSet, numbered_classes
+from ..limits import limits
 from ..nn.fusion import is_fused
+from .constructor import build
 from .files import fill, read_tensors, unwrap
+from .stored_classes import StoredClasses, stored
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 # What a model can have beside its constructor's arguments, kept where it is not the class's own.
-_PREPROCESSING = ("mean", "std", "working_size")
+_PREPROCESSING: dict[str, Schema] = {
+    "mean": Array(Number(-1e6, 1e6), 1, 4096),
+    "std": Array(Number(above=1e-9, high=1e6), 1, 4096),
+    "working_size": Integer(1, 1 << 20),
+}
 
 
 class Pretrained(nn.Module):
@@ -39,7 +46,7 @@ class Pretrained(nn.Module):
         signature = inspect.signature(cls.__init__)
         try:
             bound = signature.bind_partial(model, *args, **kwargs)
-        except TypeError:  # of which __init__ will say more
+        except TypeError:  # __init__ raises the clearer error
             return model
         bound.apply_defaults()
         arguments = dict(bound.arguments)
@@ -60,7 +67,7 @@ class Pretrained(nn.Module):
         if isinstance(classes, ClassSet):
             config["classes"] = len(classes)
             if classes != numbered_classes(len(classes)):
-                config["_classes"] = dataclasses.asdict(classes)
+                config["_classes"] = stored(classes)
         for name in _PREPROCESSING:
             if getattr(self, name) != getattr(type(self), name):
                 config[f"_{name}"] = _plain(name, getattr(self, name))
@@ -109,30 +116,61 @@ class Pretrained(nn.Module):
         folder = Path(source)
         if not folder.is_dir():
             folder = _download(str(source), revision)
+        origin = str(folder / CONFIG)
         config = _read_config(folder / CONFIG)
         name = config.pop("_model_class", None)
         allowed = {c.__name__: c for c in _subclasses(cls)}
         if name not in allowed:
             raise ValueError(
-                f"{folder / CONFIG}: _model_class is {name!r}, allowed are {', '.join(allowed)}"
+                f"{origin}: _model_class is {shown(name)}, allowed are {', '.join(allowed)}"
             )
-        extras = {k: config.pop(k) for k in list(config) if k.startswith("_")}
-        if "encoder_weights" in config:
-            config["encoder_weights"] = None
-        if "_classes" in extras:
-            config["classes"] = _class_set(extras["_classes"])
-        try:
-            with torch.device("meta"):
-                model = allowed[name](**config)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{folder / CONFIG}: fits no {name} ({error})") from error
-        for attribute in _PREPROCESSING:
-            if f"_{attribute}" in extras:
-                setattr(model, attribute, extras[f"_{attribute}"])
+        extras = checked(origin, {k: v for k, v in config.items() if k.startswith("_")}, _extras())
+        arguments = {k: v for k, v in config.items() if not k.startswith("_")}
+        if "encoder_weights" in arguments:
+            arguments["encoder_weights"] = None
         path = folder / WEIGHTS
         if not path.is_file():
             raise ValueError(f"{path}: is not there")
-        return fill(str(path), name, model, unwrap(str(path), read_tensors(path)))
+        weights = unwrap(str(path), read_tensors(path))
+        model = _build(origin, allowed[name], arguments, extras, len(weights))
+        return fill(str(path), name, model, weights)
+
+
+def _build(
+    origin: str, cls: type[Any], arguments: dict[str, Any], extras: dict[str, Any], tensors: int
+) -> Any:
+    """The model on the meta device, with its classes and what it expects of images."""
+    trusted = {}
+    if "_classes" in extras:
+        trusted["classes"] = extras["_classes"]
+        count = arguments.pop("classes", len(extras["_classes"]))
+        if count != len(extras["_classes"]):
+            raise ValueError(
+                f"{origin}: classes is {shown(count)}, but _classes has {len(extras['_classes'])}"
+            )
+    checked(origin, arguments, Record(optional={"classes": _count()}, others=PLAIN))
+    model = build(origin, cls, arguments, tensors, **trusted)
+    for attribute in _PREPROCESSING:
+        if f"_{attribute}" in extras:
+            value = extras[f"_{attribute}"]
+            allowed = (3, arguments.get("in_channels", 3))
+            if isinstance(value, list) and len(value) not in allowed:
+                raise ValueError(
+                    f"{origin}: _{attribute} has {len(value)} numbers, expected one for each of "
+                    f"{allowed[1]} channels"
+                )
+            setattr(model, attribute, tuple(value) if isinstance(value, list) else value)
+    return model
+
+
+def _extras() -> Record:
+    """The entries of config.json that are not the constructor's."""
+    fields = {f"_{name}": schema for name, schema in _PREPROCESSING.items()}
+    return Record(optional={**fields, "_classes": StoredClasses()}, others=PLAIN)
+
+
+def _count() -> Schema:
+    return Integer(1, limits().classes)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -150,18 +188,6 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
-def _class_set(fields: dict[str, Any]) -> ClassSet:
-    def color_list(colors: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
-        return tuple((r, g, b) for r, g, b in colors)
-
-    return ClassSet(
-        tuple(fields["names"]),
-        color_list(fields["colors"]),
-        color_list(fields["overlay_colors"]),
-        fields["background"],
-    )
-
-
 def _subclasses(cls: type[Pretrained]) -> list[type[Any]]:
     """cls and what is derived from it, without the abstract ones."""
     found: list[type[Any]] = [] if cls.__subclasses__() else [cls]
@@ -172,14 +198,9 @@ def _subclasses(cls: type[Pretrained]) -> list[type[Any]]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        return read_json(path, Record({}, others=PLAIN))
     except FileNotFoundError:
         raise ValueError(f"{path}: is not there") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: truncated or damaged ({error})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: holds no object")
-    return config
 
 
 def _safetensors() -> Any:

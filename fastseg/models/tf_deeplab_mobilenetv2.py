@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,24 +120,6 @@ class TFDeepLabMobileNetV2(SegmentationModel):
     def unused_keys(self, names: Iterable[str]) -> list[str]:
         """Names of transformers' tensors that only its classifier of images reads."""
         return [name for name in names if name.startswith("mobilenet_v2.conv_1x1.")]
-
-    @staticmethod
-    def arguments(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """The constructor's arguments, read off the shapes in a state dict with all the keys."""
-        count = state_dict["logits.weight"].shape[0]
-        stem, in_channels = state_dict["stem.weight"].shape[:2]
-        expanded, block_input = state_dict["blocks.1.expand.weight"].shape[:2]
-        return {
-            "classes": VOC if count == len(VOC) else count,
-            "in_channels": in_channels,
-            "stem": stem,
-            "widths": [
-                state_dict[f"blocks.{index}.project.weight"].shape[0]
-                for index in range(len(BLOCK_STRIDES))
-            ],
-            "expansion": expanded // block_input,
-            "head": state_dict["aspp0.weight"].shape[0],
-        }
 
 
 def _blocks(

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..dtypes import compute_dtype
+
 
 class SyncBatchNorm2d(_BatchNorm):
     """nn.BatchNorm2d over the batches of all processes together.
@@ -49,7 +51,7 @@ class _SyncBatchNorm(torch.autograd.Function):
         bias: torch.Tensor | None,
         eps: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
+        dtype = compute_dtype(x)
         var, mean = torch.var_mean(x.to(dtype), dim=(0, 2, 3), correction=0)
         count = x.new_tensor([x.numel() // x.shape[1]], dtype=dtype)
         mean, var, total = _merged(mean, var, count)

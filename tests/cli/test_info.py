@@ -43,7 +43,7 @@ def test_json_gives_a_reason_or_none_for_every_backend() -> None:
 
 def test_refusals_are_numbered_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     native = ALL_OPS["upsample_bilinear"].backends[Backend.NATIVE]
-    monkeypatch.setattr(native, "unsupported_reason", lambda *args: "has a day off")
+    monkeypatch.setattr(native, "unsupported_reason", lambda *_, **__: "has a day off")
     result = CliRunner().invoke(app, ["info"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "no (" in result.stdout

@@ -109,8 +109,10 @@ def test_native_kernels_are_chosen_wherever_they_are_on_a_cpu(op, sample):
     functions = {f"{op.name}{suffix}": f for suffix, f in op.functions.items()}
     for function, args in recorded_calls(op, sample):
         implementation = functions[function._opname].implementation
-        on_cpu = tuple(a.cpu() if isinstance(a, torch.Tensor) else a for a in args)
-        reason = unsupported_reasons(op, implementation, args)[Backend.NATIVE]
+        names = [a.name for a in function._schema.arguments]
+        named = dict(zip(names, args, strict=True))
+        on_cpu = {k: a.cpu() if isinstance(a, torch.Tensor) else a for k, a in named.items()}
+        reason = unsupported_reasons(op, implementation, named)[Backend.NATIVE]
         assert reason == unsupported_reasons(op, implementation, on_cpu)[Backend.NATIVE]
 
 

@@ -59,6 +59,80 @@ def test_wrapped_by_training_programs(
     assert_same(fastseg.load_checkpoint(tmp_path / "training.pt"), model)
 
 
+LIGHTNING = (
+    "model.",
+    "net.",
+    "module.",
+    "_orig_mod.module.",
+    "module._orig_mod.",
+    "model._orig_mod.",
+    "model._orig_mod.module.",
+    "lit.net.module.",
+    "_forward_module.model.",
+)
+
+
+@pytest.mark.parametrize("prefix", LIGHTNING)
+@pytest.mark.parametrize("family", ["tf", "smp"])
+def test_the_module_around_the_model_is_left_out(
+    model: TFDeepLabMobileNetV2, prefix: str, family: str
+) -> None:
+    """Lightning, DDP and torch.compile, one inside the other: the common prefix goes."""
+    inner: torch.nn.Module = model
+    if family == "smp":
+        inner = fastseg.DeepLabV3("resnet18", encoder_weights=None, classes=3).eval()
+    weights = {prefix + key: value for key, value in inner.state_dict().items()}
+    content = {"state_dict": weights, "epoch": 3, "optimizer_states": [], "loops": {"fit": {}}}
+    assert_same(fastseg.load_checkpoint(content), inner)
+
+
+def test_modules_inside_the_model_are_compiled_or_sharded(model: TFDeepLabMobileNetV2) -> None:
+    weights = {
+        key.replace("blocks.3.", "blocks.3._orig_mod.").replace(
+            "stem.", "_fsdp_wrapped_module.stem._checkpoint_wrapped_module."
+        ): value
+        for key, value in model.state_dict().items()
+    }
+    assert_same(fastseg.load_checkpoint({f"net.{k}": v for k, v in weights.items()}), model)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.module.", "_orig_mod.model."])
+def test_tensors_beside_the_model_are_dropped_by_name(
+    model: TFDeepLabMobileNetV2, prefix: str
+) -> None:
+    """Loss weights, metrics, a second head: nothing is left out without a word."""
+    weights = {prefix + key: value for key, value in model.state_dict().items()}
+    beside = {"loss.pos_weight": torch.ones(5), "val_metrics.confmat": torch.ones(5, 5)}
+    with pytest.warns(UserWarning, match=r"2 others are dropped: loss\.pos_weight, val_m"):
+        loaded = fastseg.load_checkpoint({"state_dict": {**beside, **weights}})
+    assert_same(loaded, model)
+
+
+def test_one_of_several_models_is_asked_for(model: TFDeepLabMobileNetV2) -> None:
+    weights = {
+        f"{name}.{key}": value
+        for name in ("student", "teacher")
+        for key, value in model.state_dict().items()
+    }
+    with pytest.raises(ValueError, match=r"holds 2 models, under student\., teacher\."):
+        fastseg.load_checkpoint(weights)
+
+
+def test_names_that_become_the_same_are_refused(model: TFDeepLabMobileNetV2) -> None:
+    weights = {**model.state_dict(), "module.stem.bias": torch.ones(6)}
+    with pytest.raises(ValueError, match=r"two tensors are called stem\.bias"):
+        fastseg.load_checkpoint(weights)
+
+
+def test_the_message_about_a_missing_tensor_has_the_name_inside(
+    model: TFDeepLabMobileNetV2,
+) -> None:
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    del weights["model.aspp0.bias"]
+    with pytest.raises(ValueError, match=r"missing: aspp0\.bias"):
+        fastseg.load_checkpoint({"state_dict": weights})
+
+
 def test_formats_are_told_apart_by_content(model: TFDeepLabMobileNetV2, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "old", _use_new_zipfile_serialization=False)
     assert_same(fastseg.load_checkpoint(tmp_path / "old"), model)

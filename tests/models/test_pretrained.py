@@ -71,10 +71,10 @@ def test_arguments_that_no_file_can_hold(tmp_path: Path) -> None:
     ("change", "match"),
     [
         ({"_model_class": "Unet"}, r"_model_class is 'Unet', allowed are .*DeepLabV3Plus"),
-        ({"_model_class": None}, "_model_class is None"),
+        ({"_model_class": None}, "_model_class is null"),
         ({"decoder_channels": 16}, r"does not fit DeepLabV3Plus; shapes: decoder.*expected \(16"),
         ({"encoder_name": "vgg"}, r"config\.json: fits no DeepLabV3Plus .*'vgg'"),
-        ({"colour": 1}, r"config\.json: fits no DeepLabV3Plus .*colour"),
+        ({"colour": 1}, r"config\.json: colour is not known, allowed are encoder_name"),
     ],
 )
 def test_configs_that_do_not_fit(
@@ -155,3 +155,82 @@ def test_arguments_out_of_range() -> None:
         small(classes=2.5)
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         small(colour="red")
+
+
+CLASSES = {"names": ["a", "b"], "colors": [[0, 0, 0], [1, 2, 3]], "overlay_colors": [[0, 0, 0]] * 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"_classes": None}, "_classes is null, expected an object"),
+        ({"_classes": {}}, "_classes.names is missing"),
+        ({"_classes": {**CLASSES, "names": [1, 2]}}, "_classes.names[0] is 1, expected text"),
+        ({"_classes": {**CLASSES, "names": ["a"]}}, "_classes.colors has 2 colours"),
+        ({"_classes": {**CLASSES, "colors": [[0, 0], [1, 1]]}}, "_classes.colors[0] is a list"),
+        ({"_classes": {**CLASSES, "colors": [[0, 0, 256]]}}, "_classes.colors[0][2] is 256"),
+        ({"_classes": {**CLASSES, "background": 2}}, "_classes.background is 2"),
+        ({"_classes": {**CLASSES, "background": True}}, "_classes.background is true"),
+        ({"_classes": CLASSES, "classes": 3}, "classes is 3, but _classes has 2"),
+        ({"_mean": None}, "_mean is null, expected a list"),
+        ({"_std": [0, 0, 0]}, "_std[0] is 0, expected a number above"),
+        ({"_std": [1, 1]}, "_std has 2 numbers, expected one for each of 3 channels"),
+        ({"_mean": [float("nan")] * 3}, "_mean[0] is nan"),
+        ({"_mean": ["0", "0", "0"]}, "_mean[0] is '0', expected a number"),
+        ({"_working_size": 0}, "_working_size is 0, expected a whole number"),
+        ({"_working_size": 10**9}, "_working_size is 1000000000, expected"),
+        ({"_working_size": 1.5}, "_working_size is 1.5, expected a whole number"),
+        ({"classes": 10**9}, "classes is 1000000000, expected a whole number from 1 to 65536"),
+        ({"classes": 0}, "classes is 0, expected"),
+        ({"classes": None}, "classes is null, expected"),
+        ({"classes": "21"}, "classes is '21', expected"),
+        ({"classes": True}, "classes is true, expected"),
+        ({"decoder_channels": "8"}, "decoder_channels is '8', expected a whole number"),
+        ({"decoder_channels": 10**12}, "decoder_channels is 1000000000000, expected"),
+        ({"decoder_channels": 8.0}, "decoder_channels is 8.0, expected"),
+        ({"decoder_channels": -8}, "fits no DeepLabV3Plus"),
+        ({"decoder_channels": 0}, "fits no DeepLabV3Plus|does not fit"),
+        ({"in_channels": 1 << 24}, "shapes: encoder.features.0.0.weight"),
+        ({"decoder_atrous_rates": 5}, "decoder_atrous_rates is 5, expected a list"),
+        ({"decoder_atrous_rates": [1, None]}, "decoder_atrous_rates[1] is null"),
+        ({"decoder_atrous_rates": [3] * 5000}, "decoder_atrous_rates is a list of 5000"),
+        ({"decoder_atrous_rates": [3] * 4000}, "fits no DeepLabV3Plus (rates is"),
+        ({"decoder_fusions": 1 << 24}, "parameters, far more than its file"),
+        ({"encoder_name": ["a"]}, "encoder_name is a list of 1, expected text"),
+        ({"encoder_options": 3}, "encoder_options is 3, expected an object"),
+        ({"aux_params": {"classes": -1}}, "fits no DeepLabV3Plus|does not fit"),
+        ({"align_corners": "yes"}, "align_corners is 'yes', expected true or false"),
+        ({"decoder_aspp_dropout": 7}, "fits no DeepLabV3Plus"),
+    ],
+)  # fmt: skip
+def test_config_fields_that_do_not_fit(
+    model: DeepLabV3Plus, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["_classes"]
+    path.write_text(json.dumps({**config, "classes": 2, **change}))
+    with pytest.raises(ValueError) as caught:
+        SegmentationModel.from_pretrained(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path)) and len(message.splitlines()) == 1
+    assert len(message) < 1500
+    assert any(word in message for word in words.split("|")), message
+
+
+def test_a_limit_can_be_raised(model: DeepLabV3Plus, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with fastseg.use_limits(classes=20), pytest.raises(ValueError, match="classes"):
+        SegmentationModel.from_pretrained(tmp_path)
+    with fastseg.use_limits(classes=21):
+        assert SegmentationModel.from_pretrained(tmp_path).classes == VOC
+
+
+def test_weights_that_are_whole_numbers(model: DeepLabV3Plus) -> None:
+    weights = {**model.state_dict()}
+    weights["segmentation_head.0.bias"] = torch.ones(21, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"not floating point: segmentation_head\.0\.bias is int64"
+    ):
+        fastseg.load_checkpoint(weights)

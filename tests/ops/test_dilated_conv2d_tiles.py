@@ -204,7 +204,7 @@ def test_without_a_measurement_of_this_gpu_it_is_cudnn(monkeypatch):
 def test_on_a_cpu_the_interpreter_is_never_chosen(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     x, weight = torch.randn(1, 4, 5, 5), torch.randn(4, 4, 3, 3)
-    geometry = ([1, 1], [1, 1], [1, 1], 1)
-    assert "tests" in triton_conv.passed_over(x, weight, None, *geometry)
-    assert "tests" in triton_conv.passed_over(x, x, weight, *geometry, [True] * 3)
-    assert "tests" in triton_conv.passed_over(x, [weight], None, None, [1], 1.0)
+    geometry = {"padding": [1, 1], "dilation": [1, 1]}
+    for function in ("forward", "backward"):
+        assert "tests" in triton_conv.passed_over(function, x=x, weight=weight, **geometry)
+    assert "tests" in triton_conv.passed_over("branches", x=x, weights=[weight], dilations=[1])

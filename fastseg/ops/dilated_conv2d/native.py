@@ -11,11 +11,13 @@ from ... import _native
 from ...layout import empty_map, map_format
 from .geometry import output_size
 
+_NAME = "dilated_conv2d"
 
-def unsupported_reason(*args: Any) -> str | None:
-    """Why this backend cannot run forward or backward on these arguments, or None."""
-    x, weight = args[:2] if len(args) == 7 else args[1:3]
-    groups = args[6]
+
+def unsupported_reason(
+    function: str, *, x: torch.Tensor, weight: torch.Tensor, groups: int, **_: Any
+) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
     if not groups == x.shape[1] == weight.shape[0]:
         return (
             f"{x.shape[1]} channels to {weight.shape[0]} in {groups} groups "
@@ -42,13 +44,13 @@ def forward(
     x, weight = x.contiguous(memory_format=layout), weight.contiguous()
     bias = bias.contiguous() if bias is not None else None
     _native.launch(
-        _core(),
+        _native.core(_NAME),
         "forward",
         x,
         _native.dtype_code(x),
         x.data_ptr(),
         weight.data_ptr(),
-        _address(bias),
+        _native.address(bias),
         out.data_ptr(),
         _shape(x, weight, out, stride, padding, dilation, layout),
     )
@@ -79,38 +81,28 @@ def backward(
         _native.dtype_code(x),
         _shape(x, weight, grad_out, stride, padding, dilation, layout),
     )
-    workspace_bytes = _native.launch(_core(), "workspace_bytes", x, code, shape)
+    workspace_bytes = _native.launch(_native.core(_NAME), "workspace_bytes", x, code, shape)
     workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=x.device)
     _native.launch(
-        _core(),
+        _native.core(_NAME),
         "backward",
         x,
         code,
         grad_out.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
-        _address(grad_x),
-        _address(grad_weight),
-        _address(grad_bias),
+        _native.address(grad_x),
+        _native.address(grad_weight),
+        _native.address(grad_bias),
         workspace.data_ptr(),
         shape,
     )
     return grad_x, grad_weight, grad_bias
 
 
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.dilated_conv2d
-
-
 def _empty_like(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Dtype and device of x."""
     return torch.empty(shape, dtype=x.dtype, device=x.device)
-
-
-def _address(tensor: torch.Tensor | None) -> int:
-    """0 for what is not there or not needed."""
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _shape(
@@ -122,7 +114,7 @@ def _shape(
     dilation: list[int],
     layout: torch.memory_format,
 ) -> Any:
-    return _core().Shape(
+    return _native.core(_NAME).Shape(
         batch=x.shape[0],
         channels=x.shape[1],
         in_size=tuple(x.shape[2:]),

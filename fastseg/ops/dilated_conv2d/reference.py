@@ -9,11 +9,6 @@ import torch
 import torch.nn.functional as F
 
 
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
-
-
 def forward(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -6,17 +6,10 @@ the arithmetic units.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ...layout import map_format
 from .branches import same_padding_of
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
 
 
 def forward(

@@ -6,6 +6,7 @@ infinite weight meets them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,20 +17,21 @@ from .measured import prefers_triton
 from .triton_tiles import Taps
 
 
-def unsupported_reason(*args: Any) -> str | None:
-    """Why this backend cannot run a function of the op on these arguments, or None."""
-    if len(args) == 6:  # branches
-        return _reason(args[0], [args[0].shape[1]])
-    grads = list(args[:1]) if len(args) == 8 else []
-    x, stride, groups = args[len(grads)], args[3], args[6]
+def unsupported_reason(
+    function: str,
+    *,
+    x: torch.Tensor,
+    grad_out: torch.Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    groups: int = 1,
+    **_: Any,
+) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
     if groups != 1:
         return f"groups is {groups} (supported: 1)"
     if list(stride) != [1, 1]:
         return f"stride is {tuple(stride)} (supported: 1)"
-    return _reason(x, [t.shape[1] for t in (x, *grads)])
-
-
-def _reason(x: torch.Tensor, channels: list[int]) -> str | None:
+    channels = [t.shape[1] for t in (x, grad_out) if t is not None]
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"dtype {x.dtype} (supported: float32, bfloat16, float16)"
     if x.numel() == 0:
@@ -45,24 +47,21 @@ def _reason(x: torch.Tensor, channels: list[int]) -> str | None:
     return None
 
 
-def passed_over(*args: Any) -> str | None:
+def passed_over(function: str, *, x: torch.Tensor, **arguments: Any) -> str | None:
     """Why torch's own kernel runs although this one could: it was not measured to be faster."""
-    x = args[1] if len(args) == 8 else args[0]
     if x.device.type != "cuda":
         return "the interpreter is for tests"
-    if len(args) == 6:
-        _, weights, _, _, dilations, _ = args
-        kernels, name = [tuple(w.shape[2:]) for w in weights], "branches"
-        taps = tuple(map(_same_taps, kernels, dilations))
-        out_channels, size = weights[0].shape[0], x.shape[2:]
+    if function == "branches":
+        weights = arguments["weights"]
+        kernels = [_pair(w.shape[2:]) for w in weights]
+        taps = tuple(map(_same_taps, kernels, arguments["dilations"]))
+        out_channels, size = weights[0].shape[0], list(x.shape[2:])
     else:
-        name = "forward" if len(args) == 7 else "backward"
-        weight, padding, dilation = args[1 if len(args) == 7 else 2], args[4], args[5]
-        kernel = _pair(weight.shape[2:])
-        taps = (Taps.of_forward(kernel, _pair(padding), _pair(dilation)),)
+        weight, padding, dilation = (arguments[n] for n in ("weight", "padding", "dilation"))
+        taps = (Taps.of_forward(_pair(weight.shape[2:]), _pair(padding), _pair(dilation)),)
         out_channels = weight.shape[0]
         size = output_size(x, weight, [1, 1], padding, dilation)
-    if prefers_triton(name, x, out_channels, _pair(size), taps):
+    if prefers_triton(function, x, out_channels, _pair(size), taps):
         return None
     return "not measured to be faster here (tools/measure_dense_conv.py)"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ... import _native
-from .reference import compute_dtype
+from ...dtypes import compute_dtype
+
+_NAME = "gaussian_filter"
 
 
-def unsupported_reason(*tensors: torch.Tensor) -> str | None:
-    """Why this backend cannot run on these tensors, or None."""
-    reasons = (_native.unsupported_reason(x, cuda=False) for x in tensors)
+def unsupported_reason(function: str, **tensors: torch.Tensor) -> str | None:
+    """Why this backend cannot run `function` on these tensors, or None."""
+    reasons = (_native.unsupported_reason(x, cuda=False) for x in tensors.values())
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -20,7 +24,7 @@ def forward(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     out = f.new_empty(values.shape)
     if out.numel() > 0:
         rows = _rows(values, f)
-        _core().cpu_forward(
+        _native.core(_NAME).cpu_forward(
             _native.dtype_code(f),
             rows.data_ptr(),
             f.data_ptr(),
@@ -39,7 +43,7 @@ def backward(
     grad_values, grad_features = f.new_empty(values.shape), f.new_empty(f.shape)
     if grad_values.numel() > 0:
         grad_rows, rows = _rows(grad_out, f), _rows(values, f)
-        _core().cpu_backward(
+        _native.core(_NAME).cpu_backward(
             _native.dtype_code(f),
             grad_rows.data_ptr(),
             rows.data_ptr(),
@@ -52,16 +56,11 @@ def backward(
     return grad_values.to(values.dtype), grad_features.to(features.dtype)
 
 
-def _core():  # type: ignore[no-untyped-def]
-    assert _native._C is not None
-    return _native._C.gaussian_filter
-
-
 def _rows(values: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
     """[N, P, L] in f's dtype: the kernels read the values of a point side by side."""
     return values.to(f.dtype).transpose(1, 2).contiguous()
 
 
-def _shape(values: torch.Tensor, f: torch.Tensor):  # type: ignore[no-untyped-def]
+def _shape(values: torch.Tensor, f: torch.Tensor) -> Any:
     batch, labels, points = values.shape
-    return _core().Shape(batch=batch, labels=labels, dims=f.shape[1], points=points)
+    return _native.core(_NAME).Shape(batch=batch, labels=labels, dims=f.shape[1], points=points)

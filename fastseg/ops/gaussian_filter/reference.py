@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
+from ...dtypes import compute_dtype
+
 _WEIGHTS_AT_A_TIME = 1 << 22
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
 
 
 def forward(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -39,12 +35,6 @@ def backward(
         products = weights * (g[:, :, rows].mT @ v + v[:, :, rows].mT @ g)
         grad_features[:, :, rows] = -(differences * products[:, None]).sum(3)
     return grad_values.to(values.dtype), grad_features.to(features.dtype)
-
-
-def compute_dtype(values: torch.Tensor, features: torch.Tensor) -> torch.dtype:
-    """float64 if one of the arguments is, else float32."""
-    double = torch.float64 in (values.dtype, features.dtype)
-    return torch.float64 if double else torch.float32
 
 
 def _rows(f: torch.Tensor) -> Iterator[slice]:

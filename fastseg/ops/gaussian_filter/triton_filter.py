@@ -16,10 +16,10 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_POINTS = (1 << 27) - TILE + 1
 
 
-def unsupported_reason(*tensors: torch.Tensor) -> str | None:
-    """Why this backend cannot run on these tensors, or None."""
-    features = tensors[-1]
-    for x in tensors:
+def unsupported_reason(function: str, **tensors: torch.Tensor) -> str | None:
+    """Why this backend cannot run `function` on these tensors, or None."""
+    features = tensors["features"]
+    for x in tensors.values():
         if x.dtype not in _TYPES:
             return f"dtype {x.dtype} (supported: float32, bfloat16, float16)"
     if features.shape[1] > MAX_DIMS:
@@ -29,9 +29,9 @@ def unsupported_reason(*tensors: torch.Tensor) -> str | None:
     return _triton.unsupported_reason(features)
 
 
-def passed_over(*tensors: torch.Tensor) -> str | None:
+def passed_over(function: str, *, features: torch.Tensor, **_: torch.Tensor) -> str | None:
     """Why another backend runs although this one could."""
-    return "the interpreter is for tests" if tensors[0].device.type == "cpu" else None
+    return "the interpreter is for tests" if features.device.type == "cpu" else None
 
 
 def forward(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from ... import _native
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
+from ...dtypes import compute_dtype
 from . import native, native_cuda, reference
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
@@ -41,7 +42,7 @@ class Lattice:
         if _is_native(features):
             self._take(features, native.build(features), [])
         else:
-            images = features.to(native.compute_dtype(features))
+            images = features.to(compute_dtype(features))
             self._take(features, None, [reference.build(image) for image in images])
 
     @classmethod
@@ -88,7 +89,7 @@ class Lattice:
         tables: list[reference.Tables],
     ) -> None:
         self.batch, self.num_features, self.num_pixels = features.shape
-        self.device, self.dtype = features.device, native.compute_dtype(features)
+        self.device, self.dtype = features.device, compute_dtype(features)
         self.handles, self._tables = handles, tables
         self._norm: torch.Tensor | None = None
         self._factors: dict[bool, torch.Tensor] = {}  # by whether for both sides
@@ -132,7 +133,7 @@ class Lattice:
             raise ValueError(
                 f"values has batch size {values.shape[0]}, the lattice was built for {self.batch}"
             )
-        if native.compute_dtype(values) is not self.dtype:
+        if compute_dtype(values) is not self.dtype:
             raise TypeError(
                 f"values has dtype {values.dtype}, the lattice computes in {self.dtype}: build it "
                 "of features of the same precision"
@@ -200,7 +201,7 @@ class Lattice:
 
 def _is_native(features: torch.Tensor) -> bool:
     """Whether a lattice of these features is the native core's, as far as there is a choice."""
-    reason = native.unsupported_reason(features)
+    reason = native.unsupported_reason("build", features=features)
     forced = forced_backend()
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")

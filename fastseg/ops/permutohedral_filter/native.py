@@ -7,21 +7,22 @@ from typing import Any
 import torch
 
 from ... import _native
+from ...dtypes import widened
 from . import native_cuda
 from .reference import bad_features
+
+_NAME = "permutohedral_filter"
 
 # Built lattices. On the CPU fastseg._C.permutohedral_filter.Lattice, one per image, or one for all;
 # on the GPU native_cuda.DeviceLattice, each of which holds several images.
 Handles = list[Any]
 
 
-def unsupported_reason(*tensors: Any) -> str | None:
-    """Why this backend cannot run on features, or on an op's arguments, or None."""
-    reason = _native.unsupported_reason(tensors[0], cuda=True)
-    if reason is not None or not _native.on_cuda(tensors[0]):
+def unsupported_reason(function: str, *, features: torch.Tensor, **_: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
+    reason = _native.unsupported_reason(features, cuda=True)
+    if reason is not None or not _native.on_cuda(features):
         return reason
-    # Of an op's arguments the features are the last tensor.
-    features = [t for t in tensors if isinstance(t, torch.Tensor)][-1]
     padded_corners = (features.shape[1] + 1) * (features.shape[2] + 3)
     if native_cuda.images_per_lattice(padded_corners) == 0:
         return (
@@ -30,18 +31,8 @@ def unsupported_reason(*tensors: Any) -> str | None:
     return None
 
 
-def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """What the filter computes in: float64 for float64, else float32."""
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
-
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.permutohedral_filter
-
-
 def _prepared(x: torch.Tensor) -> torch.Tensor:
-    return x.detach().to(compute_dtype(x)).contiguous()
+    return widened(x.detach()).contiguous()
 
 
 def build(features: torch.Tensor) -> Handles:
@@ -54,7 +45,9 @@ def build(features: torch.Tensor) -> Handles:
         return native_cuda.build(features)
     features = _prepared(features)
     code, threads = _native.dtype_code(features), torch.get_num_threads()
-    handles, bad = _core().cpu_build(code, features.data_ptr(), *features.shape, threads)
+    handles, bad = _native.core(_NAME).cpu_build(
+        code, features.data_ptr(), *features.shape, threads
+    )
     if handles is None:
         image, pixel = bad
         raise bad_features(features[image], pixel, image)
@@ -63,7 +56,7 @@ def build(features: torch.Tensor) -> Handles:
 
 def build_of_image(image: torch.Tensor, widths: torch.Tensor) -> Handles | int:
     """The lattice of one image as Lattice.of_image has it, or the first pixel that has no place."""
-    handle, bad = _core().cpu_build_image(
+    handle, bad = _native.core(_NAME).cpu_build_image(
         image.data_ptr(), *image.shape, widths.tolist(), torch.get_num_threads()
     )
     return bad if handle is None else [handle]
@@ -75,7 +68,7 @@ def filter_with(handles: Handles, values: torch.Tensor, transpose: bool) -> torc
         return native_cuda.filter_with(handles, values, transpose)
     prepared = _prepared(values)
     out = _native.new_scratch(prepared, *prepared.shape)
-    _core().cpu_filter(
+    _native.core(_NAME).cpu_filter(
         handles,
         *prepared.shape[:2],
         prepared.data_ptr(),
@@ -91,7 +84,7 @@ def norm_factors(handles: Handles, like: torch.Tensor, power: float) -> torch.Te
     -0.5 that power of norm + 1e-20."""
     out = _native.new_scratch(like, len(handles), handles[0].pixels)
     factor = {1.0: 0, -1.0: 1, -0.5: 2}[power]
-    _core().cpu_norm(handles, factor, out.data_ptr(), torch.get_num_threads())
+    _native.core(_NAME).cpu_norm(handles, factor, out.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -114,11 +107,11 @@ def backward(
         return native_cuda.backward(grad_out, values, features, transpose)
     handles = build(features)
     prepared, grad, threads = _prepared(values), _prepared(grad_out), torch.get_num_threads()
-    block = _core().block
+    block = _native.core(_NAME).block
     blocks = -(-values.shape[2] // block)
     grad_values = torch.empty_like(prepared)
     grad_weights = prepared.new_empty(batch, blocks, features.shape[1] + 1, block)
-    _core().cpu_backward(
+    _native.core(_NAME).cpu_backward(
         handles,
         batch,
         labels,
@@ -143,7 +136,7 @@ def backward(
 def weights_to_features(features: torch.Tensor, grad_weights: torch.Tensor) -> torch.Tensor:
     """Gradient to features [D, P] from that to a lattice's weights [blocks, D + 1, block]."""
     grad = torch.empty_like(features)
-    _core().cpu_backward_features(
+    _native.core(_NAME).cpu_backward_features(
         _native.dtype_code(features),
         features.data_ptr(),
         *features.shape,
@@ -170,7 +163,7 @@ def tables(handles: Handles, image: int) -> tuple[torch.Tensor, torch.Tensor, to
                 return lattice.tables(image - first)
             first += lattice.batch
     handle = handles[image]
-    core = _core()
+    core = _native.core(_NAME)
     corners, blocks = handle.features + 1, -(-handle.pixels // core.block)
     float_type = torch.float64 if handle.dtype == 3 else torch.float32
 

@@ -11,17 +11,14 @@ from typing import Any
 import torch
 
 from ... import _native
+from ...dtypes import widened
 from .reference import bad_features
 
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.permutohedral_filter_cuda
+_NAME = "permutohedral_filter_cuda"
 
 
 def _prepared(x: torch.Tensor) -> torch.Tensor:
-    compute = torch.float64 if x.dtype is torch.float64 else torch.float32
-    return x.detach().to(compute).contiguous()
+    return widened(x.detach()).contiguous()
 
 
 def is_capturing(x: torch.Tensor) -> bool:
@@ -31,7 +28,7 @@ def is_capturing(x: torch.Tensor) -> bool:
 
 def images_per_lattice(corners_of_image: int) -> int:
     """How many images one lattice holds; 0: not even one."""
-    return _core().max_corners // corners_of_image
+    return _native.core(_NAME).max_corners // corners_of_image
 
 
 class DeviceLattice:
@@ -49,7 +46,7 @@ class DeviceLattice:
     def __init__(self, features: torch.Tensor, first_image: int = 0) -> None:
         self.batch, count, self.pixels = features.shape
         self.corners = count + 1
-        core, code = _core(), _native.dtype_code(features)
+        core, code = _native.core(_NAME), _native.dtype_code(features)
         shape = core.LatticeShape(dtype=code, batch=self.batch, features=count, pixels=self.pixels)
 
         def integers(size: int) -> torch.Tensor:
@@ -129,7 +126,14 @@ class DeviceLattice:
         out = torch.empty_like(values)
         shape, workspace = self._work(values, transpose, backward=False)
         addresses = (x.data_ptr() for x in (values, out, workspace))
-        _native.launch(_core(), "forward", values, self.native, shape, *addresses)
+        _native.launch(
+            _native.core(_NAME),
+            "forward",
+            values,
+            self.native,
+            shape,
+            *addresses,
+        )
         return out
 
     def backward(
@@ -141,7 +145,13 @@ class DeviceLattice:
         shape, workspace = self._work(values, transpose, backward=True)
 
         def launch(function: str, shape: Any, *maps: torch.Tensor) -> None:
-            _native.launch(_core(), function, values, *shape, *(x.data_ptr() for x in maps))
+            _native.launch(
+                _native.core(_NAME),
+                function,
+                values,
+                *shape,
+                *(x.data_ptr() for x in maps),
+            )
 
         maps = (values, grad_out, grad_values, grad_weights, workspace)
         launch("backward", (self.native, shape), *maps)
@@ -149,7 +159,7 @@ class DeviceLattice:
         return grad_values, grad_features
 
     def _work(self, values: torch.Tensor, transpose: bool, backward: bool) -> tuple[Any, Any]:
-        core = _core()
+        core = _native.core(_NAME)
         shape = core.Shape(
             dtype=_native.dtype_code(values),
             batch=values.shape[0],

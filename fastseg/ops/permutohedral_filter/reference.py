@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+
+from ...dtypes import compute_dtype
 
 MAX_FEATURES = 8
 # Vertices are numbered in 16 bits per coordinate, of which some are for neighbours.
@@ -18,11 +20,6 @@ class Tables(NamedTuple):
     rows: torch.Tensor  # [D + 1, P] int64: the corners of each pixel's simplex
     weights: torch.Tensor  # [D + 1, P]: its barycentric coordinates, in the dtype of the features
     neighbours: torch.Tensor  # [D + 1 axes, vertices, 2] int64: rows
-
-
-def unsupported_reason(*args: Any) -> str | None:
-    """None: the reference runs everywhere."""
-    return None
 
 
 def axis_scales(count: int, dtype: torch.dtype) -> list[float]:
@@ -161,7 +158,7 @@ def composition(
     """permutohedral_filter of plain PyTorch operations, with their derivatives."""
     if len(values) == 0:
         return values * features.sum()  # empty, and still a function of both
-    compute = torch.float64 if values.dtype is torch.float64 else torch.float32
+    compute = compute_dtype(values)
     results = []
     for n in range(len(values)):
         image = features[n if len(features) > 1 else 0].to(compute)
@@ -178,7 +175,7 @@ def backward(
     grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, transpose: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients to values and features."""
-    compute = torch.float64 if values.dtype is torch.float64 else torch.float32
+    compute = compute_dtype(values)
     grad_values = torch.zeros(values.shape, dtype=compute, device=values.device)
     grad_features = torch.zeros(features.shape, dtype=compute, device=values.device)
     for n in range(len(values)):

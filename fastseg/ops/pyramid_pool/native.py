@@ -10,14 +10,17 @@ from ... import _native
 from ...layout import map_format
 from .cells import empty_cells, empty_gradient, order_cells
 
+_NAME = "pyramid_pool"
 
-def unsupported_reason(x: torch.Tensor, *args: Any) -> str | None:
-    """Why this backend cannot run forward or backward on these arguments, or None."""
-    reason = _native.unsupported_reason(x, cuda=True)
-    if reason is None and _native.on_cuda(x):
-        # (x, bins), or (grad_out, input_size, bins, channels_last)
-        size, bins = (x.shape[2:], args[0]) if len(args) == 1 else args[:2]
-        core = _core()
+
+def unsupported_reason(function: str, *, bins: list[int], **arguments: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
+    backward = function == "backward"
+    source = arguments["grad_out" if backward else "x"]
+    reason = _native.unsupported_reason(source, cuda=True)
+    if reason is None and _native.on_cuda(source):
+        size = arguments["input_size"] if backward else source.shape[2:]
+        core = _native.core(_NAME)
         if sum(bins) > core.cuda_max_windows or max(size) > core.cuda_max_axis:
             return (
                 f"bins {tuple(bins)} of {size[0]} x {size[1]} pixels on a GPU (supported: a sum of "
@@ -33,10 +36,10 @@ def forward(x: torch.Tensor, bins: list[int]) -> torch.Tensor:
     if out.numel() == 0:
         return out
     code, shape = _native.dtype_code(x), _shape(x, map_format(x) is torch.channels_last)
-    bytes_ = _native.launch(_core(), "workspace_bytes", x, code, shape, bins)
+    bytes_ = _native.launch(_native.core(_NAME), "workspace_bytes", x, code, shape, bins)
     workspace = torch.empty(bytes_, dtype=torch.uint8, device=x.device)
     pointers = (x.data_ptr(), out.data_ptr(), workspace.data_ptr())
-    _native.launch(_core(), "forward", x, code, *pointers, shape, bins)
+    _native.launch(_native.core(_NAME), "forward", x, code, *pointers, shape, bins)
     return out
 
 
@@ -51,18 +54,13 @@ def backward(
     _native.with_huge_pages(grad_x)
     code, shape = _native.dtype_code(grad_x), _shape(grad_x, channels_last)
     pointers = (grad_out.data_ptr(), grad_x.data_ptr())
-    _native.launch(_core(), "backward", grad_x, code, *pointers, shape, bins)
+    _native.launch(_native.core(_NAME), "backward", grad_x, code, *pointers, shape, bins)
     return grad_x
-
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.pyramid_pool
 
 
 def _shape(pixels: torch.Tensor, channels_last: bool) -> Any:
     """`pixels` is the map before the pooling."""
-    return _core().Shape(
+    return _native.core(_NAME).Shape(
         batch=pixels.shape[0],
         channels=pixels.shape[1],
         in_h=pixels.shape[2],

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from .cells import order_cells
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
 
 
 def forward(x: torch.Tensor, bins: list[int]) -> torch.Tensor:
@@ -39,11 +33,10 @@ def backward(
 
 def window_matrix(x: torch.Tensor, size: int, b: int) -> torch.Tensor:
     """Matrix [b, size]: 1 where cell i of b covers a pixel, else 0; on x's device."""
-    dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     cell = torch.arange(b, device=x.device)[:, None]
     pixel = torch.arange(size, device=x.device)
     begin, end = cell * size // b, -(-(cell + 1) * size // b)
-    return ((pixel >= begin) & (pixel < end)).to(dtype)
+    return ((pixel >= begin) & (pixel < end)).to(compute_dtype(x))
 
 
 def _areas(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from ..._checks import check_map, check_size
 from ...backends import Backend
+from ...dtypes import label_dtype
 from ...registry import Function, OpSpec, define
 from . import native, reference
 
@@ -13,11 +14,6 @@ from . import native, reference
 def _check(logits: torch.Tensor, size: list[int], align_corners: bool) -> None:
     check_map("logits", logits)
     check_size(size)
-
-
-def label_dtype(classes: int) -> torch.dtype:
-    """The type of a label map with this many classes."""
-    return torch.uint8 if classes <= 256 else torch.int32
 
 
 def _fake(logits: torch.Tensor, size: list[int], align_corners: bool) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ...dtypes import label_dtype
 from ...testing.compare import assert_labels_as_accurate
 from ...testing.samples import ErrorSample, Maker, OpSamples, Sample, Workload
 from . import upsample_argmax
@@ -14,13 +15,13 @@ from . import upsample_argmax
 
 def _peer(logits: torch.Tensor, size: Any, align_corners: bool = False) -> torch.Tensor:
     upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-    return upsampled.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+    return upsampled.argmax(1).to(label_dtype(logits.shape[1]))
 
 
 def _peer_max(logits: torch.Tensor, size: Any, align_corners: bool = False) -> torch.Tensor:
     """Faster than argmax on a CPU, whose reduction over a middle axis is not vectorised."""
     upsampled = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-    return upsampled.max(1)[1].to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+    return upsampled.max(1)[1].to(label_dtype(logits.shape[1]))
 
 
 def _compare(inputs: dict[str, Any], labels: torch.Tensor) -> None:
@@ -28,7 +29,7 @@ def _compare(inputs: dict[str, Any], labels: torch.Tensor) -> None:
     options = {"mode": "bilinear", "align_corners": inputs.get("align_corners", False)}
     peer = F.interpolate(logits, size, **options)
     truth = F.interpolate(logits.double(), size, **options)
-    assert labels.dtype == (torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+    assert labels.dtype == (label_dtype(logits.shape[1]))
     assert_labels_as_accurate(labels, peer, truth)
 
 

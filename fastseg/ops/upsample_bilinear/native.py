@@ -10,9 +10,10 @@ from ... import _native
 from ...layout import empty_map, map_format
 
 
-def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
-    """Why this backend cannot run on x (or grad_out), or None."""
-    return _native.unsupported_reason(x, cuda=True)
+def unsupported_reason(function: str, **arguments: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
+    source = arguments["grad_out" if function == "backward" else "x"]
+    return _native.unsupported_reason(source, cuda=True)
 
 
 def forward(
@@ -68,8 +69,7 @@ def _launch(
     """`low` is the map before the resize, `high` the one after it."""
     if target.numel() == 0:
         return
-    assert _native._C is not None
-    core = _native._C.upsample_bilinear
+    core = _native.core("upsample_bilinear")
     shape = core.Shape(
         batch=low.shape[0],
         channels=low.shape[1],

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
+from ...dtypes import compute_dtype
 
 
 def forward(
@@ -72,7 +69,7 @@ def taps(
     # A size that is kept reads no neighbour, which may be infinite.
     high = low if in_size == out_size else (low + 1).clamp_max(in_size - 1)
     weight = (position - low).clamp_max(1.0)
-    return low, high, weight.to(torch.float64 if x.dtype is torch.float64 else torch.float32)
+    return low, high, weight.to(compute_dtype(x))
 
 
 def _matrix(

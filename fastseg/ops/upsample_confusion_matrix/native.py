@@ -12,8 +12,8 @@ from ...target_checks import TargetCheck
 from ..upsample_argmax.native import logits_shape
 
 
-def unsupported_reason(logits: torch.Tensor, *_: Any) -> str | None:
-    """Why this backend cannot run on logits, or None."""
+def unsupported_reason(function: str, *, logits: torch.Tensor, **_: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
     return _native.unsupported_reason(logits, cuda=True)
 
 
@@ -21,13 +21,12 @@ def forward(
     logits: torch.Tensor, target: torch.Tensor, ignore_index: int, align_corners: bool
 ) -> torch.Tensor:
     """Counts [C, C]."""
-    assert _native._C is not None
     target = target.contiguous()
     classes = logits.shape[1]
     counts = torch.zeros((classes, classes), dtype=torch.int64, device=logits.device)
     if target.numel() == 0:
         return counts
-    core = _native._C.upsample_confusion_matrix
+    core = _native.core("upsample_confusion_matrix")
     arguments = (
         _native.dtype_code(logits),
         _native.LABEL_CODES[target.dtype],

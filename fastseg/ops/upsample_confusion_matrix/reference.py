@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..._checks import bad_target, first_bad_target
 from ..upsample_argmax import reference as argmax
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
 
 
 def forward(

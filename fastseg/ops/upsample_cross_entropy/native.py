@@ -8,18 +8,25 @@ import torch
 
 from ... import _native
 from ..._checks import bad_target
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from . import native_cuda
-from .scale import compute_dtype, scale_of_sum
+from .native_shape import loss_shape
+from .scale import scale_of_sum
 
 
-def unsupported_reason(*args: Any) -> str | None:
-    """Why this backend cannot run on logits, or None."""
-    forward = len(args) == 9
-    logits = args[0] if forward else args[3]
-    if forward and args[7] and _native.on_cuda(logits):
+def unsupported_reason(
+    function: str,
+    *,
+    logits: torch.Tensor,
+    with_gradient: bool = False,
+    with_sums: bool = False,
+    **_: Any,
+) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
+    if with_gradient and _native.on_cuda(logits):
         return "on a GPU the gradient is computed by the backward"
-    if forward and args[8] and not _native.on_cuda(logits):
+    if with_sums and not _native.on_cuda(logits):
         return "the CPU kernels do not keep the sums of the softmax"
     return _native.unsupported_reason(logits, cuda=True)
 
@@ -120,23 +127,22 @@ def _run(
     """Sum of the pixel losses and of the target weights; fills the tensors that are given."""
     if target.numel() == 0:
         return 0.0, 0.0
-    assert _native._C is not None
-    core = _native._C.upsample_cross_entropy
+    _native.check_elements(logits)
+    core = _native.core("upsample_cross_entropy")
     target = target.contiguous()
     if weight is not None:
         weight = weight.to(compute_dtype(logits)).contiguous()
-    pointer = native_cuda.pointer
     loss_sum, weight_sum, bad = core.cpu_run(
         _native.dtype_code(logits),
         _native.LABEL_CODES[target.dtype],
-        native_cuda.loss_shape(logits, target, ignore_index, label_smoothing, align_corners),
+        loss_shape(logits, target, ignore_index, label_smoothing, align_corners),
         torch.get_num_threads(),
         logits=logits.data_ptr(),
         target=target.data_ptr(),
-        class_weight=pointer(weight),
-        pixel_scale=pointer(pixel_scale),
-        pixel_loss=pointer(pixel_loss),
-        grad_logits=pointer(gradient),
+        class_weight=_native.address(weight),
+        pixel_scale=_native.address(pixel_scale),
+        pixel_loss=_native.address(pixel_loss),
+        grad_logits=_native.address(gradient),
         grad_channels_last=map_format(logits) is torch.channels_last,
     )
     if bad >= 0:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ... import _native
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from ...target_checks import TargetCheck
-from .scale import compute_dtype
+from .native_shape import loss_shape
 
 
 def forward(
@@ -30,8 +29,7 @@ def forward(
     if reduction == "none":
         pixel_loss = torch.empty(target.shape, dtype=logits.dtype, device=device)
     total_weight = torch.empty((), dtype=torch.float64, device=device)
-    assert _native._C is not None
-    core = _native._C.upsample_cross_entropy
+    core = _native.core("upsample_cross_entropy")
     shape = loss_shape(logits, target, ignore_index, label_smoothing, align_corners)
     partials = torch.empty(core.cuda_partial_sums(shape), dtype=torch.float64, device=device)
     target, weight = target.contiguous(), _compute_type(weight, logits)
@@ -45,11 +43,11 @@ def forward(
             shape,
             logits=logits.data_ptr(),
             target=target.data_ptr(),
-            class_weight=pointer(weight),
+            class_weight=_native.address(weight),
             mean=reduction == "mean",
             partials=partials.data_ptr(),
-            sums=pointer(sums),
-            pixel_loss=pointer(pixel_loss),
+            sums=_native.address(sums),
+            pixel_loss=_native.address(pixel_loss),
             loss=loss.data_ptr(),
             total_weight=total_weight.data_ptr(),
             bad=check.pointer,
@@ -73,8 +71,7 @@ def backward(
     gradient = torch.empty_like(logits, memory_format=map_format(logits))
     if gradient.numel() == 0:
         return gradient
-    assert _native._C is not None
-    core = _native._C.upsample_cross_entropy
+    core = _native.core("upsample_cross_entropy")
     grad_loss = grad_loss.to(logits.dtype).contiguous()
     target, weight = target.contiguous(), _compute_type(weight, logits)
     _native.launch(
@@ -86,47 +83,15 @@ def backward(
         loss_shape(logits, target, ignore_index, label_smoothing, align_corners),
         logits=logits.data_ptr(),
         target=target.data_ptr(),
-        class_weight=pointer(weight),
+        class_weight=_native.address(weight),
         sums=sums.data_ptr(),
         grad_loss=grad_loss.data_ptr(),
         per_pixel=reduction == "none",
-        total_weight=total_weight.data_ptr() if reduction == "mean" else 0,
+        total_weight=_native.address(total_weight if reduction == "mean" else None),
         grad_logits=gradient.data_ptr(),
         grad_channels_last=map_format(logits) is torch.channels_last,
     )
     return gradient
-
-
-def loss_shape(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-    align_corners: bool,
-) -> Any:
-    """The native description of strided logits [N, C, h, w] and a target [N, H, W]."""
-    assert _native._C is not None
-    strides = logits.stride()
-    return _native._C.upsample_cross_entropy.Shape(
-        batch=logits.shape[0],
-        classes=logits.shape[1],
-        in_h=logits.shape[2],
-        in_w=logits.shape[3],
-        out_h=target.shape[1],
-        out_w=target.shape[2],
-        align_corners=align_corners,
-        stride_n=strides[0],
-        stride_c=strides[1],
-        stride_h=strides[2],
-        stride_w=strides[3],
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-    )
-
-
-def pointer(x: torch.Tensor | None) -> int:
-    """The address of x's values; 0 for None."""
-    return 0 if x is None else x.data_ptr()
 
 
 def _compute_type(weight: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor | None:

@@ -8,10 +8,10 @@ import torch
 
 from ..._checks import check_map, check_same_device, check_shape, check_target
 from ...backends import Backend
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from ...registry import Autograd, Function, OpSpec, define
 from . import native, reference
-from .scale import compute_dtype
 
 _OPTIONS = (
     "Tensor logits, Tensor target, Tensor? weight, int ignore_index, str reduction, "

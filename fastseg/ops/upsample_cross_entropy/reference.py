@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..._checks import bad_target, first_bad_target
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from ..upsample_bilinear import reference as bilinear
-from .scale import compute_dtype, scale_of_sum, softmax_sums
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
+from .scale import scale_of_sum, softmax_sums
 
 
 def forward(

@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def compute_dtype(logits: torch.Tensor) -> torch.dtype:
-    """What losses and gradients are accumulated in."""
-    return torch.float64 if logits.dtype is torch.float64 else torch.float32
-
-
 def scale_of_sum(
     grad_loss: torch.Tensor, total_weight: torch.Tensor, reduction: str
 ) -> torch.Tensor:

@@ -9,10 +9,13 @@ import torch
 from ... import _native
 from ...layout import map_format
 
+_NAME = "upsample_taps"
 
-def unsupported_reason(x: torch.Tensor, *_: Any) -> str | None:
-    """Why this backend cannot run on x (or grad_out), or None."""
-    return _native.unsupported_reason(x, cuda=True)
+
+def unsupported_reason(function: str, **arguments: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
+    source = arguments["grad_out" if function == "backward" else "x"]
+    return _native.unsupported_reason(source, cuda=True)
 
 
 def forward(
@@ -35,12 +38,12 @@ def forward(
     if out.numel() == 0:
         return out
     _native.launch(
-        _core(),
+        _native.core(_NAME),
         "forward",
         x,
         _native.dtype_code(x),
         [(s.data_ptr(), s.shape[2], s.shape[3]) for s in sources],
-        0 if added is None else added.data_ptr(),
+        _native.address(added),
         out.data_ptr(),
         _shape(out, kernel, nearest, align_corners),
     )
@@ -62,7 +65,7 @@ def backward(
     if grad_x.numel() == 0:
         return grad_x
     _native.launch(
-        _core(),
+        _native.core(_NAME),
         "backward",
         grad_out,
         _native.dtype_code(grad_out),
@@ -94,14 +97,9 @@ def _empty(
     )
 
 
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.upsample_taps
-
-
 def _shape(large: torch.Tensor, kernel: int, nearest: bool, align_corners: bool) -> Any:
     """`large` is the result, or its gradient."""
-    return _core().Shape(
+    return _native.core(_NAME).Shape(
         batch=large.shape[0],
         channels=large.shape[1],
         out_h=large.shape[2],

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
+from ...dtypes import compute_dtype, widened
 
 
 def forward(
@@ -25,13 +20,13 @@ def forward(
     align_corners: bool,
 ) -> torch.Tensor:
     """Map [N, C, *size], computed in float32 or float64."""
-    total = None if added is None else _wide(added)
+    total = None if added is None else widened(added)
     for source in (x, x2, x3, x4):
         if source is None:
             continue
         rows = spread(source, source.shape[2], size[0], kernel, nearest, align_corners)
         columns = spread(source, source.shape[3], size[1], kernel, nearest, align_corners)
-        taps = _wide(source).unflatten(1, (kernel, kernel, -1))  # [N, ky, kx, C, h, w]
+        taps = widened(source).unflatten(1, (kernel, kernel, -1))  # [N, ky, kx, C, h, w]
         lines = torch.einsum("nklchw,lxw->nkchx", taps, columns)
         resized = torch.einsum("nkchx,kyh->ncyx", lines, rows)
         total = resized if total is None else total + resized
@@ -51,12 +46,8 @@ def backward(
     height, width = grad_out.shape[2:]
     rows = spread(grad_out, input_size[0], height, kernel, nearest, align_corners)
     columns = spread(grad_out, input_size[1], width, kernel, nearest, align_corners)
-    lines = torch.einsum("ncyx,kyh->nkchx", _wide(grad_out), rows)
+    lines = torch.einsum("ncyx,kyh->nkchx", widened(grad_out), rows)
     return torch.einsum("nkchx,lxw->nklchw", lines, columns).flatten(1, 3).to(grad_out.dtype)
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype is torch.float64 else x.float()
 
 
 def spread(
@@ -67,7 +58,6 @@ def spread(
     The resize is F.interpolate's, of the columns of the identity; a tap takes what lies `tap -
     kernel // 2` further, and nothing from outside.
     """
-    dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
     identity = torch.eye(in_size, dtype=torch.float64, device=x.device)[None]
     if nearest:
         # Float32 positions, as for maps of the usual dtypes.
@@ -75,4 +65,4 @@ def spread(
     else:
         resized = F.interpolate(identity, out_size, mode="linear", align_corners=align_corners)
     matrix = F.pad(resized[0].mT, (0, 0, kernel // 2, kernel // 2))
-    return torch.stack([matrix[k : k + out_size] for k in range(kernel)]).to(dtype)
+    return torch.stack([matrix[k : k + out_size] for k in range(kernel)]).to(compute_dtype(x))

@@ -8,13 +8,14 @@ import torch
 
 from ... import _native
 
+_NAME = "window_filter"
 
-def unsupported_reason(*args: Any) -> str | None:
-    """Why this backend cannot run on these arguments, or None."""
-    features = args[-2]
+
+def unsupported_reason(function: str, *, features: torch.Tensor, **_: Any) -> str | None:
+    """Why this backend cannot run `function` on these arguments, or None."""
     reason = _native.unsupported_reason(features, cuda=True)
     if reason is None and _native.on_cuda(features):
-        most = _core().cuda_max_dims
+        most = _native.core(_NAME).cuda_max_dims
         if features.shape[1] > most:
             return f"{features.shape[1]} features (supported on a GPU: up to {most})"
     return reason
@@ -29,7 +30,7 @@ def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.
         maps = (_map(values), _map(features))
         shape = _shape(values, features, radius)
         code = _native.dtype_code(values)
-        _native.launch(_core(), "forward", values, code, *maps, out.data_ptr(), shape)
+        _native.launch(_native.core(_NAME), "forward", values, code, *maps, out.data_ptr(), shape)
     return out
 
 
@@ -44,13 +45,8 @@ def backward(
         shape = _shape(values, features, radius)
         code = _native.dtype_code(values)
         arguments = (code, *maps, grad_features.data_ptr(), shape)
-        _native.launch(_core(), "feature_gradient", values, *arguments)
+        _native.launch(_native.core(_NAME), "feature_gradient", values, *arguments)
     return forward(grad_out, features, radius), grad_features
-
-
-def _core() -> Any:
-    assert _native._C is not None
-    return _native._C.window_filter
 
 
 def _empty(x: torch.Tensor) -> torch.Tensor:
@@ -64,12 +60,12 @@ def _readable(x: torch.Tensor) -> torch.Tensor:
 
 
 def _map(x: torch.Tensor) -> Any:
-    return _core().Map(x.data_ptr(), *x.stride())
+    return _native.core(_NAME).Map(x.data_ptr(), *x.stride())
 
 
 def _shape(values: torch.Tensor, features: torch.Tensor, radius: int) -> Any:
     batch, labels, height, width = values.shape
     dims = features.shape[1]
-    return _core().Shape(
+    return _native.core(_NAME).Shape(
         batch=batch, labels=labels, dims=dims, height=height, width=width, radius=radius
     )

@@ -7,23 +7,20 @@ from typing import Any
 
 import torch
 
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
+from ...dtypes import widened
 
 
 def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.Tensor:
     """[N, L, H, W], computed in float32 or float64."""
-    f = _computed(features)
-    return _filter(_computed(values), f, radius).to(values.dtype)
+    f = widened(features)
+    return _filter(widened(values), f, radius).to(values.dtype)
 
 
 def backward(
     grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, radius: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients [N, L, H, W] and [N, D, H, W]."""
-    g, v, f = map(_computed, (grad_out, values, features))
+    g, v, f = map(widened, (grad_out, values, features))
     grad_features = torch.zeros_like(f)
     for here, there in _pairs(v, radius):
         difference = f[here] - f[there]
@@ -32,10 +29,6 @@ def backward(
         grad_features[here] -= pull
         grad_features[there] += pull
     return _filter(g, f, radius).to(values.dtype), grad_features.to(features.dtype)
-
-
-def _computed(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype is torch.float64 else x.float()
 
 
 def _filter(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
-"""Checkpoints of transformers' MobileNetV2ForSemanticSegmentation in our names: TensorFlow's mobile
-DeepLab with its batch norms beside the convolutions, which ours has folded into them."""
+"""MobileNetV2ForSemanticSegmentation of Hugging Face transformers: TensorFlow's mobile DeepLab.
+
+Its batch norms follow the convolutions; ours are folded into them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ import re
 
 import torch
 
-from .files import StateDict
+from ..files import StateDict
+from ..tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
+from .family import Family
+from .tensorflow import mobilenetv2_arguments
 
-# Of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
+# Epsilon of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
 _BACKBONE_EPSILON, _HEAD_EPSILON = 1e-3, 1e-5
 _LAYERS = {
     "mobilenet_v2.conv_stem.first_conv": "stem",
@@ -24,11 +29,11 @@ _PARTS = {"expand_1x1": "expand", "conv_3x3": "depthwise", "reduce_1x1": "projec
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def converted(state_dict: StateDict) -> StateDict:
-    """The tensors under our names, norms folded; what is incomplete or unknown keeps its name.
+def _folded(state_dict: StateDict) -> StateDict:
+    """The tensors under our names, norms folded.
 
-    The last 1x1 convolution of the backbone, which only the classifier of images reads, becomes
-    part of no layer here: it is left under its name too.
+    Layers that are incomplete or unknown keep their names, and so does the backbone's last 1x1
+    convolution, which only the image classifier reads.
     """
     result = dict(state_dict)
     for theirs in sorted({_layer(key) for key in state_dict} - {""}):
@@ -38,22 +43,16 @@ def converted(state_dict: StateDict) -> StateDict:
         if ours is None or weight not in state_dict:
             continue
         if all(key in state_dict for key in norm):
-            kernel, (gamma, beta, mean, variance) = (
-                state_dict[weight].float(),
-                (state_dict[key].float() for key in norm),
-            )
+            gamma, beta, mean, variance = (state_dict[key].float() for key in norm)
             in_head = theirs.startswith("segmentation_head.")
-            scale = gamma * torch.rsqrt(
-                variance + (_HEAD_EPSILON if in_head else _BACKBONE_EPSILON)
-            )
-            result[f"{ours}.weight"] = kernel * scale.view(-1, 1, 1, 1)
+            epsilon = _HEAD_EPSILON if in_head else _BACKBONE_EPSILON
+            scale = gamma * torch.rsqrt(variance + epsilon)
+            result[f"{ours}.weight"] = state_dict[weight].float() * scale.view(-1, 1, 1, 1)
             result[f"{ours}.bias"] = beta - mean * scale
             used = [weight, *norm, f"{theirs}.normalization.num_batches_tracked"]
         elif (bias := f"{theirs}.convolution.bias") in state_dict:
-            result[f"{ours}.weight"], result[f"{ours}.bias"] = (
-                state_dict[weight],
-                state_dict[bias],
-            )
+            result[f"{ours}.weight"] = state_dict[weight]
+            result[f"{ours}.bias"] = state_dict[bias]
             used = [weight, bias]
         else:
             continue
@@ -63,7 +62,7 @@ def converted(state_dict: StateDict) -> StateDict:
 
 
 def _layer(key: str) -> str:
-    """The layer that a tensor belongs to; nothing if it is none of a convolution or its norm."""
+    """The layer whose convolution or norm a tensor belongs to; "" for other tensors."""
     found = re.match(r"(.*)\.(?:convolution|normalization)\.\w+$", key)
     return found[1] if found else ""
 
@@ -73,3 +72,14 @@ def _our_name(layer: str) -> str | None:
     if found and found[2] in _PARTS:
         return f"blocks.{int(found[1]) + 1}.{_PARTS[found[2]]}"
     return _LAYERS.get(layer)
+
+
+FAMILIES = (
+    Family(
+        "hf-deeplab-mobilenetv2",
+        TFDeepLabMobileNetV2,
+        mobilenetv2_arguments,
+        ("mobilenet_v2.conv_stem.", "segmentation_head.conv_pool."),
+        convert=_folded,
+    ),
+)

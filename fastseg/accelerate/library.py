@@ -1,0 +1,25 @@
+"""What a library's file says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .swap import Swap
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A library whose models are accelerated.
+
+    Attributes:
+        name: that it is imported under.
+        tested: version that the exchanged forwards are tested with; others are noted in the report.
+        packages: prefixes of the modules that define its segmentation models. Modules are exchanged
+            inside objects of classes from there, whatever these contain.
+        swaps: the kinds of modules that are exchanged.
+    """
+
+    name: str
+    tested: str
+    packages: tuple[str, ...]
+    swaps: tuple[Swap, ...]

@@ -1,0 +1,70 @@
+"""Arguments of our architectures, read off a state dict in our names (which are smp's).
+
+The libraries' files start from these and add what their models do differently with weights of the
+same shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..files import StateDict
+from .encoders import encoder_arguments, size_of, stem_options
+
+
+def deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of DeepLabV3."""
+    return _deeplab_arguments(state_dict, "decoder.aspp")
+
+
+def deeplabv3plus_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of DeepLabV3Plus."""
+    return _deeplab_arguments(state_dict, "decoder.aspp.0")
+
+
+def _deeplab_arguments(state_dict: StateDict, aspp: str) -> dict[str, Any]:
+    return {
+        **_shared_arguments(state_dict, f"{aspp}.convs.0.0.weight"),
+        "decoder_channels": size_of(state_dict, f"{aspp}.project.0.weight", 0, 256),
+        "decoder_aspp_separable": f"{aspp}.convs.1.0.1.weight" in state_dict,
+        "auxiliary_channels": _auxiliary_channels(state_dict),
+    }
+
+
+def pspnet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of PSPNet: smp's, or with a 3x3 convolution after the pooling those of the paper.
+
+    The logits are upsampled to the size of the input, whatever factor smp was given.
+    """
+    kernel_size = size_of(state_dict, "decoder.conv.0.weight", 2, 1)
+    arguments = {
+        **_shared_arguments(state_dict, "decoder.psp.blocks.0.pool.1.0.weight"),
+        "upsampling": None,
+        "psp_out_channels": size_of(state_dict, "segmentation_head.0.weight", 1, 512),
+        "decoder_use_norm": "decoder.conv.1.running_mean" in state_dict,
+        "psp_kernel_size": kernel_size,
+        "psp_norm_of_one": "decoder.psp.blocks.0.pool.1.1.running_mean" in state_dict,
+        "head_kernel_size": size_of(state_dict, "segmentation_head.0.weight", 2, 3),
+        "auxiliary_channels": _auxiliary_channels(state_dict),
+    }
+    if kernel_size > 1:
+        arguments |= {"psp_input_first": True, "encoder_output_stride": 8}
+    return arguments
+
+
+def _shared_arguments(state_dict: StateDict, reader: str) -> dict[str, Any]:
+    """What every model takes; `reader` is a weight that the encoder's last features go into."""
+    options = stem_options(state_dict)
+    arguments = {
+        **encoder_arguments(state_dict, reader, options),
+        "encoder_options": options,
+        "classes": size_of(state_dict, "segmentation_head.0.weight", 0, 1),
+    }
+    if labels := size_of(state_dict, "classification_head.3.weight", 0, None):
+        arguments["aux_params"] = {"classes": labels}
+    return arguments
+
+
+def _auxiliary_channels(state_dict: StateDict) -> int | None:
+    """Hidden channels of the auxiliary head, or None if there is none."""
+    return size_of(state_dict, "auxiliary_head.0.weight", 0, None)

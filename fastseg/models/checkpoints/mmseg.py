@@ -1,0 +1,139 @@
+"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..files import StateDict
+from ..pspnet import PSPNet
+from .arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
+from .family import CONTRACTED, DEEP_STEM, Family
+
+# A ConvModule's convolution and norm -> indices in our sequence.
+_CONV_MODULE = {"conv": "0", "bn": "1"}
+# A DepthwiseSeparableConvModule: depthwise, its norm, (ReLU,) pointwise in a sequence of their own,
+# then the last norm.
+_SEPARABLE = {
+    "depthwise_conv.conv": "0.0",
+    "depthwise_conv.bn": "0.1",
+    "pointwise_conv.conv": "0.3",
+    "pointwise_conv.bn": "1",
+}
+_SHARED = {
+    "backbone.": "encoder.",
+    **{f"backbone.stem.{i}.": f"encoder.{name}." for i, name in DEEP_STEM.items()},
+    "decode_head.conv_seg.": "segmentation_head.0.",
+    **{f"auxiliary_head.convs.0.{k}.": f"auxiliary_head.{v}." for k, v in _CONV_MODULE.items()},
+    "auxiliary_head.conv_seg.": "auxiliary_head.4.",
+}
+_PSPNET = {
+    **_SHARED,
+    **{
+        f"decode_head.psp_modules.{n}.1.{k}.": f"decoder.psp.blocks.{n}.pool.1.{v}."
+        for n in range(9)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{f"decode_head.bottleneck.{k}.": f"decoder.conv.{v}." for k, v in _CONV_MODULE.items()},
+}
+_DEEPLABV3 = {
+    **_SHARED,
+    **{
+        f"decode_head.aspp_modules.{n}.{k}.": f"decoder.aspp.convs.{n}.{v}."
+        for n in range(4)
+        for k, v in _CONV_MODULE.items()
+    },
+    "decode_head.image_pool.1.conv.": "decoder.aspp.convs.4.1.",
+    "decode_head.image_pool.1.bn.": "decoder.aspp.convs.4.2.",
+    **{
+        f"decode_head.bottleneck.{k}.": f"decoder.aspp.project.{v}."
+        for k, v in _CONV_MODULE.items()
+    },
+}
+_DEEPLABV3PLUS = {
+    **_SHARED,
+    **{
+        f"decode_head.{name}.{k}.": f"decoder.{ours}.{v}."
+        for name, ours in (
+            ("aspp_modules.0", "aspp.0.convs.0"),
+            ("bottleneck", "aspp.0.project"),
+            ("c1_bottleneck", "block1"),
+        )
+        for k, v in _CONV_MODULE.items()
+    },
+    "decode_head.image_pool.1.conv.": "decoder.aspp.0.convs.4.1.",
+    "decode_head.image_pool.1.bn.": "decoder.aspp.0.convs.4.2.",
+    **{
+        f"decode_head.aspp_modules.{n}.{k}.": f"decoder.aspp.0.convs.{n}.{v}."
+        for n in (1, 2, 3)
+        for k, v in _SEPARABLE.items()
+    },
+    # Three layers each, in one sequence: 0 1 2, 3 4 5.
+    **{
+        f"decode_head.sep_bottleneck.{n}.{k}.": f"decoder.block2.{3 * n + int(v[0])}{v[1:]}."
+        for n in (0, 1)
+        for k, v in _SEPARABLE.items()
+    },
+}
+# What both DeepLabs do differently from smp's: the pooled branch first, then a 3x3 projection.
+_DEEPLAB = {
+    "align_corners": False,
+    "decoder_refine": False,
+    "aspp_pooled_first": True,
+    "aspp_project_kernel": 3,
+}
+
+
+def _pspnet(state_dict: StateDict) -> dict[str, Any]:
+    arguments = {**pspnet_arguments(state_dict), "psp_dropout": 0.1, "align_corners": False}
+    return _contracted(arguments)
+
+
+def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
+    return _contracted({**deeplabv3_arguments(state_dict), **_DEEPLAB, "decoder_aspp_dropout": 0.1})
+
+
+def _deeplabv3plus(state_dict: StateDict) -> dict[str, Any]:
+    """Without mmseg's dropout before the classes."""
+    return _contracted(
+        {
+            **deeplabv3plus_arguments(state_dict),
+            **_DEEPLAB,
+            "encoder_output_stride": 8,
+            "decoder_aspp_separable": True,
+            "decoder_aspp_dropout": 0.0,
+            "decoder_separable_norm": True,
+            "decoder_fusions": 2,
+        }
+    )
+
+
+def _contracted(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {**arguments, "encoder_options": {**arguments["encoder_options"], **CONTRACTED}}
+
+
+FAMILIES = (
+    Family(
+        "mmseg-pspnet",
+        PSPNet,
+        _pspnet,
+        ("backbone.", "decode_head.psp_modules.", "decode_head.bottleneck.conv."),
+        ("decode_head.lateral_convs.",),
+        _PSPNET,
+    ),
+    Family(
+        "mmseg-deeplabv3",
+        DeepLabV3,
+        _deeplabv3,
+        ("backbone.", "decode_head.image_pool.", "decode_head.aspp_modules."),
+        ("decode_head.sep_bottleneck.",),
+        _DEEPLABV3,
+    ),
+    Family(
+        "mmseg-deeplabv3plus",
+        DeepLabV3Plus,
+        _deeplabv3plus,
+        ("backbone.", "decode_head.image_pool.", "decode_head.sep_bottleneck."),
+        names=_DEEPLABV3PLUS,
+    ),
+)

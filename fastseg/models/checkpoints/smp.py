@@ -1,0 +1,29 @@
+"""segmentation_models_pytorch, whose names are ours."""
+
+from __future__ import annotations
+
+from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..pspnet import PSPNet
+from .arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
+from .family import Family
+
+FAMILIES = (
+    Family(
+        "smp-deeplabv3plus",
+        DeepLabV3Plus,
+        deeplabv3plus_arguments,
+        ("encoder.", "decoder.aspp.0.", "decoder.block1.", "segmentation_head."),
+    ),
+    Family(
+        "smp-deeplabv3",
+        DeepLabV3,
+        deeplabv3_arguments,
+        ("encoder.", "decoder.aspp.convs.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-pspnet",
+        PSPNet,
+        pspnet_arguments,
+        ("encoder.", "decoder.psp.blocks.", "decoder.conv.", "segmentation_head."),
+    ),
+)

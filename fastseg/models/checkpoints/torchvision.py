@@ -1,0 +1,39 @@
+"""torchvision's DeepLabV3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..deeplabv3 import DeepLabV3
+from ..files import StateDict
+from .arguments import deeplabv3_arguments
+from .family import CONTRACTED, Family
+
+_DEEPLABV3 = {
+    "backbone.": "encoder.",
+    "classifier.0.": "decoder.aspp.",
+    "classifier.1.": "decoder.conv.",
+    "classifier.2.": "decoder.bn.",
+    "classifier.4.": "segmentation_head.0.",
+    "aux_classifier.": "auxiliary_head.",
+}
+
+
+def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
+    """A ResNet at output stride 8."""
+    return {
+        **deeplabv3_arguments(state_dict),
+        "encoder_options": CONTRACTED,
+        "align_corners": False,
+    }
+
+
+FAMILIES = (
+    Family(
+        "torchvision-deeplabv3",
+        DeepLabV3,
+        _deeplabv3,
+        ("backbone.", "classifier.0.convs.", "classifier.4."),
+        names=_DEEPLABV3,
+    ),
+)
