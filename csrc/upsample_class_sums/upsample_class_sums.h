@@ -21,13 +21,14 @@ enum Sum : int {
   kSquare,              // p p
   kLoss,                // -y log p
   kNegativeLoss,        // -(1 - y) log(1 - p)            (sigmoid)
-  kEveryLoss,           // -log p                         (softmax)
+  kEveryLoss,           // -log p
   kFocal,               // -y w(p) log p
   kNegativeFocal,       // -(1 - y) w(1 - p) log(1 - p)   (sigmoid)
   kFocalWeight,         // y w(p)
   kNegativeFocalWeight, // (1 - y) w(1 - p)               (sigmoid)
   kMinimum,             // min(p, y)                      (sigmoid)
   kNegativeEntropy,     // y log y                        (softmax)
+  kNegativeEveryLoss,   // -log(1 - p)                    (sigmoid)
   kSums
 };
 

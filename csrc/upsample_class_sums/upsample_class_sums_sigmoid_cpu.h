@@ -22,7 +22,8 @@ public:
         with_focal_(call.wants(kFocal) || call.wants(kNegativeFocal) || call.wants(kFocalWeight) ||
                     call.wants(kNegativeFocalWeight)),
         general_(call.a.pixel_weight != nullptr || with_focal_ || call.wants(kSquare) ||
-                 call.wants(kMinimum)) {}
+                 call.wants(kMinimum) || call.wants(kEveryLoss) || call.wants(kNegativeEveryLoss)) {
+  }
 
   void forward(std::int64_t n, const RowGroup<T>& group, const T* lo, const T* hi,
                std::int64_t row) {
@@ -97,7 +98,7 @@ private:
     const lane_int<T> own = own_label(c);
     const V not_counted = ignored();
     V probability{}, overlap{}, target{}, count{}, loss{}, negative_loss{};
-    V square{}, minimum{}, focal[4] = {};
+    V square{}, minimum{}, every{}, negative_every{}, focal[4] = {};
     for (std::int64_t b = first; b < end; ++b) {
       const V z_lo = load_vec(lo + (b * C + c) * L), z_hi = load_vec(hi + (b * C + c) * L);
       for (int r = 0; r < group.count; ++r) {
@@ -123,6 +124,8 @@ private:
           loss += pixel.counts ? positive * y : V{};
           negative_loss += pixel.counts ? negative * (v - y) : V{};
           if constexpr (General) {
+            every += pixel.counts ? positive * v : V{};
+            negative_every += pixel.counts ? negative * v : V{};
             if (with_focal_) {
               const V own_weight = modulation_(at.p, at.rest).weight;
               const V other_weight = modulation_(at.rest, at.p).weight;
@@ -144,6 +147,8 @@ private:
     if constexpr (!General) return;
     partials.add(kSquare, c, square);
     partials.add(kMinimum, c, minimum);
+    partials.add(kEveryLoss, c, every);
+    partials.add(kNegativeEveryLoss, c, negative_every);
     for (int k = 0; k < 4; ++k) partials.add(static_cast<Sum>(kFocal + k), c, focal[k]);
   }
 
@@ -177,6 +182,7 @@ private:
         }
         d = slope * d - y * at.rest * d_loss + none * at.p * d_negative;
         if constexpr (General) {
+          d += at.p * of(kNegativeEveryLoss) - at.rest * of(kEveryLoss);
           if (with_focal_) d += focal(y, none, z, at, slope, of);
           d *= pixels_.weights(n, group.y + r, b, pixel.counts);
         }

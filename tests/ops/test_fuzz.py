@@ -147,7 +147,7 @@ def upsample_class_sums(draw: Any) -> dict[str, Any]:
         values["target"] = draw(_labels(tuple(target.shape), 2))
     if kind == "labels" or not softmax:
         allowed += ["focal", "focal_weight"]
-    allowed += ["every_loss"] if softmax else ["negative_loss", "negative_focal", "minimum"]
+    allowed += ["every_loss"] + ["negative_loss", "negative_focal", "minimum"] * (not softmax)
     names = st.lists(st.sampled_from(allowed), unique=True).map(lambda some: ["probability", *some])
     values["sums"] = draw(_usually(names, st.sampled_from([[], ["count", "count"], ["tp"]])))
     if draw(st.booleans()) and target.dim() == 3:

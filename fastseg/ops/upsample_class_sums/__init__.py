@@ -47,7 +47,8 @@ def upsample_class_sums(
         "square"                 p p
         "loss"                   -y log p
         "negative_loss"          -(1 - y) log(1 - p)            sigmoid only
-        "every_loss"             -log p                         softmax only
+        "every_loss"             -log p
+        "negative_every_loss"    -log(1 - p)                    sigmoid only
         "focal"                  -y w(p) log p                  softmax: labels only
         "negative_focal"         -(1 - y) w(1 - p) log(1 - p)   sigmoid only
         "focal_weight"           y w(p)                         softmax: labels only

@@ -8,18 +8,18 @@ import torch
 
 from ... import _native
 from ..._checks import bad_target
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from .reference import label_count
-from .sums import NAMES, compute_dtype
+from .sums import NAMES
 
 # The codes of csrc/upsample_class_sums/upsample_class_sums.h.
 LABELS, VALUES, TEACHER = 0, 1, 2
 COMPUTE_TYPE = 3
 
 
-def unsupported_reason(*args: Any) -> str | None:
-    """Why this backend cannot run on logits, or None."""
-    logits = args[0] if len(args) == 10 else args[1]
+def unsupported_reason(function: str, *, logits: torch.Tensor, **_: Any) -> str | None:
+    """Why this backend cannot run `function` on logits, or None."""
     return _native.unsupported_reason(logits, cuda=False)
 
 
@@ -86,7 +86,6 @@ def _run(
     """Fills the tensors that are given; returns the flat index of the first bad label, or -1."""
     if logits.shape[0] == 0:
         return -1
-    assert _native._C is not None
     dtype = compute_dtype(logits)
     kind = TEACHER if size is not None else LABELS if target.dim() == 3 else VALUES
     integers = kind != TEACHER and target.dtype in _native.LABEL_CODES
@@ -94,20 +93,9 @@ def _run(
     weight = None if pixel_weight is None else pixel_weight.to(dtype).contiguous()
     full = target.shape[-2:] if size is None else size
     teacher = target.shape[-2:] if kind == TEACHER else (0, 0)
-    strides = logits.stride()
-    core = _native._C.upsample_class_sums
+    core = _native.core("upsample_class_sums")
     shape = core.Shape(
-        batch=logits.shape[0],
-        classes=logits.shape[1],
-        in_h=logits.shape[2],
-        in_w=logits.shape[3],
-        out_h=full[0],
-        out_w=full[1],
-        align_corners=align_corners,
-        stride_n=strides[0],
-        stride_c=strides[1],
-        stride_h=strides[2],
-        stride_w=strides[3],
+        **_native.upsampled_logits(logits, full, align_corners),
         teacher_h=teacher[0],
         teacher_w=teacher[1],
         sigmoid=activation == "sigmoid",
@@ -123,11 +111,11 @@ def _run(
         torch.get_num_threads(),
         slots=[sums.index(k) if k in sums else -1 for k in range(len(NAMES))],
         kept=len(sums),
-        logits=logits.data_ptr(),
-        target=target.data_ptr(),
-        pixel_weight=0 if weight is None else weight.data_ptr(),
-        sums=0 if result is None else result.data_ptr(),
-        coefficients=0 if coefficients is None else coefficients.data_ptr(),
-        grad_logits=0 if gradient is None else gradient.data_ptr(),
+        logits=_native.address(logits),
+        target=_native.address(target),
+        pixel_weight=_native.address(weight),
+        sums=_native.address(result),
+        coefficients=_native.address(coefficients),
+        grad_logits=_native.address(gradient),
         grad_channels_last=map_format(logits) is torch.channels_last,
     )

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..._checks import bad_target, first_bad_target
+from ...dtypes import compute_dtype
 from ...layout import map_format
 from ..upsample_bilinear import reference as bilinear
-from .sums import NAMES, compute_dtype, modulation
-
-
-def unsupported_reason(*_: Any) -> str | None:
-    """Runs anywhere."""
-    return None
+from .sums import NAMES, modulation
 
 
 def forward(
@@ -54,6 +49,7 @@ def forward(
         "focal_weight": lambda: x.y * own,
         "negative_focal_weight": lambda: (1 - x.y) * other,
         "minimum": lambda: torch.minimum(x.p, x.y),
+        "negative_every_loss": lambda: x.negative_loss,
         "negative_entropy": lambda: torch.special.xlogy(x.y, x.y),
     }
     result = [_times(x.v, terms[NAMES[k]]()).sum((2, 3), dtype=torch.float64) for k in sums]
@@ -92,6 +88,7 @@ def backward(
     }
     by_logit = {
         "negative_loss": lambda: (1 - x.y) * x.p,
+        "negative_every_loss": lambda: x.p,
         "negative_focal": lambda: _times(
             1 - x.y, other * x.p - other_slope * x.p * x.q * x.negative_loss
         ),

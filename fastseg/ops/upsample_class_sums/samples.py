@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from ...testing.samples import ErrorSample, Maker, OpSamples, Sample, Workload
 from . import upsample_class_sums
-from .sums import ONLY_LABELS, ONLY_SHARES, ONLY_SIGMOID, ONLY_SOFTMAX, modulation
+from .sums import ONLY_LABELS, ONLY_SHARES, ONLY_SIGMOID, modulation
 
 _REGION = ("probability", "overlap", "target")
 _COMMON = (*_REGION, "count", "square", "loss")
-_SIGMOID = (*_COMMON, "focal", "focal_weight", *sorted(ONLY_SIGMOID))
-_LABELS = (*_COMMON, *sorted(ONLY_SOFTMAX - ONLY_SHARES), *sorted(ONLY_LABELS))
-_SHARES = (*_COMMON, *sorted(ONLY_SOFTMAX))
+_SIGMOID = (*_COMMON, "every_loss", "focal", "focal_weight", *sorted(ONLY_SIGMOID))
+_LABELS = (*_COMMON, "every_loss", *sorted(ONLY_LABELS))
+_SHARES = (*_COMMON, "every_loss", *sorted(ONLY_SHARES))
 
 
 def _peer(
@@ -71,6 +71,7 @@ def _peer(
         "focal_weight": y * own,
         "negative_focal_weight": (1 - y) * other,
         "minimum": torch.minimum(p, y),
+        "negative_every_loss": -log_q,
         "negative_entropy": torch.special.xlogy(y, y),
     }
     return torch.stack([(terms[name] * v).sum((2, 3)) for name in sums], 1).double()
@@ -238,8 +239,8 @@ _ERRORS: tuple[ErrorSample, ...] = (
     _error("a sum twice", ValueError, "occurs twice", sums=("count", "count")),
     _error("a sum of the sigmoid", ValueError, "which softmax does not have",
            sums=("negative_loss",)),
-    _error("a sum of the softmax", ValueError, "which sigmoid does not have", sums=("every_loss",),
-           activation="sigmoid"),
+    _error("a sum of the softmax", ValueError, "which sigmoid does not have",
+           sums=("negative_entropy",), activation="sigmoid", target=torch.rand(1, 3, 8, 8)),
     _error("entropy of labels", ValueError, "do not have", sums=("negative_entropy",)),
     _error("focal of shares", ValueError, "needs a target", sums=("focal",), target=torch.rand(1, 3,
            8, 8)),

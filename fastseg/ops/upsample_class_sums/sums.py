@@ -20,16 +20,18 @@ NAMES = (
     "negative_focal_weight",
     "minimum",
     "negative_entropy",
+    "negative_every_loss",
 )
-ONLY_SIGMOID = {"negative_loss", "negative_focal", "negative_focal_weight", "minimum"}
-ONLY_SOFTMAX = {"every_loss", "negative_entropy"}
+ONLY_SIGMOID = {
+    "negative_loss",
+    "negative_every_loss",
+    "negative_focal",
+    "negative_focal_weight",
+    "minimum",
+}
+ONLY_SOFTMAX = {"negative_entropy"}
 ONLY_SHARES = {"negative_entropy"}  # no sum of labels
 ONLY_LABELS = {"focal", "focal_weight"}  # with softmax
-
-
-def compute_dtype(logits: torch.Tensor) -> torch.dtype:
-    """What probabilities and gradients are computed in."""
-    return torch.float64 if logits.dtype is torch.float64 else torch.float32
 
 
 def modulation(
