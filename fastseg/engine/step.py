@@ -7,6 +7,7 @@ from torch import nn
 
 from ..data import IGNORE, Batch
 from ..models import SegmentationModel
+from ..nn.losses import CombinedLoss
 
 
 class TrainingStep(nn.Module):
@@ -16,6 +17,7 @@ class TrainingStep(nn.Module):
         model: that is trained.
         class_weights: of the classes in the loss [C], or None.
         label_smoothing: as in F.cross_entropy.
+        criterion: a loss instead of the cross-entropy, with its own weights and smoothing.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class TrainingStep(nn.Module):
         model: SegmentationModel,
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | None = None,
     ) -> None:
         super().__init__()
         self.class_weights: torch.Tensor | None
@@ -30,6 +33,7 @@ class TrainingStep(nn.Module):
         self.std: torch.Tensor
         self.model = model
         self.label_smoothing = label_smoothing
+        self.criterion = criterion
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.register_buffer("mean", 255.0 * torch.tensor(model.mean), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(model.std), persistent=False)
@@ -57,6 +61,7 @@ class TrainingStep(nn.Module):
             weight=self.class_weights,
             ignore_index=IGNORE,
             label_smoothing=self.label_smoothing,
+            criterion=self.criterion,
         )
         return loss * share
 

@@ -68,6 +68,8 @@ class CombinedLoss(nn.Module):
         logits: torch.Tensor,
         target: torch.Tensor,
         pixel_weight: torch.Tensor | None = None,
+        *,
+        align_corners: bool | None = None,
     ) -> torch.Tensor:
         """The weighted sum, a float32 scalar (float64 for float64 logits).
 
@@ -75,12 +77,19 @@ class CombinedLoss(nn.Module):
             logits: map [N, C, h, w].
             target: as the losses take it.
             pixel_weight: weight of each pixel [N, H, W], or None.
+            align_corners: instead of the losses' own.
         """
         terms: list[tuple[float, Any]]
         terms = [(self.weights[name], loss) for name, loss in self.losses.items()]
         if len(terms) == 1:
-            return terms[0][1](logits, target, pixel_weight) * terms[0][0]
-        return evaluate(terms, logits, target, pixel_weight)
+            weight, loss = terms[0]
+            return loss(logits, target, pixel_weight, align_corners=align_corners) * weight
+        return evaluate(terms, logits, target, pixel_weight, align_corners)
+
+    @property
+    def mode(self) -> str:
+        """The mode of the losses."""
+        return str(next(iter(self.losses.values())).mode)
 
     def extra_repr(self) -> str:
         """The weights."""
@@ -103,13 +112,19 @@ def named_loss(name: str, mode: str, ignore_index: int | None, **options: Any) -
 
 
 def parse_loss(
-    text: str, mode: str = "multiclass", ignore_index: int | None = None, **options: Any
+    text: str,
+    mode: str = "multiclass",
+    ignore_index: int | None = None,
+    class_weight: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    **options: Any,
 ) -> CombinedLoss:
     """The loss that a text such as "ce+dice" or "ce+0.5*focal" stands for.
 
     Args:
         text: names of CombinedLoss joined by "+", each perhaps with a weight and "*" before it.
         mode, ignore_index: of the losses.
+        class_weight, label_smoothing: of "ce".
         **options: align_corners, process_group.
 
     Raises:
@@ -125,5 +140,11 @@ def parse_loss(
             )
         if match[2] in weights:
             raise ValueError(f"loss is {text!r}: {match[2]} occurs twice")
-        weights[match[2]] = float(match[1] or 1.0)
+        weight = float(match[1] or 1.0)
+        weights[match[2]] = weight
+        if match[2] == "ce" and (class_weight is not None or label_smoothing > 0.0):
+            loss = named_loss("ce", mode, ignore_index, **options)
+            assert isinstance(loss, UpsampleCrossEntropy)
+            loss.weight, loss.label_smoothing = class_weight, label_smoothing
+            weights["ce"] = (weight, loss)
     return CombinedLoss(mode, ignore_index, **options, **weights)

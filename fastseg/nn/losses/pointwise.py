@@ -63,6 +63,8 @@ class UpsampleCrossEntropy(SumsLoss):
         logits: torch.Tensor,
         target: torch.Tensor,
         pixel_weight: torch.Tensor | None = None,
+        *,
+        align_corners: bool | None = None,
     ) -> torch.Tensor:
         """Logits [N, C, h, w] and classes [N, H, W] -> scalar, or [N, H, W] unreduced.
 
@@ -70,7 +72,7 @@ class UpsampleCrossEntropy(SumsLoss):
         their classes.
         """
         if pixel_weight is not None or self.process_group is not None:
-            return super().forward(logits, target, pixel_weight)
+            return super().forward(logits, target, pixel_weight, align_corners=align_corners)
         assert self.ignore_index is not None
         return upsample_cross_entropy(
             logits,
@@ -79,7 +81,7 @@ class UpsampleCrossEntropy(SumsLoss):
             self.ignore_index,
             self.reduction,
             self.label_smoothing,
-            self.align_corners,
+            self.align_corners if align_corners is None else align_corners,
         )
 
 

@@ -117,6 +117,8 @@ class SumsLoss(nn.Module):
         logits: torch.Tensor,
         target: torch.Tensor,
         pixel_weight: torch.Tensor | None = None,
+        *,
+        align_corners: bool | None = None,
     ) -> torch.Tensor:
         """The loss of low-resolution logits, a float32 scalar (float64 for float64 logits).
 
@@ -125,8 +127,9 @@ class SumsLoss(nn.Module):
             target: multiclass: classes [N, H, W] or [N, 1, H, W], or shares [N, C, H, W];
                 binary: masks [N, H, W] or [N, 1, H, W]; multilabel: masks [N, C, H, W].
             pixel_weight: weight of each pixel [N, H, W], or None.
+            align_corners: instead of the loss's own.
         """
-        return evaluate([(1.0, self)], logits, target, pixel_weight)
+        return evaluate([(1.0, self)], logits, target, pixel_weight, align_corners)
 
     def _request(self, *names: str, **options: Any) -> Request:
         activation = options.pop(
@@ -143,6 +146,7 @@ def evaluate(
     logits: torch.Tensor,
     target: torch.Tensor,
     pixel_weight: torch.Tensor | None = None,
+    align_corners: bool | None = None,
 ) -> torch.Tensor:
     """The weighted sum of losses: one pass forward and one backward for all that agree on the
     activation and on how the pixels are read."""
@@ -164,7 +168,7 @@ def evaluate(
             pixel_weight=pixel_weight,
             gamma=first.gamma,
             reduced_threshold=first.reduced_threshold,
-            align_corners=first.align_corners,
+            align_corners=first.align_corners if align_corners is None else align_corners,
         )
         elements = logits.shape[0] * logits.shape[1] * read.shape[-2] * read.shape[-1]
         sums = Sums(values, names, elements, first.process_group)
