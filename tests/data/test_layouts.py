@@ -269,7 +269,7 @@ def test_coco(tmp_path: Path, layout: str) -> None:
         ({"categories": []}, ["0 categories"]),
         ({"categories": [{"id": 1}]}, ["categories[0].name"]),
         ({"images": [{"id": 5, "file_name": "x.png", "height": 24, "width": 32}]}, ["x.png"]),
-        ({"images": [{"id": 5, "file_name": "a.png", "height": 30, "width": 32}]}, ["size is [24, 32]"]),
+        ({"images": [{"id": 5, "file_name": "a.png", "height": 30, "width": 32}]}, ["size is [24"]),
         (
             {"images": [{"id": 5, "file_name": "a.png", "height": 10**6, "width": 10**6}]},
             ["allowed"],
