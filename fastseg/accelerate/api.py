@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from .._checks import check_module
+from ..nn.altered import has_hooks, original_class
+from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 from .flops import Counter
 from .known import LIBRARIES, candidates, model_for
-from .labels import with_background
 from .loss import Loss, logits_of
 from .model import Model
 from .report import Report, Row
 from .swap import (
     Swap,
-    has_hooks,
-    original_class,
     reason_against,
     swap_in,
     swap_of,

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.altered import has_hooks, original_class
+from ..nn.chain import run
 from ..nn.mlp_head import mlp_fuse
+from ..nn.pyramid import run_pooled, unusual_pools
+from ..nn.resized import resizable, run_resized
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import resizable, run, run_resized
 from .layout import as_given
 from .library import Library
 from .loss import Loss, cross_entropy_as_torch
 from .model import Model
-from .pooling import run_pooled, unusual_pools
-from .swap import Swap, has_hooks, original_class
+from .swap import Swap
 from .switch import low_resolution
 
 _MODELS = "transformers.models"

@@ -10,20 +10,22 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._files import check_folder
 from ..data import check_sense, open_data_set
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
+from ..engine.history import CURVE, METRICS
 from ..engine.processes import Processes
 from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
 from ..metrics import Scores
 from ..models.description import ARCHITECTURES, Description
-from .console import err, out, reason
+from . import console
+from .console import reason
 from .datasets import (
     bands_of,
     cache_bytes,
+    files_of,
     labelling_for,
     local_count,
     options_of,
@@ -44,6 +46,7 @@ from .options import (
     TrustLabels,
     Void,
 )
+from .outputs import Outputs
 
 
 def train(
@@ -178,6 +181,12 @@ def train(
         of_validation = found.split(val_split)
         if of_validation == train_split:
             of_validation = None
+        inputs = [path for path in (init, Path(encoder_weights or "")) if path and path.is_file()]
+        outputs = Outputs(
+            [*inputs, *(f for pairs in found.splits.values() for f in files_of(pairs))]
+        )
+        for name in (BEST, LAST, METRICS, CURVE):
+            outputs.claim(out_dir / name)
         used = [train_split] if of_validation is None else [train_split, of_validation]
         labelling, lines = labelling_for(found, used, label_options, processes)
         bands = bands_of(found.splits[train_split])
@@ -301,7 +310,7 @@ def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
         )
     else:
         where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
-        out.print(f"done{best}{where}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"done{best}{where}")
 
 
 class Display:
@@ -309,12 +318,8 @@ class Display:
 
     def __init__(self, iterations: int, processes: Processes) -> None:
         self._processes = processes
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[miou]}"),
-            TimeRemainingColumn(), console=err, transient=True,
-            disable=not (processes.first and err.is_terminal),
-        )  # fmt: skip
+        fields = "loss {task.fields[loss]}  mIoU {task.fields[miou]}"
+        self._bar = console.progress(fields, shown=processes.first)
         self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
         self._loss: float | None = None
 
