@@ -14,16 +14,17 @@ import typer
 
 from .._files import FolderError, check_folder
 from .._messages import reason
-from ..classes import VOC, ClassSet, numbered_classes
+from ..classes import VOC, ClassSet, label_classes, numbered_classes
 from ..crf import DenseCRF
 from ..crf.presets import PRESETS
 from ..crf.utils import unary_from_labels, unary_from_softmax
 from ..ops.upsample_argmax import upsample_argmax
-from .console import fail, out
+from .console import fail, say
 from .devices import device_named
 from .images import ImageError, read_image
 from .labelling import LabellingError, read_labelling
 from .options import AsJson, Device, MaxPixels
+from .outputs import Outputs
 from .overlay import write_before_after, write_labels
 
 PRESET_HELP = f"Settings of the CRF: {', '.join(PRESETS)}."
@@ -69,9 +70,14 @@ def crf(
     if not 0 < certainty < 1:
         fail(f"--certainty is {certainty}, expected more than 0 and less than 1")
     target = device_named(device)
+    picture = out_dir / f"{image.stem}_before_after.png"
+    label_map = out_dir / f"{image.stem}_labels.png"
     options = {} if iterations is None else {"iterations": iterations}
     try:
         check_folder("--out", out_dir)
+        outputs = Outputs([image, labelling])
+        for path in (picture, label_map):
+            outputs.claim(path)
         photo = read_image(image)
         given = read_labelling(labelling)
         start = time.perf_counter()
@@ -80,8 +86,9 @@ def crf(
             layer = DenseCRF.preset(preset, len(known), **options)
             before, after = given, known[_refined(layer, photo, scores, target)]
         else:
-            scores = given if logits else _scores_of_probabilities(given)
-            layer = DenseCRF.preset(preset, len(given), **options)
+            scores = _two_labels(given, logits)
+            scores = scores if logits else _scores_of_probabilities(scores)
+            layer = DenseCRF.preset(preset, len(scores), **options)
             before = upsample_argmax(torch.from_numpy(scores)[None], photo.shape[:2])[0].numpy()
             after = _refined(layer, photo, scores, target)
         seconds = time.perf_counter() - start
@@ -92,8 +99,6 @@ def crf(
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"{image}: out of memory ({reason(error)})")
     classes = _classes(given, before, unknown)
-    picture = out_dir / f"{image.stem}_before_after.png"
-    label_map = out_dir / f"{image.stem}_labels.png"
     try:
         write_before_after(picture, photo, before, after, classes)
         write_labels(label_map, after, classes)
@@ -111,11 +116,10 @@ def crf(
         }
         print(json.dumps(facts, indent=2))
         return
-    out.print(
+    say(
         f"{100 * changed:.2f} % of the pixels changed their label in {1000 * seconds:.0f} ms; "
-        f"results in {out_dir}",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+        f"results in {out_dir}"
+    )
 
 
 def _scores_of_labels(
@@ -133,6 +137,13 @@ def _scores_of_labels(
     index = numpy.searchsorted(known, labels) + 1
     index[labels == unknown] = 0
     return -unary_from_labels(index, len(known), certainty).reshape(-1, *labels.shape), known
+
+
+def _two_labels(scores: numpy.ndarray, logits: bool) -> numpy.ndarray:
+    """Those of a single class [1, h, w] as those of its absence and of itself [2, h, w]."""
+    if len(scores) != 1:
+        return scores
+    return numpy.concatenate([numpy.zeros_like(scores) if logits else 1 - scores, scores])
 
 
 def _scores_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
@@ -161,6 +172,8 @@ def _refined(
 
 def _classes(given: numpy.ndarray, before: numpy.ndarray, unknown: int) -> ClassSet:
     if given.ndim == 3:
+        if len(given) == 1:
+            return label_classes(numbered_classes(1), 1)
         return VOC if len(given) == len(VOC) else numbered_classes(len(given))
     classes = numbered_classes(int(before.max()) + 1)
     if unknown >= len(classes):

@@ -98,11 +98,12 @@ class TrainConfig:
     def differences(self, stored: TrainConfig) -> list[str]:
         """What differs from the configuration that a checkpoint holds, in words.
 
-        The number of iterations may: a run can be made longer.
+        The number of iterations may differ, for a run can be made longer, and what the weights
+        came from, for they are in the checkpoint now.
         """
         before = stored.as_json()
         return [
             f"{key} is {value}, was {before[key]}"
             for key, value in self.as_json().items()
-            if before[key] != value and key != "iterations"
+            if before[key] != value and key not in ("iterations", "init")
         ]

@@ -152,6 +152,7 @@ class Trainer:
         sampler = Sampler(len(train), config.seed)
         self._batches = Batches(train, augmentation, sampler, threads=options.threads)
         self.iteration = 0
+        self.stored_iterations = config.iterations  # of the run that is continued
         self.history = history.History()
         self._pending: list[torch.Tensor] = []
         self._wanted_signal = 0
@@ -183,13 +184,14 @@ class Trainer:
             differences = self.config.differences(stored)
             if state["description"].as_dict() != _as_stored(self.description):
                 differences.append("the model or the classes are others")
-            if state["iteration"] > self.config.iterations:
-                differences.append(
-                    f"iterations is {self.config.iterations}, but {state['iteration']} are done"
-                )
             if differences:
                 raise checkpoint.CheckpointError(
                     f"{path}: is of another run: {'; '.join(differences)}"
+                )
+            if state["iteration"] > self.config.iterations:
+                raise checkpoint.CheckpointError(
+                    f"{path}: {state['iteration']} iterations are done, but the run is to have "
+                    f"{self.config.iterations}"
                 )
             self.model.load_state_dict(state["weights"])
             if self.averaged:
@@ -199,6 +201,7 @@ class Trainer:
             raise checkpoint.CheckpointError(
                 f"{path}: not written by this version of fastseg train ({shortened(error)})"
             ) from error
+        self.stored_iterations = stored.iterations
         self.history = history.History.from_dict(state["history"])
         self.iteration = state["iteration"]
 
