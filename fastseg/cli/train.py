@@ -251,7 +251,13 @@ def train(
                 init=str(init or encoder_weights or "") or None,
             )
             options = _model_options(model_options or [])
-            description = Description(model, encoder, labelling.classes, working_size, options)
+            mean = std = None
+            if bands != 3:
+                options["in_channels"] = bands
+                mean, std = data[train_split].mean, data[train_split].std
+            description = Description(
+                model, encoder, labelling.classes, working_size, options, mean, std
+            )
             torch.manual_seed(seed)
             network = description.build(None if resuming else encoder_weights)
             if init is not None and not resuming:

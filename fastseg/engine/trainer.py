@@ -22,6 +22,7 @@ from .._messages import shortened
 from ..data import IGNORE, Augmentation, Batch, Batches, Sampler, Split
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
+from ..models.base import of_bands
 from ..models.description import Description
 from ..nn.losses import CombinedLoss, parse_loss
 from ..nn.sync_batch_norm import synchronised
@@ -411,9 +412,10 @@ def _seed_step(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(state[0] >> numpy.uint64(1)))
 
 
-def _fill(model: SegmentationModel) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * value) for value in model.mean)
-    return red, green, blue
+def _fill(model: SegmentationModel) -> tuple[int, ...]:
+    """The mean of each band, as the images have it."""
+    mean = of_bands("mean", model.mean, model.in_channels)
+    return tuple(min(255, max(0, round(255 * value))) for value in mean)
 
 
 def _criterion(

@@ -13,6 +13,7 @@ from ..classes import ClassSet, label_classes
 from ..nn.fusion import is_fused
 from ..nn.logits import with_background
 from ..nn.losses import CombinedLoss, SumsLoss
+from ..nn.target_watch import watch_targets
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
@@ -206,6 +207,10 @@ class SegmentationModel(Pretrained):
 
         Raises:
             ValueError: shape of x or target, or targets out of range.
+
+        Warns:
+            UserWarning: all pixels that count are of one class and the others ignored, in the first
+                target of this model.
         """
         if target.dim() != 3:
             raise ValueError(
@@ -217,6 +222,7 @@ class SegmentationModel(Pretrained):
                 f"target has shape {tuple(target.shape)}, expected {height} x {width} pixels for "
                 f"an input of {x.shape[2]} x {x.shape[3]}"
             )
+        watch_targets(self, target, ignore_index)
         padded = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         if padded != (height, width):
             if target.dtype is torch.uint8 and not 0 <= ignore_index <= 255:
