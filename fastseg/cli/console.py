@@ -35,6 +35,7 @@ __all__ = [
     "fail",
     "note",
     "one_line",
+    "percent_of",
     "printed",
     "progress",
     "progress_bar",
@@ -125,6 +126,11 @@ class Pairs:
     def print(self) -> None:
         """Prints the lines."""
         _out.print(self._grid)
+
+
+def percent_of(share: float) -> str:
+    """A share from 0 to 1 for people to read; of NaN nothing."""
+    return "-" if share != share else f"{100 * share:.2f} %"
 
 
 def swatches() -> tuple[str, str]:

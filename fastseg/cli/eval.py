@@ -19,7 +19,7 @@ from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from . import console
 from .confusion import draw_confusion
-from .console import Table, fail, progress_bar, reason
+from .console import Table, fail, percent_of, progress_bar, reason
 from .datasets import cache_bytes, files_of, labelling_for, options_of, read_split, split_of
 from .devices import device_named
 from .joined import Failure, joined, say
@@ -89,7 +89,7 @@ def eval_(
         _check_fit(labelling, len(given), origin, dataset)
         data = read_split(
             split, found.splits[split], labelling, processes, cache_bytes(None, processes),
-            getattr(model, "in_channels", 3),
+            model.in_channels,
         )  # fmt: skip
         check_sense([data], label_options)
         if not as_json:
@@ -165,10 +165,9 @@ def _print(
     seconds: float,
     out_dir: Path | None,
 ) -> None:
-    title = f"mIoU {_percent(result.miou)}   mAcc {_percent(result.macc)}   "
-    table = Table(
-        f"{title}aAcc {_percent(result.aacc)}", "class", ">IoU", ">Acc", ">Dice", ">share of pixels"
-    )
+    numbers = (percent_of(value) for value in (result.miou, result.macc, result.aacc))
+    title = "mIoU {}, mAcc {}, aAcc {}".format(*numbers)
+    table = Table(title, "class", ">IoU", ">Acc", ">Dice", ">share of pixels")
     total = max(1, int(matrix.sum()))
     shares = (matrix.sum(1).double() / total).tolist()
     columns: tuple[Any, ...] = (
@@ -179,11 +178,7 @@ def _print(
         shares,
     )
     for name, *values in zip(*columns, strict=True):
-        table.add(name, *(_percent(value) for value in values))
+        table.add(name, *(percent_of(value) for value in values))
     table.print()
     where = "" if out_dir is None else f"; results in {out_dir}"
     console.say(f"{1000 * seconds:.0f} ms per image{where}")
-
-
-def _percent(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.2f} %"

@@ -26,10 +26,17 @@ RESULTS = ("_overlay", "_labels", "_before_after")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An image to read, and the name of its results: a relative path without suffix."""
+    """An image to read.
+
+    Attributes:
+        path: of its file.
+        name: of its results: a relative path without suffix, another one for each image.
+        relative: the path without suffix below the folder that was searched.
+    """
 
     path: Path
     name: Path
+    relative: Path
 
 
 def find_images(
@@ -63,7 +70,7 @@ def find_images(
                 continue
             seen.add(file.resolve())
             name = (file.relative_to(path) if folder else Path(file.name)).with_suffix("")
-            sources.append(Source(file, _unused(name, names)))
+            sources.append(Source(file, _unused(name, names), name))
     return sources, problems
 
 

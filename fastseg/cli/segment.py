@@ -19,22 +19,25 @@ from .._memory import memory_errors
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..crf import PRESETS, DenseCRF
+from ..data import DatasetError, label_options
 from ..engine.architectures import load_model
+from ..metrics import Scores
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from ..nn import fuse
-from .console import Table, fail, note, progress_bar, reason, report, say, swatches
+from .console import Table, fail, note, percent_of, progress_bar, reason, report, say, swatches
 from .devices import device_named
 from .images import RESULTS, ImageError, Source, check_size, find_images, read_image, viewable
-from .options import AsJson, Device, MaxPixels, Weights, WorkingSize
+from .options import AsJson, Device, LabelMap, LabelsDrawn, MaxPixels, Void, Weights, WorkingSize
 from .outputs import Outputs
 from .overlay import shares, write_before_after, write_labels, write_overlay
+from .truth import Truth
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What one image gave. `pair`: the picture before and after a CRF; `counts`: (class, pixels),
-    the largest first."""
+    the largest first; `scores`: against the label map of --truth."""
 
     source: Source
     size: tuple[int, int]  # height, width
@@ -43,6 +46,7 @@ class Result:
     pair: Path | None
     seconds: float
     counts: list[tuple[int, int]]
+    scores: Scores | None
 
 
 def segment(
@@ -70,6 +74,16 @@ def segment(
         ),
     ] = None,
     max_pixels: MaxPixels = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label map of the image, or a folder of label maps with the images' names, to "
+            "score the results against."
+        ),
+    ] = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Segment images: for each a picture of its classes and a label map of the same size.
@@ -78,7 +92,8 @@ def segment(
     class of every pixel, with the data set's palette), and prints how much of the images each
     class covers. --crf adds NAME_before_after.png, and the other two show the refined classes.
     Images may have any number of bands that the model takes: TIFF, or .npy [H, W, bands]. An image
-    that cannot be read does not stop the others; the exit code then is 1.
+    that cannot be read does not stop the others; the exit code then is 1. --truth adds the scores
+    of each image and of all, counted as `fastseg eval` does.
     """
     if crf is not None and crf not in PRESETS:
         fail(f"--crf is {crf!r}, allowed are {', '.join(PRESETS)}")
@@ -92,8 +107,18 @@ def segment(
         sources, failures = find_images(images, out_dir, model.in_channels)
         for problem in failures:
             report(problem)
-        outputs = Outputs([*(s.path for s in sources), *([weights] if weights else [])])
-        job = Job(model, classes, layer, working_size, out_dir, outputs)
+        known = None
+        if truth is not None and sources:
+            origin = DEFAULT_NAME if weights is None else str(weights)
+            try:
+                said = label_options(void or [], label_map or [], labels_drawn)
+                known = Truth(truth, sources, classes, origin, said)
+            except DatasetError as error:
+                fail(error)
+            note("; ".join(known.lines))
+        inputs = [*(s.path for s in sources), *([weights] if weights else [])]
+        outputs = Outputs([*inputs, *(known.files if known else [])])
+        job = Job(model, classes, layer, working_size, out_dir, outputs, known)
         results = []
         with progress_bar("segmenting", len(sources)) as advance:
             for done, source in enumerate(sources):
@@ -110,7 +135,9 @@ def segment(
     if as_json:
         print(json.dumps(_as_json(job, weights, results, failures), indent=2))
     elif results:
-        _print_table(results, classes, out_dir)
+        if known is not None:
+            _print_scores(results)
+        _print_table(results, job)
     if failures:
         raise typer.Exit(1)
 
@@ -125,6 +152,7 @@ class Job:
     working_size: int | None
     out_dir: Path
     outputs: Outputs
+    truth: Truth | None
 
 
 def _segment_one(job: Job, source: Source) -> Result:
@@ -139,6 +167,7 @@ def _segment_one(job: Job, source: Source) -> Result:
     start = time.perf_counter()
     labels = _labels(job, image, job.crf)
     seconds = time.perf_counter() - start
+    scores = None if job.truth is None else job.truth.score(source, labels)
     photo = viewable(image)
     if job.crf is not None:
         write_before_after(pair, photo, _labels(job, image, None), labels, job.classes)
@@ -146,7 +175,7 @@ def _segment_one(job: Job, source: Source) -> Result:
     write_labels(label_map, labels, job.classes)
     counts = shares(labels, job.classes)
     refined = None if job.crf is None else pair
-    return Result(source, size, overlay, label_map, refined, seconds, counts)
+    return Result(source, size, overlay, label_map, refined, seconds, counts, scores)
 
 
 def _labels(job: Job, image: numpy.ndarray, crf: DenseCRF | None) -> numpy.ndarray:
@@ -196,7 +225,17 @@ def _said(source: Source, error: BaseException) -> str:
     return f"{source.path}: out of memory ({reason(error)}); try a smaller --working-size"
 
 
-def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> None:
+def _print_scores(results: list[Result]) -> None:
+    table = Table("scores of each image", "image", ">mIoU", ">mAcc", ">aAcc")
+    for result in results:
+        if (found := result.scores) is not None:
+            numbers = (percent_of(value) for value in (found.miou, found.macc, found.aacc))
+            table.add(str(result.source.path), *numbers)
+    table.print()
+
+
+def _print_table(results: list[Result], job: Job) -> None:
+    classes = job.classes
     total = sum(height * width for height, width in (r.size for r in results))
     pixels: dict[int, int] = {}
     occurrences: dict[int, int] = {}
@@ -205,7 +244,16 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
             pixels[index] = pixels.get(index, 0) + count
             occurrences[index] = occurrences.get(index, 0) + 1
     title = f"{len(results)} image{'s' if len(results) != 1 else ''}"
-    table = Table(title, "class", ">share of pixels", ">in images")
+    columns = ["class", ">share of pixels", ">in images"]
+    total_scores = None if job.truth is None else job.truth.total()
+    if total_scores is not None:
+        numbers = (total_scores.miou, total_scores.macc, total_scores.aacc)
+        title += ": mIoU {}, mAcc {}, aAcc {}".format(*map(percent_of, numbers))
+        columns += [">IoU", ">Acc"]
+        for index, iou in enumerate(total_scores.iou.tolist()):
+            if iou == iou:  # a class that is true somewhere, and perhaps never found
+                pixels.setdefault(index, 0)
+    table = Table(title, *columns)
     full, empty = swatches()
     for index in sorted(pixels, key=lambda i: -pixels[i]):
         background = index == classes.background
@@ -213,10 +261,16 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
         name = ((empty if background else full, style), (classes.names[index], ""))
         percent = 100 * pixels[index] / total
         share = f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
-        table.add(name, share, str(occurrences[index]))
+        cells = [share, str(occurrences.get(index, 0))]
+        if total_scores is not None:
+            cells += [
+                percent_of(values[index].item())
+                for values in (total_scores.iou, total_scores.accuracy)
+            ]
+        table.add(name, *cells)
     table.print()
     seconds = sum(r.seconds for r in results)
-    say(f"{1000 * seconds / len(results):.0f} ms per image; results in {out_dir}")
+    say(f"{1000 * seconds / len(results):.0f} ms per image; results in {job.out_dir}")
 
 
 def _as_json(
@@ -234,6 +288,7 @@ def _as_json(
             "labels": str(result.labels),
             **({} if result.pair is None else {"before_after": str(result.pair)}),
             "seconds": round(result.seconds, 6),
+            **({} if result.scores is None else {"scores": result.scores.as_json(names)}),
             "classes": [
                 {
                     "index": index,
@@ -249,5 +304,6 @@ def _as_json(
         "model": type(job.model).__name__,
         "weights": DEFAULT_NAME if weights is None else str(weights),
         "images": [entry(result) for result in results],
+        **({} if job.truth is None else {"scores": job.truth.as_json()}),
         "errors": failures,
     }
