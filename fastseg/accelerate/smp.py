@@ -10,8 +10,8 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import is_sequence, run
-from ..nn.mlp_head import mlp_fuse
-from ..nn.pyramid import run_pooled, unusual_pools
+from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
@@ -212,8 +212,8 @@ class PspDecoder(Swap):
         return module.psp, *blocks, *pools, *(pool[0] for pool in pools), *convolution
 
     def unfit(self, module: Any) -> str | None:
-        pools = [block.pool[0] for block in module.psp.blocks]
-        return unusual_pools(pools) or begins_with(module.conv)
+        branches = [block.pool for block in module.psp.blocks]
+        return unusual_branches(branches) or begins_with(module.conv)
 
 
 class DeepLabV3PlusDecoder(Swap):
@@ -263,8 +263,7 @@ class UPerNetPsp(Swap):
         return *module.blocks, *pools, module.out_conv, module.out_conv[0]
 
     def unfit(self, module: Any) -> str | None:
-        pools = [block[0] for block in module.blocks]
-        return unusual_pools(pools) or begins_with(module.out_conv)
+        return unusual_branches(module.blocks) or begins_with(module.out_conv)
 
 
 class UPerNetDecoder(Swap):
@@ -313,7 +312,8 @@ class SegformerDecoder(Swap):
         return *module.mlp_stage, *linears, module.fuse_stage, module.fuse_stage[0]
 
     def unfit(self, module: Any) -> str | None:
-        return begins_with(module.fuse_stage)
+        linears = [stage.linear for stage in module.mlp_stage]
+        return unusual_mlp(linears, module.fuse_stage[0]) or begins_with(module.fuse_stage)
 
 
 class FpnBlock(Swap):

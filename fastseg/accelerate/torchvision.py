@@ -11,6 +11,7 @@ from torch import nn
 
 from ..nn.aspp import aspp_skips, aspp_unfit, run_aspp
 from ..nn.chain import run, run_residual
+from ..nn.resized import resizable
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
 from .layout import as_given, for_inference
@@ -77,8 +78,10 @@ class LrasppHead(Swap):
 
     def unfit(self, module: Any) -> str | None:
         for layer in self.skips(module):
-            if layer.kernel_size != (1, 1) or layer.bias is None or layer.groups != 1:
+            if layer.kernel_size != (1, 1) or layer.bias is None:
                 return "its classifiers are no 1x1 convolutions with bias"
+            if why := resizable(layer):
+                return why
         return None
 
 

@@ -179,6 +179,18 @@ def unusual_pools(pools: Iterable[Any]) -> str | None:
     return None
 
 
+def unusual_branches(branches: Iterable[Any]) -> str | None:
+    """Why `run_pooled` cannot take the place of some sequences, or None."""
+    for branch in branches:
+        if not is_sequence(branch) and not isinstance(branch, list | nn.ModuleList):
+            return f"a {original_class(branch).__name__} is inside"
+        if len(branch) != 2:
+            return f"a branch has {len(branch)} layers"
+        if why := unusual_pools([branch[0]]):
+            return why
+    return None
+
+
 def bin_of(pool: Any) -> Any:
     """Cells per side of an nn.AdaptiveAvgPool2d; None where they are not as many both ways."""
     size = getattr(pool, "output_size", None)

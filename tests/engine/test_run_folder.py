@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 WRONG: list[tuple[str, Any, str]] = [
     ("iteration", -1, "iteration is -1, expected a whole number of at least 0"),
     ("iteration", True, "iteration is true, expected"),
-    ("iteration", 10**6, "iterations is 8, but 1000000 are done"),
+    ("iteration", 10**6, "1000000 iterations are done, but the run is to have 8"),
     ("iteration", None, "iteration is null"),
     ("config", {"iterations": 8, "lr": "0.01"}, "lr is '0.01', expected a number"),
     ("config", {"iterations": 8, "crop": [1, 2, 3]}, "crop is a list of 3, expected a list of 2"),
@@ -320,7 +320,9 @@ def test_a_run_can_be_made_longer(dataset: Path, tmp_path: Path) -> None:
     expected = [CONFIG.lr * (1 - i / 11) ** CONFIG.power for i in (8, 9, 10)]
     assert rates == pytest.approx(expected)
     shorter = make_trainer(dataset, tmp_path, config=dataclasses.replace(CONFIG, iterations=10))
-    with pytest.raises(checkpoint.CheckpointError, match="iterations is 10, but 11 are done"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="11 iterations are done, but the run is to have 10"
+    ):
         shorter.resume_latest()
 
 
