@@ -32,9 +32,8 @@ if("avx2" IN_LIST FASTSEG_CPU_LEVELS)
 endif()
 
 pybind11_add_module(testing_core MODULE NO_EXTRAS EXCLUDE_FROM_ALL
-  csrc/module.cpp csrc/common/cpu_level.cpp csrc/common/scratch_pool.cpp
-  csrc/testing/emulation_selftest.cpp
+  csrc/module.cpp ${COMMON_SOURCES} csrc/testing/emulation_selftest.cpp
   ${BIND_SOURCES} ${EMULATED_SOURCES} $<TARGET_OBJECTS:testing_cpu>)
-target_link_libraries(testing_core PRIVATE testing_options)
+target_link_libraries(testing_core PRIVATE testing_options Threads::Threads)
 set_target_properties(testing_core PROPERTIES OUTPUT_NAME _C
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/testing)

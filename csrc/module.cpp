@@ -3,6 +3,7 @@
 
 #include "common/cpu_level.h"
 #include "common/huge_pages.h"
+#include "common/memory.h"
 #include "common/scratch_pool.h"
 
 namespace py = pybind11;
@@ -31,7 +32,7 @@ void bind_cuda_on_cpu(py::module_& m);
 namespace {
 struct ScratchBytes {
   explicit ScratchBytes(std::int64_t bytes)
-      : count(bytes), memory(static_cast<std::uint8_t*>(take_scratch(bytes))) {}
+      : count(bytes), memory(static_cast<std::uint8_t*>(take_scratch(array_bytes(bytes, 1)))) {}
   ~ScratchBytes() { give_scratch(memory); }
   ScratchBytes(const ScratchBytes&) = delete;
   ScratchBytes& operator=(const ScratchBytes&) = delete;

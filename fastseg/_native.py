@@ -104,11 +104,27 @@ def stream(x: torch.Tensor) -> int:
     return torch.cuda.current_stream(x.device).cuda_stream
 
 
+_MAX_ELEMENTS = 1 << 47  # the bytes that a process can address
+
+
+def check_elements(x: torch.Tensor) -> None:
+    """Raises MemoryError where `x` is expanded to more elements than any memory holds.
+
+    Up to that number, the kernels' products of sizes stay within 64 bits.
+    """
+    if x.numel() > _MAX_ELEMENTS:
+        raise MemoryError(
+            f"a tensor of shape {tuple(x.shape)} has {x.numel()} elements, at most {_MAX_ELEMENTS} "
+            "are possible"
+        )
+
+
 def launch(core: ModuleType, function: str, x: torch.Tensor, *args: Any, **keywords: Any) -> Any:
     """Calls core.cpu_<function>, or core.cuda_<function> on the device and the stream of x.
 
     The last positional argument, after `args`, is the number of threads or the stream.
     """
+    check_elements(x)
     if on_cuda(x):
         with torch.cuda.device_of(x):
             return getattr(core, f"cuda_{function}")(*args, stream(x), **keywords)

@@ -3,19 +3,17 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
+
+#include "common/memory.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
 template <class T> class Buffer {
 public:
-  explicit Buffer(std::int64_t count) {
-    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64));
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(data_); }
+  // Throws std::bad_alloc.
+  explicit Buffer(std::int64_t count)
+      : data_(static_cast<T*>(allocate_aligned(64, array_bytes(count, sizeof(T))))) {}
+  ~Buffer() { free_aligned(data_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 

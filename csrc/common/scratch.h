@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "common/memory.h"
 #include "common/scratch_pool.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
@@ -11,8 +12,9 @@ namespace fastseg::FASTSEG_CPU_LEVEL {
 // An uninitialised array, given back at the end of the scope.
 template <class T> class Scratch {
 public:
+  // Throws std::bad_alloc.
   explicit Scratch(std::int64_t count)
-      : data_(static_cast<T*>(take_scratch(static_cast<std::size_t>(count) * sizeof(T)))) {}
+      : data_(static_cast<T*>(take_scratch(array_bytes(count, sizeof(T))))) {}
   ~Scratch() { give_scratch(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

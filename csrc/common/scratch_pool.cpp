@@ -1,13 +1,12 @@
 #include "common/scratch_pool.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <mutex>
 #include <new>
 #include <unordered_map>
 #include <vector>
 
 #include "common/huge_pages.h"
+#include "common/memory.h"
 
 namespace fastseg {
 
@@ -24,9 +23,9 @@ struct Block {
 class Pool {
 public:
   void* take(std::size_t bytes) {
-    if (bytes < kSmallest) return allocate(64, (bytes + 63) / 64 * 64);
+    if (bytes < kSmallest) return allocate_aligned(64, bytes);
     const std::size_t unit = bytes < kHugePage ? kSmallest : kHugePage;
-    bytes = (bytes + unit - 1) / unit * unit;
+    bytes = (array_bytes(static_cast<std::int64_t>(bytes), 1) + unit - 1) / unit * unit;
     const std::lock_guard<std::mutex> lock(mutex_);
     // The smallest that is large enough, but not far too large.
     auto best = kept_.end();
@@ -34,29 +33,28 @@ public:
       if (it->bytes >= bytes && it->bytes <= bytes + bytes / 2 &&
           (best == kept_.end() || it->bytes < best->bytes))
         best = it;
-    Block block;
-    if (best != kept_.end()) {
-      block = *best;
-      kept_bytes_ -= block.bytes;
-      kept_.erase(best);
-    } else {
-      block = {allocate(unit, bytes), bytes};
-      advise_huge_pages(reinterpret_cast<std::uintptr_t>(block.memory),
-                        static_cast<std::int64_t>(bytes));
-    }
-    taken_[block.memory] = block.bytes;
-    return block.memory;
+    if (best == kept_.end()) return take_new(unit, bytes);
+    taken_.emplace(best->memory, best->bytes); // may throw: first of all
+    void* const memory = best->memory;
+    kept_bytes_ -= best->bytes;
+    kept_.erase(best);
+    return memory;
   }
 
-  void give(void* memory) {
+  void give(void* memory) noexcept {
     if (memory == nullptr) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = taken_.find(memory);
-    if (it == taken_.end()) return std::free(memory); // a small one
-    kept_.push_back({memory, it->second});
-    kept_bytes_ += it->second;
+    if (it == taken_.end()) return free_aligned(memory); // a small one
+    const Block block{memory, it->second};
     taken_.erase(it);
-    trim();
+    try {
+      kept_.push_back(block);
+    } catch (const std::bad_alloc&) { // no room in the list
+      return free_aligned(memory);
+    }
+    kept_bytes_ += block.bytes;
+    trim_to(limit_);
   }
 
   std::size_t limit() {
@@ -66,7 +64,7 @@ public:
   void set_limit(std::size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     limit_ = bytes;
-    trim();
+    trim_to(limit_);
   }
   std::size_t kept() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -74,14 +72,26 @@ public:
   }
 
 private:
-  static void* allocate(std::size_t alignment, std::size_t bytes) {
-    void* memory = std::aligned_alloc(alignment, std::max<std::size_t>(bytes, alignment));
-    if (memory == nullptr) throw std::bad_alloc();
+  void* take_new(std::size_t alignment, std::size_t bytes) {
+    void* memory;
+    try {
+      memory = allocate_aligned(alignment, bytes);
+    } catch (const std::bad_alloc&) { // what is kept may be what is missing
+      trim_to(0);
+      memory = allocate_aligned(alignment, bytes);
+    }
+    try {
+      taken_.emplace(memory, bytes);
+    } catch (...) {
+      free_aligned(memory);
+      throw;
+    }
+    advise_huge_pages(reinterpret_cast<std::uintptr_t>(memory), static_cast<std::int64_t>(bytes));
     return memory;
   }
-  void trim() {
-    while (kept_bytes_ > limit_) {
-      std::free(kept_.front().memory);
+  void trim_to(std::size_t limit) {
+    while (kept_bytes_ > limit) {
+      free_aligned(kept_.front().memory);
       kept_bytes_ -= kept_.front().bytes;
       kept_.erase(kept_.begin());
     }
@@ -107,12 +117,7 @@ Pool& pool() {
 } // namespace
 
 void* take_scratch(std::size_t bytes) { return pool().take(bytes); }
-void give_scratch(void* memory) noexcept {
-  try {
-    pool().give(memory);
-  } catch (...) { // no memory for the list: it stays taken
-  }
-}
+void give_scratch(void* memory) noexcept { pool().give(memory); }
 std::size_t scratch_limit() { return pool().limit(); }
 void set_scratch_limit(std::size_t bytes) { pool().set_limit(bytes); }
 std::size_t kept_scratch() { return pool().kept(); }

@@ -1,6 +1,5 @@
 #include <pybind11/stl.h>
 
-#include <new>
 #include <vector>
 
 #include "common/bind.h"
@@ -64,7 +63,6 @@ void bind_permutohedral_filter(py::module_& m) {
               static_cast<DType>(dtype), pointer(features), batch, feature_count, pixels, threads,
               each.data(), &bad);
         }
-        if (status == Status::out_of_memory) throw std::bad_alloc();
         if (status != Status::ok)
           return py::make_tuple(py::none(), py::make_tuple(bad.image, bad.pixel));
         return py::make_tuple(lattices, py::none());
@@ -85,7 +83,6 @@ void bind_permutohedral_filter(py::module_& m) {
               {pointer<const std::uint8_t>(values), height, width, channels, widths.data()},
               threads, lattice.get(), &bad);
         }
-        if (status == Status::out_of_memory) throw std::bad_alloc();
         if (status != Status::ok) return py::make_tuple(py::none(), bad.pixel);
         return py::make_tuple(lattice, py::none());
       },

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/memory.h"
 #include "common/scratch_pool.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
 
@@ -14,7 +15,7 @@ namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 // again.
 template <class Item> Item* take_table(std::int64_t count) {
   return static_cast<Item*>(
-      take_scratch(std::max<std::size_t>(count * sizeof(Item), std::size_t{1} << 18)));
+      take_scratch(std::max(array_bytes(count, sizeof(Item)), std::size_t{1} << 18)));
 }
 
 // Array that grows at its end; Item is trivially copyable.
@@ -225,7 +226,6 @@ template <int D> struct alignas(128) Part {
   Growing<Corners<D>> corners;     // of the simplices
   std::int64_t first = 0, end = 0; // blocks
   std::int64_t bad_block = -1;
-  bool out_of_memory = false;
 };
 
 } // namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL

@@ -29,7 +29,7 @@ struct Lattice {
   std::int64_t blocks() const { return (pixels + kBlock - 1) / kBlock; }
 };
 
-enum class Status : int { ok = 0, out_of_range = 1, out_of_memory = 2 };
+enum class Status : int { ok = 0, out_of_range = 1 };
 
 // Where a feature is not finite or beyond the lattice's 16-bit coordinates.
 struct BadFeature {
@@ -47,7 +47,8 @@ struct ImageFeatures {
 struct CpuKernels {
   // Fills the lattices of `batch` images, whose arrays come from take_scratch, from features
   // [batch, D, P] of `dtype` (float32 or float64). out_of_range: *bad is the first image's first
-  // such pixel. Nothing stays allocated unless the result is ok.
+  // such pixel, and nothing stays allocated. Throws std::bad_alloc: what was allocated stays the
+  // owner's to give back.
   Status (*build)(DType dtype, const void* features, std::int64_t batch, int feature_count,
                   std::int64_t pixels, int threads, Lattice* const* lattices, BadFeature* bad);
   // The same for one image, of float32 features that are never stored.

@@ -42,7 +42,7 @@ public:
 
 private:
   template <class Item> static Item* allocate(std::int64_t count) {
-    return static_cast<Item*>(take_scratch(count * sizeof(Item)));
+    return static_cast<Item*>(take_scratch(array_bytes(count, sizeof(Item))));
   }
 
   Status run_parts(Part<D>* parts, std::int64_t* bad_pixel) {
@@ -57,15 +57,9 @@ private:
       parts[i].vertices.reserve(pixels / 8);
     }
     parallel_for(part_count_, threads_, [&](std::int64_t i) {
-      try {
-        touch(parts[i]);
-        parts[i].simplices.clear();     // corners are all that is needed
-      } catch (const std::bad_alloc&) { // must not leave the thread
-        parts[i].out_of_memory = true;
-      }
+      touch(parts[i]);
+      parts[i].simplices.clear(); // corners are all that is needed
     });
-    for (int i = 0; i < part_count_; ++i)
-      if (parts[i].out_of_memory) throw std::bad_alloc();
     for (int i = 0; i < part_count_; ++i)
       if (parts[i].bad_block >= 0) {
         *bad_pixel = first_bad_pixel(parts[i].bad_block);
@@ -87,7 +81,7 @@ private:
       offset += own.size() + 1;
     }
     lattice_.vertices = all.size();
-    if (lattice_.vertices >= std::int64_t{1} << 31) return Status::out_of_memory;
+    if (lattice_.vertices >= std::int64_t{1} << 31) throw std::bad_alloc();
     lattice_.neighbours = allocate<std::int32_t>(2 * N * lattice_.vertices);
     parallel_for(part_count_ + N, threads_, [&](std::int64_t i) {
       if (i >= part_count_) return link(all, static_cast<int>(i - part_count_));
@@ -318,11 +312,7 @@ void release(Lattice& lattice) {
 template <class T, int D, class Features>
 Status build_one(const Features& features, std::int64_t pixels, int threads, Lattice& lattice,
                  std::int64_t* bad_pixel) {
-  try {
-    return Builder<T, D, Features>(features, pixels, threads, lattice).run(bad_pixel);
-  } catch (const std::bad_alloc&) {
-    return Status::out_of_memory;
-  }
+  return Builder<T, D, Features>(features, pixels, threads, lattice).run(bad_pixel);
 }
 
 Status build(DType dtype, const void* features, std::int64_t batch, int feature_count,

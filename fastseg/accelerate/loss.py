@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..nn.altered import is_run_as_written
+from ..nn.logits import with_background
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
-from .labels import with_background
-from .swap import is_run_as_written
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,6 +130,7 @@ def _run(
     """Sum of the pixel losses and of the target weights; fills the tensors that are given."""
     if target.numel() == 0:
         return 0.0, 0.0
+    _native.check_elements(logits)
     core = _native.core("upsample_cross_entropy")
     target = target.contiguous()
     if weight is not None:
