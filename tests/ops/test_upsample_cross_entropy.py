@@ -124,7 +124,8 @@ def test_the_dtype_of_the_loss_is_that_of_cross_entropy(dtype, reduction, compil
             peer = _peer(logits, target, reduction=reduction)
         truth = _peer(logits.double(), target, reduction=reduction)
         assert loss.dtype == peer.dtype
-        assert_as_accurate(loss, peer, truth)
+        if dtype is not torch.float64:  # the truth itself
+            assert_as_accurate(loss, peer, truth)
         (grad,) = torch.autograd.grad(loss.sum() * 2.0, logits)
         assert grad.dtype == dtype
 
