@@ -89,7 +89,7 @@ def eval_(
         _check_fit(labelling, len(given), origin, dataset)
         data = read_split(
             split, found.splits[split], labelling, processes, cache_bytes(None, processes),
-            getattr(model, "in_channels", 3),
+            model.in_channels,
         )  # fmt: skip
         check_sense([data], label_options)
         if not as_json:

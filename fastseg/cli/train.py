@@ -135,6 +135,13 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(help="Share of each label spread over all classes.")
     ] = 0.0,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="ce, bce, dice, jaccard, tversky, focal, joined by '+', perhaps with weights: "
+            "ce+0.5*dice. Class weights and smoothing are of ce."
+        ),
+    ] = "ce",
     bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     device: Device = "auto",
@@ -237,13 +244,20 @@ def train(
                 ema=ema,
                 class_weights=class_weights,
                 label_smoothing=label_smoothing,
+                loss=loss,
                 clip=clip,
                 bf16=bf16,
                 seed=seed,
                 init=str(init or encoder_weights or "") or None,
             )
             options = _model_options(model_options or [])
-            description = Description(model, encoder, labelling.classes, working_size, options)
+            mean = std = None
+            if bands != 3:
+                options["in_channels"] = bands
+                mean, std = data[train_split].mean, data[train_split].std
+            description = Description(
+                model, encoder, labelling.classes, working_size, options, mean, std
+            )
             torch.manual_seed(seed)
             network = description.build(None if resuming else encoder_weights)
             if init is not None and not resuming:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 
 from ..classes import ClassSet
-from .arrays import ImageError
+from .arrays import ImageError, is_tiff, tiff_orientation
 from .images import opened, stored_orientation
 from .label_files import LabelSource, LabelValues, read_values
 from .orientation import as_its_image, sizes_differ, upright
@@ -140,5 +140,10 @@ def orientation_of(photo: Path) -> int:
     """The EXIF orientation of an image file, 1 where it has none."""
     if photo.suffix.lower() == ".npy":
         return 1
-    with opened(photo) as image:
-        return stored_orientation(image)
+    try:
+        with opened(photo) as image:
+            return stored_orientation(image)
+    except ImageError:
+        if is_tiff(photo):  # of bands that Pillow has not
+            return tiff_orientation(photo)
+        raise

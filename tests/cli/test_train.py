@@ -231,7 +231,7 @@ def test_eval_errors(dataset: Path, trained: Path, weights: Path, tmp_path: Path
     def attempt(path: Path, *options: object) -> Result:
         return run("eval", dataset, "-w", path, *options)
 
-    assert_one_error(attempt(weights), "small.pth", "21 classes", "has 3", "classes.json")
+    assert_one_error(attempt(weights), "small.pth", "21 labels", "has 3", "classes.json")
     assert_one_error(attempt(tmp_path / "none.pt"), "none.pt: No such file")
     assert_one_error(attempt(trained / "best.pt", "--split", "test"), "'test', but train, val")
     cut = tmp_path / "cut.pt"
