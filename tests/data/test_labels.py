@@ -185,6 +185,15 @@ def test_void_0_and_255_alone_are_background_and_foreground(tmp_path: Path, abou
     assert "pixels of 2 label files: 0 50.0 %, 255 50.0 %" in lines[0]
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_void_0_and_65535_are_the_same_at_16_bits(tmp_path: Path, declared: bool) -> None:
+    values = classes_map(2)
+    about = {"classes": ["nothing", "box"]} if declared else None
+    root = write_set(tmp_path, [65535 * values.astype("uint16")], about=about)
+    assert numpy.array_equal(loaded(read_set(root))[0], values)
+    refused(root, "one class", void=["65535"]) if declared else None
+
+
 def test_void_0_and_255_in_different_files(tmp_path: Path) -> None:
     """The meaning is that of all files together."""
     maps = [numpy.zeros(SIZE, "uint8"), numpy.full(SIZE, 255, "uint8")]
