@@ -135,6 +135,13 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(help="Share of each label spread over all classes.")
     ] = 0.0,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="ce, bce, dice, jaccard, tversky, focal, joined by '+', perhaps with weights: "
+            "ce+0.5*dice. Class weights and smoothing are of ce."
+        ),
+    ] = "ce",
     bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     device: Device = "auto",
@@ -237,6 +244,7 @@ def train(
                 ema=ema,
                 class_weights=class_weights,
                 label_smoothing=label_smoothing,
+                loss=loss,
                 clip=clip,
                 bf16=bf16,
                 seed=seed,

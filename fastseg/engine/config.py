@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models.constructor import arguments_schema
+from ..nn.losses import parse_loss
 
 OPTIMIZERS = ("adamw", "sgd")
 CLASS_WEIGHTS = ("none", "median-frequency", "sqrt-frequency")
@@ -32,6 +33,8 @@ class TrainConfig:
         ema: decay per step of the averaged weights, which are validated and kept; 0 is none.
         class_weights: "none", "median-frequency" or "sqrt-frequency", its square root.
         label_smoothing: share of each target spread evenly over all classes.
+        loss: names of nn.CombinedLoss with weights, such as "ce+0.5*dice"; class_weights and
+            label_smoothing are of "ce".
         clip: largest norm of the gradient; 0 is no limit.
         bf16: autocast to bfloat16.
         seed: of the initial weights, the order and views of the images, and dropout.
@@ -52,6 +55,7 @@ class TrainConfig:
     ema: float = 0.998
     class_weights: str = "none"
     label_smoothing: float = 0.0
+    loss: str = "ce"
     clip: float = 0.0
     bf16: bool = False
     seed: int = 0
@@ -77,6 +81,8 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, allowed are {', '.join(allowed)}"
                 )
+
+        parse_loss(self.loss, loss_mode(self.loss))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -107,3 +113,8 @@ class TrainConfig:
             for key, value in self.as_json().items()
             if before[key] != value and key not in ("iterations", "init")
         ]
+
+
+def loss_mode(loss: str) -> str:
+    """The mode of the losses that TrainConfig.loss names: "bce" is of one class."""
+    return "binary" if "bce" in loss else "multiclass"

@@ -8,6 +8,7 @@ from torch import nn
 from ..data import IGNORE, Batch
 from ..models import SegmentationModel
 from ..models.base import of_bands
+from ..nn.losses import CombinedLoss
 from ..nn.target_watch import trust_targets
 
 
@@ -18,6 +19,7 @@ class TrainingStep(nn.Module):
         model: that is trained.
         class_weights: of the classes in the loss [C], or None.
         label_smoothing: as in F.cross_entropy.
+        criterion: a loss instead of the cross-entropy, with its own weights and smoothing.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class TrainingStep(nn.Module):
         model: SegmentationModel,
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | None = None,
     ) -> None:
         super().__init__()
         self.class_weights: torch.Tensor | None
@@ -33,6 +36,7 @@ class TrainingStep(nn.Module):
         self.model = model
         trust_targets(model)  # views may well show one class; the data set was looked through
         self.label_smoothing = label_smoothing
+        self.criterion = criterion
         self.register_buffer("class_weights", class_weights, persistent=False)
         bands = model.in_channels
         for name in ("mean", "std"):
@@ -62,6 +66,7 @@ class TrainingStep(nn.Module):
             weight=self.class_weights,
             ignore_index=IGNORE,
             label_smoothing=self.label_smoothing,
+            criterion=self.criterion,
         )
         return loss * share
 

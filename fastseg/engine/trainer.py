@@ -19,14 +19,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .._messages import shortened
-from ..data import Augmentation, Batch, Batches, Sampler, Split
+from ..data import IGNORE, Augmentation, Batch, Batches, Sampler, Split
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
 from ..models.base import of_bands
 from ..models.description import Description
+from ..nn.losses import CombinedLoss, parse_loss
 from ..nn.sync_batch_norm import synchronised
 from . import checkpoint, history
-from .config import TrainConfig
+from .config import TrainConfig, loss_mode
 from .evaluate import evaluate
 from .optim import Averaged, class_weights, learning_rate, make_optimizer, restore
 from .processes import Processes, data_parallel
@@ -135,7 +136,8 @@ class Trainer:
             model = _with_synchronised_norms(model, self.device)
         self.model = model
         self.averaged = Averaged(self.model, config.ema) if config.ema else None
-        step = TrainingStep(self.model, weights, config.label_smoothing).to(self.device)
+        criterion = _criterion(config, self.model, weights, self.processes)
+        step = TrainingStep(self.model, weights, config.label_smoothing, criterion).to(self.device)
         self._step: nn.Module = step
         if self.processes.count > 1:
             self._step = data_parallel(step)
@@ -414,3 +416,32 @@ def _fill(model: SegmentationModel) -> tuple[int, ...]:
     """The mean of each band, as the images have it."""
     mean = of_bands("mean", model.mean, model.in_channels)
     return tuple(min(255, max(0, round(255 * value))) for value in mean)
+
+
+def _criterion(
+    config: TrainConfig,
+    model: SegmentationModel,
+    weights: torch.Tensor | None,
+    processes: Processes,
+) -> CombinedLoss | None:
+    """The loss of `config` where it is not plain cross-entropy; its sums are over all processes.
+
+    Raises:
+        TrainingError: the model has too many classes for it.
+    """
+    if config.loss == "ce":
+        return None
+    mode = loss_mode(config.loss)
+    classes = len(model.classes)
+    if mode == "binary" and classes != 1:
+        raise TrainingError(
+            f"loss is {config.loss!r}, but bce is of one class and the model has {classes}: use ce"
+        )
+    return parse_loss(
+        config.loss,
+        mode,
+        IGNORE,
+        weights,
+        config.label_smoothing,
+        process_group=True if processes.count > 1 else None,
+    )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..classes import ClassSet, label_classes
 from ..nn.fusion import is_fused
 from ..nn.logits import with_background
+from ..nn.losses import CombinedLoss, SumsLoss
 from ..nn.target_watch import watch_targets
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
@@ -181,6 +182,7 @@ class SegmentationModel(Pretrained):
         weight: torch.Tensor | None = None,
         ignore_index: int = 255,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | SumsLoss | None = None,
     ) -> torch.Tensor:
         """Cross-entropy of the full-resolution logits, which are never built.
 
@@ -195,6 +197,10 @@ class SegmentationModel(Pretrained):
             weight: of each class, [classes].
             ignore_index: target value of pixels that do not count.
             label_smoothing: in [0, 1]: share of each target spread evenly over all classes.
+            criterion: a loss of fastseg.nn instead of the cross-entropy, such as
+                CombinedLoss(ce=1, dice=1, ignore_index=255); weight and label_smoothing are its
+                own then, and ignore_index must be. In mode "binary" it gets the single class's
+                logits as they are.
 
         Returns:
             Scalar: the mean over the (weights of the) pixels that count.
@@ -225,7 +231,10 @@ class SegmentationModel(Pretrained):
             target = F.pad(target, border, value=ignore_index)
         main, auxiliary = self.training_logits(x)
 
-        def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+        def loss_of(logits: torch.Tensor) -> torch.Tensor:
+            if criterion is not None:
+                given = logits if criterion.mode == "binary" else with_background(logits)
+                return criterion(given, target, align_corners=self.align_corners)
             return upsample_cross_entropy(
                 with_background(logits),
                 target,
@@ -235,10 +244,8 @@ class SegmentationModel(Pretrained):
                 align_corners=self.align_corners,
             )
 
-        loss = cross_entropy(main)
-        return (
-            loss if auxiliary is None else loss + self.auxiliary_weight * cross_entropy(auxiliary)
-        )
+        loss = loss_of(main)
+        return loss if auxiliary is None else loss + self.auxiliary_weight * loss_of(auxiliary)
 
     @torch.no_grad()
     def segment(
