@@ -56,7 +56,8 @@ def _by_color(
         if declared is None or not own or not seen <= set(own) or -1 in found.colors:
             return None
         numbers = declared.numbered() | {void: IGNORE for void in _void(declared, options)}
-        if not found.paletted and set(found.numbers or ()) <= set(numbers):
+        plain = not found.paletted and not found.channelled
+        if plain and set(found.numbers or ()) <= set(numbers):
             return None
         if found.paletted and _agree(found, numbers, own):
             return None

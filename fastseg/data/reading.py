@@ -57,12 +57,17 @@ def labelling_of(
 
 
 def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
-    """Where classes are known, a few files say how they are written: unless all that these hold is
-    0 and 255, which is foreground and background only if no file has other labels."""
+    """Where classes are known, a few files say how they are written.
+
+    More are looked at where these hold 0 and 255 alone, which is background and foreground only if
+    no file has other labels.
+    """
 
     def enough(found: Survey) -> bool:
         if declared is None or found.files < _FIRST_FILES:
             return False
+        if found.channelled and found.colored is None:
+            return False  # a coloured file may still come
         few = declared.own and len(declared.classes) <= 2
         return not few or found.numbers is None or not set(found.numbers) <= {0, 255, 65535}
 

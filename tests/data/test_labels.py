@@ -381,6 +381,16 @@ def test_colours_of_one_class_on_black(tmp_path: Path) -> None:
     assert split.labelling.classes.names == ("background", "box")
 
 
+@pytest.mark.parametrize("palette", [True, False])
+def test_colours_after_many_black_files(tmp_path: Path, palette: bool) -> None:
+    colors = numpy.array([[0, 0, 0], [128, 0, 0]], "uint8")
+    maps = [numpy.zeros(SIZE, "uint8")] * 17 + [classes_map(2)]
+    about: dict[str, object] = {"classes": ["nothing", "box"]}
+    about |= {"palette_rgb": colors.tolist()} if palette else {"classes": list(VOC.names)}
+    split = read_set(write_set(tmp_path, [colors[m] for m in maps], about=about))
+    assert sum(int(label.sum()) for label in loaded(split)) == int(classes_map(2).sum())
+
+
 def test_colours_that_belong_to_no_class_are_named(tmp_path: Path) -> None:
     palette = [[10, 20, 30], [200, 0, 0], [0, 200, 0]]
     colors = numpy.array(palette, "uint8")[classes_map(3)]
