@@ -319,9 +319,21 @@ def labels_line(meaning: Meaning, found: Survey) -> str:
     labelling = meaning.labelling
     names = ", ".join(labelling.classes.names[:12])
     names += ", ..." if len(labelling.classes) > 12 else ""
-    void = ", ".join(map(str, labelling.void)) or "none"
+    void = _ranges(labelling.void) or "none"
     about = "" if labelling.colors is not None else f", void {void}"
     return (
         f"labels: {meaning.said}; {len(labelling.classes)} classes ({names}){about}, from "
         f"{labelling.origin}; {shares(found)}"
     )
+
+
+def _ranges(values: list[int]) -> str:
+    """ "-1 to 6, 9" of sorted numbers: three and more in a row by the first and the last."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(words)
