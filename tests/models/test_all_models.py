@@ -80,7 +80,7 @@ def test_forward_and_predict(case: ModelCase, index: int) -> None:
     model, x = case.model().double(), case.images(index).double()
     with torch.no_grad():
         truth = expected_logits(model, x)
-        logits, labels = model(x), model.predict(x)
+        logits, labels = model(x), model.predict_labels(x)
     assert logits.shape == (2, len(model.classes), *model.output_size(*x.shape[2:]))
     torch.testing.assert_close(logits, truth)
     expected = truth.argmax(1) if len(model.classes) > 1 else (truth[:, 0] > 0)
@@ -175,7 +175,7 @@ def test_channels_last_is_kept_at_every_stage(case: ModelCase, mode: str) -> Non
         if mode == "train":
             model.loss(x, case.target(model, x)).backward()
         elif mode == "predict":
-            model.predict(x)
+            model.predict_labels(x)
         else:
             out = model(x)
             assert out.shape[1] == 1 or out.is_contiguous(memory_format=torch.channels_last)
@@ -191,7 +191,7 @@ def test_half_precision_parameters(case: ModelCase, dtype: torch.dtype) -> None:
         truth = model(x)
         model.to(dtype)
         half = model(x.to(dtype))
-        assert model.predict(x.to(dtype)).shape == half.shape[:1] + half.shape[2:]
+        assert model.predict_labels(x.to(dtype)).shape == half.shape[:1] + half.shape[2:]
     assert half.dtype is dtype
     assert (half.float() - truth).norm() / truth.norm() < (0.1 if dtype is torch.bfloat16 else 0.02)
     if dtype is torch.float16:  # emulated by the CPU, slowly
@@ -294,7 +294,7 @@ def test_auxiliary_head_is_only_in_the_loss() -> None:
     model.auxiliary_head.register_forward_hook(lambda *_: called.append(True))
     x = torch.randn(2, 3, 65, 65)
     model(x)
-    model.eval().predict(x)
+    model.eval().predict_labels(x)
     assert not called
     model.loss(x, torch.zeros(2, 65, 65, dtype=torch.int64))
     assert called
