@@ -174,22 +174,24 @@ class Pretrained(nn.Module):
         config = _read_config(folder / CONFIG)
         name = config.pop("_model_class", None)
         allowed = {c.__name__: c for c in _subclasses(cls)}
-        if name not in allowed:
+        if not isinstance(name, str) or name not in allowed:
             raise ValueError(
                 f"{origin}: _model_class is {shown(name)}, allowed are {', '.join(allowed)}"
             )
         extras = checked(origin, {k: v for k, v in config.items() if k.startswith("_")}, _extras())
         if "classes" in arguments:
             extras.pop("_classes", None)
-        stored_arguments = {k: v for k, v in config.items() if not k.startswith("_")}
-        arguments = {**stored_arguments, **arguments}
-        if "encoder_weights" in arguments:
-            arguments["encoder_weights"] = None
+        stored_arguments = {
+            k: v for k, v in config.items() if not k.startswith("_") and k not in arguments
+        }
+        for given in (stored_arguments, arguments):
+            if "encoder_weights" in given:
+                given["encoder_weights"] = None
         path = folder / WEIGHTS
         if not path.is_file():
             raise ValueError(f"{path}: is not there")
         weights = unwrap(str(path), read_tensors(path))
-        model = _build(origin, allowed[name], arguments, extras, len(weights))
+        model = _build(origin, allowed[name], stored_arguments, arguments, extras, len(weights))
         if strict:
             return fill(str(path), name, model, weights)
         started = allowed[name](**model._arguments)
@@ -200,10 +202,19 @@ class Pretrained(nn.Module):
 
 
 def _build(
-    origin: str, cls: type[Any], arguments: dict[str, Any], extras: dict[str, Any], tensors: int
+    origin: str,
+    cls: type[Any],
+    arguments: dict[str, Any],
+    trusted: dict[str, Any],
+    extras: dict[str, Any],
+    tensors: int,
 ) -> Any:
-    """The model on the meta device, with its classes and what it expects of images."""
-    trusted = {}
+    """The model on the meta device, with its classes and what it expects of images.
+
+    Args:
+        arguments: as they stand in the file. trusted: those that the caller gives.
+    """
+    trusted = dict(trusted)
     if "_classes" in extras:
         trusted["classes"] = extras["_classes"]
         count = arguments.pop("classes", len(extras["_classes"]))
@@ -216,11 +227,10 @@ def _build(
     for attribute in _PREPROCESSING:
         if f"_{attribute}" in extras:
             value = extras[f"_{attribute}"]
-            allowed = (3, arguments.get("in_channels", 3))
-            if isinstance(value, list) and len(value) not in allowed:
+            if isinstance(value, list) and len(value) not in (3, model.in_channels):
                 raise ValueError(
                     f"{origin}: _{attribute} has {len(value)} numbers, expected one for each of "
-                    f"{allowed[1]} channels"
+                    f"{model.in_channels} channels"
                 )
             setattr(model, attribute, tuple(value) if isinstance(value, list) else value)
     return model
