@@ -1,8 +1,10 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
-from . import crf
+from typing import TYPE_CHECKING
+
+from . import crf, inference, metrics, models, nn, ops
 from ._version import __version__
-from .accelerate import accelerate, predict, restore
+from .accelerate import predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
@@ -15,12 +17,19 @@ from .ops import (
     pyramid_pool,
     upsample_argmax,
     upsample_bilinear,
+    upsample_class_sums,
     upsample_confusion_matrix,
     upsample_conv2d,
     upsample_cross_entropy,
     window_filter,
 )
 from .target_checks import check_targets
+
+# At run time the package itself, which can be called, so that its modules are found under it.
+if TYPE_CHECKING:
+    from .accelerate import accelerate
+else:
+    from . import accelerate
 
 __all__ = [
     "Backend",
@@ -36,13 +45,20 @@ __all__ = [
     "dilated_conv2d",
     "fuse",
     "gaussian_filter",
+    "inference",
     "load_checkpoint",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
     "permutohedral_filter",
     "predict",
+    "predict_labels",
     "pyramid_pool",
     "restore",
     "upsample_argmax",
     "upsample_bilinear",
+    "upsample_class_sums",
     "upsample_confusion_matrix",
     "upsample_conv2d",
     "upsample_cross_entropy",

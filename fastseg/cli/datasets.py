@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pathlib import Path
 
 from ..data import (
     DataSet,
@@ -21,7 +20,7 @@ from ..data import (
 from ..data.images import ImageError
 from ..data.labelling import DatasetError
 from ..engine.processes import Processes
-from .console import err, warn
+from .console import progress_bar, warn
 
 
 def options_of(
@@ -75,13 +74,8 @@ def read_split(
     bands: int = 3,
 ) -> Split:
     """Reads and checks all files of a split. Raises DatasetError at files that are wrong."""
-    bar = Progress(
-        TextColumn(f"reading {name or 'the images'}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=err, transient=True,
-        disable=not (processes.first and err.is_terminal),
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("", total=len(pairs))
+    shown = processes.first
+    with progress_bar(f"reading {name or 'the images'}", len(pairs), shown) as progress:
         return Split(
             name,
             pairs,
@@ -89,7 +83,7 @@ def read_split(
             bands=bands,
             cache_bytes=cache_bytes,
             threads=_threads(processes),
-            progress=lambda done, total: bar.update(task, completed=done),
+            progress=progress,
         )
 
 
@@ -111,3 +105,9 @@ def _threads(processes: Processes) -> int:
 def local_count(processes: Processes) -> int:
     """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
+
+
+def files_of(pairs: Iterable[Pair]) -> Iterable[Path]:
+    """The files of pairs: what may not be written over."""
+    for pair in pairs:
+        yield from (file for file in (pair.image, pair.label) if isinstance(file, Path))

@@ -55,6 +55,7 @@ Void = Annotated[
 LabelMap = Annotated[
     list[str] | None,
     typer.Option(
+        "--label-map",
         metavar="MAP",
         help="What labels mean: 147=1,220=2, or #ff0000=1 for a colour, or a file of such lines; "
         "right of = a class or void.",

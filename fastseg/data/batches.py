@@ -17,7 +17,7 @@ from .threads import pool_of
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Views, uint8 [N, h, w, 3], their labels, uint8 [N, h, w], and colour changes [N, 3, 4]."""
+    """Views uint8 [N, h, w, C], their labels uint8 [N, h, w], and colour changes [N, C, C + 1]."""
 
     images: torch.Tensor
     labels: torch.Tensor

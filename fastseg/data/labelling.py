@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 
 from ..classes import ClassSet
-from .arrays import ImageError
+from .arrays import ImageError, is_tiff, tiff_orientation
 from .images import opened, stored_orientation
 from .label_files import LabelSource, LabelValues, read_values
 from .orientation import as_its_image, sizes_differ, upright
@@ -60,11 +60,12 @@ class Labelling:
         """
         values = read_values(label)
         seen = upright(self.indices(label, values), values.orientation)
-        of_photo = orientation_of(photo) if isinstance(label, Path) else 1
-        drawn = 1 if self.drawn == "upright" else of_photo
-        classes = as_its_image(seen, size, drawn, values.orientation)
+        on_stored = self.drawn == "stored" and isinstance(label, Path)
+        classes = as_its_image(
+            seen, size, orientation_of(photo) if on_stored else 1, values.orientation
+        )
         if classes is None:
-            shape = (seen.shape[0], seen.shape[1])
+            shape, of_photo = (seen.shape[0], seen.shape[1]), orientation_of(photo)
             raise ImageError(sizes_differ(str(label), shape, photo.name, size, of_photo))
         return numpy.ascontiguousarray(classes)
 
@@ -140,5 +141,10 @@ def orientation_of(photo: Path) -> int:
     """The EXIF orientation of an image file, 1 where it has none."""
     if photo.suffix.lower() == ".npy":
         return 1
-    with opened(photo) as image:
-        return stored_orientation(image)
+    try:
+        with opened(photo) as image:
+            return stored_orientation(image)
+    except ImageError:
+        if is_tiff(photo):  # of bands that Pillow has not
+            return tiff_orientation(photo)
+        raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models.constructor import arguments_schema
+from ..nn.losses import parse_loss
 
 OPTIMIZERS = ("adamw", "sgd")
 CLASS_WEIGHTS = ("none", "median-frequency", "sqrt-frequency")
@@ -32,6 +33,8 @@ class TrainConfig:
         ema: decay per step of the averaged weights, which are validated and kept; 0 is none.
         class_weights: "none", "median-frequency" or "sqrt-frequency", its square root.
         label_smoothing: share of each target spread evenly over all classes.
+        loss: names of nn.CombinedLoss with weights, such as "ce+0.5*dice"; class_weights and
+            label_smoothing are of "ce".
         clip: largest norm of the gradient; 0 is no limit.
         bf16: autocast to bfloat16.
         seed: of the initial weights, the order and views of the images, and dropout.
@@ -52,6 +55,7 @@ class TrainConfig:
     ema: float = 0.998
     class_weights: str = "none"
     label_smoothing: float = 0.0
+    loss: str = "ce"
     clip: float = 0.0
     bf16: bool = False
     seed: int = 0
@@ -78,6 +82,8 @@ class TrainConfig:
                     f"{name} is {getattr(self, name)!r}, allowed are {', '.join(allowed)}"
                 )
 
+        parse_loss(self.loss, loss_mode(self.loss))
+
     def as_json(self) -> dict[str, Any]:
         return {
             key: list(value) if isinstance(value, tuple) else value
@@ -98,11 +104,17 @@ class TrainConfig:
     def differences(self, stored: TrainConfig) -> list[str]:
         """What differs from the configuration that a checkpoint holds, in words.
 
-        The number of iterations may: a run can be made longer.
+        The number of iterations may differ, for a run can be made longer, and what the weights
+        came from, for they are in the checkpoint now.
         """
         before = stored.as_json()
         return [
             f"{key} is {value}, was {before[key]}"
             for key, value in self.as_json().items()
-            if before[key] != value and key != "iterations"
+            if before[key] != value and key not in ("iterations", "init")
         ]
+
+
+def loss_mode(loss: str) -> str:
+    """The mode of the losses that TrainConfig.loss names: "bce" is of one class."""
+    return "binary" if "bce" in loss else "multiclass"

@@ -37,6 +37,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: IO[str] | None = None
+        self._made = False
 
     @property
     def held(self) -> bool:
@@ -48,6 +49,7 @@ class FolderLock:
         Raises:
             FolderError: another run has it.
         """
+        self._made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _LOCK
         while True:
@@ -77,6 +79,9 @@ class FolderLock:
                 (self.folder / _LOCK).unlink()
             self._file.close()
             self._file = None
+        if self._made:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.folder.rmdir()
 
     def _take(self, file: IO[str], path: Path) -> None:
         if fcntl is not None:

@@ -19,13 +19,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .._messages import shortened
-from ..data import Augmentation, Batch, Batches, Sampler, Split
+from ..data import IGNORE, Augmentation, Batch, Batches, Sampler, Split
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
+from ..models.base import of_bands
 from ..models.description import Description
+from ..nn.losses import CombinedLoss, parse_loss
 from ..nn.sync_batch_norm import synchronised
 from . import checkpoint, history
-from .config import TrainConfig
+from .config import TrainConfig, loss_mode
 from .evaluate import evaluate
 from .optim import Averaged, class_weights, learning_rate, make_optimizer, restore
 from .processes import Processes, data_parallel
@@ -134,7 +136,8 @@ class Trainer:
             model = _with_synchronised_norms(model, self.device)
         self.model = model
         self.averaged = Averaged(self.model, config.ema) if config.ema else None
-        step = TrainingStep(self.model, weights, config.label_smoothing).to(self.device)
+        criterion = _criterion(config, self.model, weights, self.processes)
+        step = TrainingStep(self.model, weights, config.label_smoothing, criterion).to(self.device)
         self._step: nn.Module = step
         if self.processes.count > 1:
             self._step = data_parallel(step)
@@ -152,6 +155,7 @@ class Trainer:
         sampler = Sampler(len(train), config.seed)
         self._batches = Batches(train, augmentation, sampler, threads=options.threads)
         self.iteration = 0
+        self.stored_iterations = config.iterations  # of the run that is continued
         self.history = history.History()
         self._pending: list[torch.Tensor] = []
         self._wanted_signal = 0
@@ -183,13 +187,14 @@ class Trainer:
             differences = self.config.differences(stored)
             if state["description"].as_dict() != _as_stored(self.description):
                 differences.append("the model or the classes are others")
-            if state["iteration"] > self.config.iterations:
-                differences.append(
-                    f"iterations is {self.config.iterations}, but {state['iteration']} are done"
-                )
             if differences:
                 raise checkpoint.CheckpointError(
                     f"{path}: is of another run: {'; '.join(differences)}"
+                )
+            if state["iteration"] > self.config.iterations:
+                raise checkpoint.CheckpointError(
+                    f"{path}: {state['iteration']} iterations are done, but the run is to have "
+                    f"{self.config.iterations}"
                 )
             self.model.load_state_dict(state["weights"])
             if self.averaged:
@@ -199,6 +204,7 @@ class Trainer:
             raise checkpoint.CheckpointError(
                 f"{path}: not written by this version of fastseg train ({shortened(error)})"
             ) from error
+        self.stored_iterations = stored.iterations
         self.history = history.History.from_dict(state["history"])
         self.iteration = state["iteration"]
 
@@ -406,6 +412,36 @@ def _seed_step(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(state[0] >> numpy.uint64(1)))
 
 
-def _fill(model: SegmentationModel) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * value) for value in model.mean)
-    return red, green, blue
+def _fill(model: SegmentationModel) -> tuple[int, ...]:
+    """The mean of each band, as the images have it."""
+    mean = of_bands("mean", model.mean, model.in_channels)
+    return tuple(min(255, max(0, round(255 * value))) for value in mean)
+
+
+def _criterion(
+    config: TrainConfig,
+    model: SegmentationModel,
+    weights: torch.Tensor | None,
+    processes: Processes,
+) -> CombinedLoss | None:
+    """The loss of `config` where it is not plain cross-entropy; its sums are over all processes.
+
+    Raises:
+        TrainingError: the model has too many classes for it.
+    """
+    if config.loss == "ce":
+        return None
+    mode = loss_mode(config.loss)
+    classes = len(model.classes)
+    if mode == "binary" and classes != 1:
+        raise TrainingError(
+            f"loss is {config.loss!r}, but bce is of one class and the model has {classes}: use ce"
+        )
+    return parse_loss(
+        config.loss,
+        mode,
+        IGNORE,
+        weights,
+        config.label_smoothing,
+        process_group=True if processes.count > 1 else None,
+    )

@@ -13,8 +13,10 @@ from .._messages import shortened
 from .._schema import (
     ANYTHING,
     PLAIN,
+    Array,
     Instance,
     Integer,
+    Number,
     Record,
     Schema,
     Table,
@@ -23,19 +25,14 @@ from .._schema import (
     shown,
 )
 from ..classes import ClassSet
+from .architectures import ARCHITECTURES
 from .base import SegmentationModel
 from .constructor import arguments_schema, build
-from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .files import fill
-from .pspnet import PSPNet
 from .stored_classes import StoredClasses, stored
 
 # Tells a training checkpoint from every other file: its entry "format".
 TRAINING_FORMAT = "fastseg training 1"
-# Name on the command line -> class.
-ARCHITECTURES: dict[str, Any] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Description:
         classes: of the data set.
         working_size: longer side, in pixels, of the images that it was trained on.
         options: more arguments of the model's constructor.
+        mean, std: of each band of the data set, where 255 is 1; None keeps the model's own.
     """
 
     architecture: str
@@ -55,6 +53,8 @@ class Description:
     classes: ClassSet
     working_size: int = 512
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def build(self, encoder_weights: str | None = None) -> SegmentationModel:
         """The model with random weights, its encoder perhaps with those of a file.
@@ -79,8 +79,16 @@ class Description:
             raise ValueError(
                 f"{self.architecture} with {self.encoder}: {shortened(error)}"
             ) from error
-        model.working_size = self.working_size
+        self._prepare(model)
         return model
+
+    def _prepare(self, model: SegmentationModel) -> None:
+        """Sets how the model sees images."""
+        model.working_size = self.working_size
+        if self.mean is not None:
+            model.mean = self.mean
+        if self.std is not None:
+            model.std = self.std
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {
@@ -98,12 +106,22 @@ class Description:
         Raises:
             Unfit: on anything else.
         """
-        return Description(**_STORED.check(content, field))
+        fields = _STORED.check(content, field)
+        for name in ("mean", "std"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        return Description(**fields)
 
 
+_BANDS = 1 << 16
 _STORED = Record(
     {"architecture": Text(), "encoder": Text(), "classes": StoredClasses()},
-    {"working_size": Integer(1, 1 << 20), "options": Table(PLAIN)},
+    {
+        "working_size": Integer(1, 1 << 20),
+        "options": Table(PLAIN),
+        "mean": nullable(Array(Number(), 1, _BANDS)),
+        "std": nullable(Array(Number(above=0), 1, _BANDS)),
+    },
 )
 
 
@@ -156,5 +174,12 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
         encoder_weights=None,
         classes=description.classes,
     )
-    model.working_size = description.working_size
+    for name in ("mean", "std"):
+        values = getattr(description, name)
+        if values is not None and len(values) not in (3, model.in_channels):
+            raise ValueError(
+                f"{origin}: description.{name} has {len(values)} numbers, expected one for each of "
+                f"{model.in_channels} bands"
+            )
+    description._prepare(model)
     return fill(origin, description.architecture, model, weights)

@@ -102,7 +102,7 @@ def test_the_folder_is_a_pretrained_model(trained: Path) -> None:
 def test_an_existing_run_is_not_overwritten(dataset: Path, trained: Path) -> None:
     assert_one_error(run("train", dataset, "--out", trained, *SMALL), "last.pt exists", "--resume")
     result = run("train", dataset, "--out", trained, *SMALL, "--resume", "--lr", 0.5)
-    assert_one_error(result, "is of another run: lr is 0.5, was 0.001", others=1)
+    assert_one_error(result, "the options of the run: --lr is 0.5, was 0.001")
     finished = run("train", dataset, "--out", trained, *SMALL, "--resume")
     assert finished.exit_code == 0, finished.output
 
@@ -231,7 +231,7 @@ def test_eval_errors(dataset: Path, trained: Path, weights: Path, tmp_path: Path
     def attempt(path: Path, *options: object) -> Result:
         return run("eval", dataset, "-w", path, *options)
 
-    assert_one_error(attempt(weights), "small.pth", "21 classes", "has 3", "classes.json")
+    assert_one_error(attempt(weights), "small.pth", "21 labels", "has 3", "classes.json")
     assert_one_error(attempt(tmp_path / "none.pt"), "none.pt: No such file")
     assert_one_error(attempt(trained / "best.pt", "--split", "test"), "'test', but train, val")
     cut = tmp_path / "cut.pt"

@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 WRONG: list[tuple[str, Any, str]] = [
     ("iteration", -1, "iteration is -1, expected a whole number of at least 0"),
     ("iteration", True, "iteration is true, expected"),
-    ("iteration", 10**6, "iterations is 8, but 1000000 are done"),
+    ("iteration", 10**6, "1000000 iterations are done, but the run is to have 8"),
     ("iteration", None, "iteration is null"),
     ("config", {"iterations": 8, "lr": "0.01"}, "lr is '0.01', expected a number"),
     ("config", {"iterations": 8, "crop": [1, 2, 3]}, "crop is a list of 3, expected a list of 2"),
@@ -320,7 +320,9 @@ def test_a_run_can_be_made_longer(dataset: Path, tmp_path: Path) -> None:
     expected = [CONFIG.lr * (1 - i / 11) ** CONFIG.power for i in (8, 9, 10)]
     assert rates == pytest.approx(expected)
     shorter = make_trainer(dataset, tmp_path, config=dataclasses.replace(CONFIG, iterations=10))
-    with pytest.raises(checkpoint.CheckpointError, match="iterations is 10, but 11 are done"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="11 iterations are done, but the run is to have 10"
+    ):
         shorter.resume_latest()
 
 
@@ -343,16 +345,16 @@ def test_fields_that_older_versions_did_not_write_have_their_defaults(
 class LaterConfig(TrainConfig):
     """A version with one more field."""
 
-    loss: str = "ce"
+    later: str = "ce"
 
 
 def test_a_new_field_of_the_configuration_needs_nothing_else() -> None:
     """A checkpoint without it is one with its default; other values are other runs."""
     stored = LaterConfig.from_json(json.loads(json.dumps(CONFIG.as_json())))
     assert stored == LaterConfig(**dataclasses.asdict(CONFIG))
-    assert LaterConfig(**dataclasses.asdict(CONFIG), loss="ce").differences(stored) == []
-    other = LaterConfig(**dataclasses.asdict(CONFIG), loss="ce+dice")
-    assert other.differences(stored) == ["loss is ce+dice, was ce"]
+    assert LaterConfig(**dataclasses.asdict(CONFIG), later="ce").differences(stored) == []
+    other = LaterConfig(**dataclasses.asdict(CONFIG), later="ce+dice")
+    assert other.differences(stored) == ["later is ce+dice, was ce"]
 
 
 def test_options_are_recorded(tmp_path: Path) -> None:

@@ -202,11 +202,11 @@ ADE20K = ClassSet(
     tuple((code >> 16, code >> 8 & 255, code & 255) for code in _CODES),
     bright_colors(len(_ROWS)),
 )
-# road and skyscraper have the same colour: it says neither.
+# road and skyscraper have the same colour, which is read as road.
 PALETTE = Declared(
     ADE20K,
     "ADE20K",
-    colors={0: IGNORE} | {code: i for i, code in enumerate(_CODES) if _CODES.count(code) == 1},
+    colors={0: IGNORE} | {code: _CODES.index(code) for code in _CODES},
     void=frozenset({0, IGNORE}),
     own=False,
 )

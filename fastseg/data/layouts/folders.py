@@ -16,6 +16,7 @@ _LABELS = (
     "labels", "label", "masks", "mask", "annotations", "annotation", "ann_dir", "SegmentationClass",
     "segmentation", "segmentations", "groundtruth", "ground_truth", "gt", "targets",
 )  # fmt: skip
+_TRAINING = ("train", "training")
 
 
 def _folders(root: Path) -> tuple[Path, Path] | None:
@@ -24,8 +25,9 @@ def _folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def _split_folders(root: Path) -> list[Path]:
-    """Folders of splits, each with images and labels in it."""
-    return [folder for folder in folders_in(root) if _folders(folder) is not None]
+    """Folders of splits, each with images and labels in it; one is called as the training split."""
+    found = [folder for folder in folders_in(root) if _folders(folder) is not None]
+    return found if any(folder.name.lower() in _TRAINING for folder in found) else []
 
 
 def matches(root: Path) -> bool:
