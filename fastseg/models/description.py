@@ -25,19 +25,14 @@ from .._schema import (
     shown,
 )
 from ..classes import ClassSet
+from .architectures import ARCHITECTURES
 from .base import SegmentationModel
 from .constructor import arguments_schema, build
-from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .files import fill
-from .pspnet import PSPNet
 from .stored_classes import StoredClasses, stored
 
 # Tells a training checkpoint from every other file: its entry "format".
 TRAINING_FORMAT = "fastseg training 1"
-# Name on the command line -> class.
-ARCHITECTURES: dict[str, Any] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,5 +174,12 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
         encoder_weights=None,
         classes=description.classes,
     )
+    for name in ("mean", "std"):
+        values = getattr(description, name)
+        if values is not None and len(values) not in (3, model.in_channels):
+            raise ValueError(
+                f"{origin}: description.{name} has {len(values)} numbers, expected one for each of "
+                f"{model.in_channels} bands"
+            )
     description._prepare(model)
     return fill(origin, description.architecture, model, weights)
