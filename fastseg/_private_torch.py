@@ -47,6 +47,16 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def may_write_in_place(*tensors: torch.Tensor) -> bool:
+    """Whether a function may write over intermediate results, and use autograd functions that do.
+
+    Under torch.compile, torch.func and forward-mode AD, and for subclasses of Tensor, functions are
+    plain compositions instead.
+    """
+    plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and not torch.compiler.is_compiling() and not is_transformed()
+
+
 def without_dispatch_key(name: str) -> AbstractContextManager[Any]:
     """A context in which the dispatcher passes over a key, such as "AutocastCPU"."""
     key = getattr(torch._C.DispatchKey, name)
