@@ -31,7 +31,7 @@ from .images import RESULTS, ImageError, Source, check_size, find_images, read_i
 from .options import AsJson, Device, LabelMap, LabelsDrawn, MaxPixels, Void, Weights, WorkingSize
 from .outputs import Outputs
 from .overlay import shares, write_before_after, write_labels, write_overlay
-from .truth import Truth
+from .truth import Truth, without_truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,7 @@ def segment(
         if truth is not None and sources:
             origin = DEFAULT_NAME if weights is None else str(weights)
             try:
+                sources = without_truth(sources, truth)
                 said = label_options(void or [], label_map or [], labels_drawn)
                 known = Truth(truth, sources, classes, origin, said)
             except DatasetError as error:

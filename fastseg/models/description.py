@@ -25,19 +25,14 @@ from .._schema import (
     shown,
 )
 from ..classes import ClassSet
+from .architectures import ARCHITECTURES
 from .base import SegmentationModel
 from .constructor import arguments_schema, build
-from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .files import fill
-from .pspnet import PSPNet
 from .stored_classes import StoredClasses, stored
 
 # Tells a training checkpoint from every other file: its entry "format".
 TRAINING_FORMAT = "fastseg training 1"
-# Name on the command line -> class.
-ARCHITECTURES: dict[str, Any] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
-}
 
 
 @dataclasses.dataclass(frozen=True)
