@@ -25,7 +25,7 @@ from .stored_classes import StoredClasses, stored
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-# What a model can have beside its constructor's arguments, kept where it is not the class's own.
+# Attributes that are saved beside the constructor's arguments where they differ from the class's.
 _PREPROCESSING: dict[str, Schema] = {
     "mean": Array(Number(-1e6, 1e6), 1, 4096),
     "std": Array(Number(above=1e-9, high=1e6), 1, 4096),

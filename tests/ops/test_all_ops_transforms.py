@@ -164,14 +164,13 @@ _TRANSFORMS = (
     _grad_of_vmap,
     _vmap_of_jvp,
 )
-# The peer of this op looks at its tensors' values to build the lattice, which vmap cannot map over
-# nor linearize trace.
+# The peer of this op looks at its tensors' values to build the lattice, which vmap cannot map over.
 _LOOKS_AT_VALUES = ("permutohedral_filter",)
 
 
 def _expected(op: Any, transform: Any, function: Function, args: tuple[Any, ...]) -> Any:
     """The transform of the composition; under vmap, where that cannot be mapped, one by one."""
-    if op.name in _LOOKS_AT_VALUES and transform is _linearize:
+    if transform is _linearize:  # which traces, and peers may look at values
         return _jvp(function, args)
     if op.name not in _LOOKS_AT_VALUES or "vmap" not in transform.__name__:
         return transform(function, args)
