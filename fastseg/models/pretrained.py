@@ -119,7 +119,7 @@ class Pretrained(nn.Module):
             files = {CARD: text.encode(), **files}
         folder = Path(save_directory)
         for name, data in files.items():
-            with written_whole(folder / name) as file:
+            with written_whole(folder / name, durable=True) as file:
                 file.write(data)
         return upload(folder, repo_id or folder.name, **upload_options) if push_to_hub else None
 
