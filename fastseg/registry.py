@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from . import _private_torch
+from ._checks import check_written
 from .backends import Backend, choose
 from .batching import vmap_rule
 from .derivatives import Autograd, autograd_kernel
@@ -104,6 +105,8 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
 
     def kernel(*args: Any) -> Any:
         function.check(*args)
+        for i in written:
+            check_written(names[i], args[i], args)
         backend = choose(spec, function.implementation, dict(zip(names, args, strict=True)))
         with (
             _private_torch.autocast_disabled()
