@@ -10,13 +10,11 @@ namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 
 using namespace permutohedral_lattice::FASTSEG_CPU_LEVEL;
 using permutohedral_lattice::kBlock;
-using permutohedral_lattice::kMaxFeatures;
 
 // The corners of a block's simplices, those of all kernels one after the other, and with which
 // weights values go into the vertices and come out of them.
 class Stencil {
 public:
-  static constexpr int kMaxCorners = kMaxKernels * (kMaxFeatures + 1);
   using Weights = const float (*)[kBlock];
 
   int count = 0;

@@ -12,6 +12,7 @@ void bind_permutohedral_filter_cuda([[maybe_unused]] py::module_& m) {
   using Address = std::uintptr_t;
   py::module_ sub = m.def_submodule("permutohedral_filter_cuda");
   sub.attr("max_corners") = lattice::kMaxCorners;
+  sub.attr("max_features") = permutohedral_lattice::kMaxPackedFeatures; // of those built there
   py::class_<lattice::Shape>(sub, "LatticeShape")
       .def(py::init([](int dtype, std::int64_t batch, int features, std::int64_t pixels) {
              return lattice::Shape{static_cast<DType>(dtype), batch, features, pixels};

@@ -55,9 +55,9 @@ private:
 
 // Hashes of lattice points are sums over their coordinates times odd numbers without a pattern:
 // those of neighbours differ by constants, and their upper bits are spread well.
-inline constexpr std::uint32_t kPointHash[kMaxFeatures] = {
+inline constexpr std::uint32_t kPointHash[kMaxPackedFeatures] = {
     0x9e3779b1, 0x85ebca77, 0xc2b2ae3d, 0x27d4eb2f, 0x165667b1, 0xd3a2646d, 0xfd7046c5, 0xb55a4f09};
-inline constexpr std::uint32_t kRankHash[kMaxFeatures] = {
+inline constexpr std::uint32_t kRankHash[kMaxPackedFeatures] = {
     0x8da6b343, 0xd8163841, 0xcb1ab31f, 0x5bd1e995, 0x1b873593, 0xe6546b65, 0xcc9e2d51, 0x38495ab5};
 inline std::uint32_t hash_of(std::uint32_t sum) { return sum | 1; } // never 0: that is a free slot
 
@@ -167,8 +167,8 @@ private:
 
 // Coordinates of a vertex, all but the last (they add up to 0), 16 bits each.
 struct VertexKey {
-  typedef std::int16_t Coordinates __attribute__((vector_size(2 * kMaxFeatures)));
-  typedef std::uint64_t Words __attribute__((vector_size(2 * kMaxFeatures)));
+  typedef std::int16_t Coordinates __attribute__((vector_size(2 * kMaxPackedFeatures)));
+  typedef std::uint64_t Words __attribute__((vector_size(2 * kMaxPackedFeatures)));
   Coordinates at;
   std::uint64_t word(int i) const { return reinterpret_cast<Words>(at)[i]; }
   bool same(const VertexKey& other) const {

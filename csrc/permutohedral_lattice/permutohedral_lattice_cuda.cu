@@ -26,7 +26,7 @@ FASTSEG_DEVICE std::int64_t thread_index() {
 template <class T> struct Features {
   const T* values; // [batch, D, pixels]
   std::int64_t batch, pixels, padded_pixels;
-  T scales[kMaxFeatures];
+  T scales[kMaxPackedFeatures];
   T out_of_range; // the weights of such a pixel
 };
 
@@ -215,8 +215,6 @@ Table table_of(const Shape& s, const std::uint32_t* simplices, std::uint32_t* sl
 }
 
 void check(const Shape& s) {
-  if (s.features < 1 || s.features > kMaxFeatures)
-    throw std::invalid_argument("fastseg: permutohedral_lattice: 1 to 8 features");
   if (s.padded_corners() > kMaxCorners)
     throw std::invalid_argument("fastseg: permutohedral_lattice: more than 2^30 corners");
 }
@@ -225,9 +223,11 @@ std::int64_t blocks_for(std::int64_t threads) { return ceil_div(threads, kThread
 
 // Calls fn(integral_constant<D>).
 template <int D = 1, class Fn> void dispatch_features(int features, const Fn& fn) {
-  if constexpr (D <= kMaxFeatures) {
+  if constexpr (D <= kMaxPackedFeatures) {
     if (features != D) return dispatch_features<D + 1>(features, fn);
     fn(std::integral_constant<int, D>{});
+  } else {
+    throw std::invalid_argument("fastseg: permutohedral_lattice: at most 8 features on a GPU");
   }
 }
 // Calls fn(TypeTag<T>) for float or double.

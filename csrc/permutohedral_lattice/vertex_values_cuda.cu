@@ -8,6 +8,8 @@
 // by the lattice alone.
 #include "permutohedral_lattice/vertex_values_cuda.h"
 
+#include <cmath>
+
 #include "common/cuda_vector.h"
 
 namespace fastseg::permutohedral_lattice::cuda {
@@ -197,7 +199,7 @@ void* spread(const DeviceLattice& lattice, const RowLayout& layout, const void* 
            blocks(lattice.capacity + 1), kThreads, 0, stream, p);
     for (int i = 0; i <= shape.features; ++i) {
       const int axis = transpose ? shape.features - i : i;
-      const T alpha = T(1) / (T(1) + T(1) / T(1 << shape.features));
+      const T alpha = T(1) / (T(1) + std::ldexp(T(1), -shape.features));
       const Blur<T> blur{layout.replicas,
                          layout.stride,
                          lanes,

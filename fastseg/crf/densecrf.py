@@ -152,7 +152,7 @@ class DenseCRF:
         """Connects all variables by a Gaussian kernel over their features.
 
         Args:
-            features: [D, nvar] in units of the kernel's width, D in 1..8; copied.
+            features: [D, nvar] in units of the kernel's width, D of at least 1; copied.
             compat: a number w: equal labels attract, energy -w * Q; a vector [nlabels] or a matrix
                 [nlabels, nlabels]: energies with their own sign. Or a LabelCompatibility.
             kernel: which parameters the kernel has for learning; all give the same result at first.

@@ -209,6 +209,10 @@ def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
         reason = reason or "a lattice was not built natively"
     if reason is None and _native.on_cuda(logits):
         reason = mean_field_cuda.unsupported_reason(logits, kernels)
+    elif reason is None:
+        corners = sum(k.lattice.num_features + 1 for k in kernels)
+        if corners > (most := _native.core(_NAME).max_corners):
+            reason = f"{corners} corners per pixel, features + 1 of each kernel (at most {most})"
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"mean_field cannot run natively: {reason}")
     return reason is None and forced in (None, Backend.NATIVE)
