@@ -15,6 +15,7 @@ from ..dtypes import compute_dtype, label_dtype
 from ..ops.permutohedral_filter import Lattice
 from . import mean_field_cuda
 from .checks import check_tensor
+from .fixed_order import softmax
 
 _NAME = "mean_field"
 
@@ -106,7 +107,7 @@ def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> 
     compute = compute_dtype(logits)
     unary = logits.to(compute)
     _raise_if_not_finite(unary)
-    q = unary.softmax(1)
+    q = softmax(unary)
     for _ in range(steps):
         total = unary
         for kernel in kernels:
@@ -115,7 +116,7 @@ def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> 
             filtered = kernel.lattice.filter(q * before) * after
             matrix = _matrix(kernel, logits).to(compute)
             total = total + (matrix @ filtered if matrix.dim() == 2 else _column(matrix) * filtered)
-        q = total.softmax(1)
+        q = softmax(total)
     return q.to(logits.dtype)
 
 
