@@ -1,9 +1,10 @@
-// exp2 and log of vectors, for softmax and its loss. Polynomials fitted for this range reduction;
-// they are tested against float64 through upsample_cross_entropy.
-// Included only by *_cpu.cpp files; lives in the level's namespace.
+// exp2 and log of vectors, for softmax and its loss. tools/fit_polynomials.py fits the polynomials
+// for this range reduction and measures the error of the ones that are here; tests compare them
+// with float64 through upsample_cross_entropy. Included only by *_cpu.cpp files; lives in the
+// level's namespace.
 #pragma once
 
-#include "common/simd.h"
+#include "common/simd_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
@@ -42,7 +43,7 @@ inline vec<float> exp_nonpositive(vec<float> x) {
   x = vmax(splat<float>(-87.3365448f), x);
   const vec<float> shifted = x * 0x1.715476p+0f + 12582912.0f;
   const vec<float> e = shifted - 12582912.0f;
-  // ln 2 in two parts, as in log_positive.
+  // ln 2 in two parts, as in log_positive; 0x1.715476p+0 is log2(e).
   const vec<float> rest = (x - e * 0.693359375f) + e * 2.12194440e-4f;
   return detail::exp2_of_parts(rest * 0x1.715476p+0f, shifted);
 }
@@ -53,7 +54,7 @@ inline vec<double> exp_nonpositive(vec<double> x) {
 
 // Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.
 __attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
-  // x = 2^e * m with m in [sqrt(1/2), sqrt(2)).
+  // x = 2^e * m with m in [sqrt(1/2), sqrt(2)): 0x3f3504f3 has the bits of sqrt(1/2).
   const ivec<float> bits = reinterpret_cast<ivec<float>>(x);
   const ivec<float> exponent = (bits - 0x3f3504f3) >> 23;
   const vec<float> m = reinterpret_cast<vec<float>>(bits - (exponent << 23));
@@ -68,7 +69,8 @@ __attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
   p = p * f - 0x1.000226p-2f;
   p = p * f + 0x1.555554p-2f;
   const vec<float> square = f * f;
-  // ln 2 in two parts: the first is exact times any exponent.
+  // ln 2 in two parts (Cody and Waite, 1980): 355 / 512 is exact times any exponent, and
+  // -2.1219444e-4 is what is left.
   const vec<float> tail = e * -2.12194440e-4f + (p * f - 0.5f) * square;
   const vec<float> r = (f + tail) + e * 0.693359375f;
   return x == x ? r : x;
