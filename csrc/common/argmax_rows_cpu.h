@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "common/logit_rows.h"
+#include "common/logit_rows_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

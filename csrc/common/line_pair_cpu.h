@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "common/buffer.h"
+#include "common/buffer_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

@@ -4,9 +4,9 @@
 // Included only by *_cpu.cpp files; lives in the level's namespace.
 #pragma once
 
-#include "common/line_pair.h"
-#include "common/resize_columns.h"
-#include "common/rows.h"
+#include "common/line_pair_cpu.h"
+#include "common/resize_columns_cpu.h"
+#include "common/rows_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

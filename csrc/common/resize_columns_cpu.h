@@ -4,8 +4,8 @@
 #pragma once
 
 #include "common/bilinear_math.h"
-#include "common/buffer.h"
-#include "common/simd.h"
+#include "common/buffer_cpu.h"
+#include "common/simd_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

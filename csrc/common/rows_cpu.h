@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "common/simd.h"
+#include "common/simd_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

@@ -14,6 +14,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef FASTSEG_SIMD_BYTES
@@ -64,8 +66,6 @@ template <class T> inline vec<T> load_vec(const T* p) {
 }
 template <class T> inline void store_vec(T* p, vec<T> v) { std::memcpy(p, &v, sizeof(v)); }
 
-// ---- scalar conversions -------------------------------------------------------------------------
-
 inline float bits_to_float(std::uint32_t bits) {
   float f;
   std::memcpy(&f, &bits, 4);
@@ -112,9 +112,6 @@ template <> inline float16_t from_compute<float16_t>(float v) {
   return {static_cast<std::uint16_t>(sign | ((rounded - 0x38000000) >> 13))};
 }
 
-// ---- loads and stores with conversion: Storage in memory, compute_t<Storage> in registers
-// ---------
-
 inline vec<float> load(const float* p) { return load_vec(p); }
 inline vec<double> load(const double* p) { return load_vec(p); }
 inline vec<float> load(const bfloat16_t* p) {
@@ -135,6 +132,9 @@ inline vec<float> load(const float16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__aarch64__) && FASTSEG_SIMD_BYTES == 16
+  const uint16x4_t bits = vld1_u16(reinterpret_cast<const std::uint16_t*>(p));
+  return reinterpret_cast<vec<float>>(vcvt_f32_f16(vreinterpret_f16_u16(bits)));
 #else
   vec<float> v;
   for (int i = 0; i < kLanes<float>; ++i) v[i] = to_compute(p[i]);
@@ -172,6 +172,9 @@ template <> inline half_words narrow<float16_t>(vec<float> v) {
   return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__) && FASTSEG_SIMD_BYTES == 32
   return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__) && FASTSEG_SIMD_BYTES == 16
+  const float16x4_t h = vcvt_f16_f32(reinterpret_cast<float32x4_t>(v));
+  return reinterpret_cast<half_bits>(vreinterpret_u16_f16(h));
 #else
   half_bits h{};
   for (int i = 0; i < kLanes<float>; ++i) h[i] = from_compute<float16_t>(v[i]).bits;
@@ -233,14 +236,17 @@ inline void stream_fence() {
 #endif
 }
 
-// ---- lanes --------------------------------------------------------------------------------------
-
 // result[i] = v[index[i]], 0 <= index[i] < lanes.
 inline vec<float> permute(vec<float> v, ivec<float> index) {
 #if defined(__AVX512F__) && FASTSEG_SIMD_BYTES == 64
   return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), v);
 #elif defined(__AVX2__) && FASTSEG_SIMD_BYTES == 32
   return _mm256_permutevar8x32_ps(v, reinterpret_cast<__m256i>(index));
+#elif defined(__aarch64__) && FASTSEG_SIMD_BYTES == 16
+  // A table of bytes: lane i is at bytes 4 * i to 4 * i + 3.
+  const word_bits bytes = reinterpret_cast<word_bits>(index) * 0x04040404u + 0x03020100u;
+  return reinterpret_cast<vec<float>>(
+      vqtbl1q_u8(reinterpret_cast<uint8x16_t>(v), reinterpret_cast<uint8x16_t>(bytes)));
 #else
   vec<float> r;
   for (int i = 0; i < kLanes<float>; ++i) r[i] = v[index[i]];

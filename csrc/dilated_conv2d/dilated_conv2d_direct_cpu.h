@@ -5,9 +5,9 @@
 
 #include <algorithm>
 
-#include "common/parallel.h"
-#include "common/simd.h"
-#include "dilated_conv2d/dilated_conv2d_plan.h"
+#include "common/parallel_cpu.h"
+#include "common/simd_cpu.h"
+#include "dilated_conv2d/dilated_conv2d_plan_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
+#include "common/buffer_cpu.h"
 #include "dilated_conv2d/dilated_conv2d_math.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {

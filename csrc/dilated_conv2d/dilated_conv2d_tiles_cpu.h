@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "common/simd.h"
-#include "dilated_conv2d/dilated_conv2d_plan.h"
+#include "common/simd_cpu.h"
+#include "dilated_conv2d/dilated_conv2d_plan_cpu.h"
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
@@ -99,8 +99,6 @@ private:
   std::int64_t vectors_ = 1;
   std::int64_t band_rows_, groups_, chunks_, per_chunk_;
 };
-
-// ---- staging ------------------------------------------------------------------------------------
 
 // Pixels of a channels_last map lie too far apart for the hardware's prefetchers (5 times slower).
 inline constexpr std::int64_t kPrefetchPixels = 16;

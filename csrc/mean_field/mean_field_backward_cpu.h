@@ -3,7 +3,7 @@
 // mean_field_cpu.cpp; lives in the level's namespace.
 #pragma once
 
-#include "mean_field/mean_field_compatibility.h"
+#include "mean_field/mean_field_compatibility_cpu.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 

@@ -2,9 +2,9 @@
 // Included only by *_cpu.cpp files; lives in the level's namespace.
 #pragma once
 
-#include "common/vec_math.h"
+#include "common/vec_math_cpu.h"
 #include "mean_field/mean_field.h"
-#include "permutohedral_lattice/vertex_rows.h"
+#include "permutohedral_lattice/vertex_rows_cpu.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 

@@ -2,7 +2,7 @@
 // Included only by *_cpu.cpp files; lives in the level's namespace.
 #pragma once
 
-#include "mean_field/mean_field_vertices.h"
+#include "mean_field/mean_field_vertices_cpu.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 

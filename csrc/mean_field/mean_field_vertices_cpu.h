@@ -3,10 +3,10 @@
 // level's namespace.
 #pragma once
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/scratch.h"
-#include "mean_field/mean_field_block.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/scratch_cpu.h"
+#include "mean_field/mean_field_block_cpu.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 

@@ -2,10 +2,10 @@
 // time. Included only by permutohedral_filter_cpu.cpp; lives in the level's namespace.
 #pragma once
 
-#include "common/parallel.h"
-#include "common/scratch.h"
+#include "common/parallel_cpu.h"
+#include "common/scratch_cpu.h"
 #include "permutohedral_filter/permutohedral_filter.h"
-#include "permutohedral_lattice/vertex_rows.h"
+#include "permutohedral_lattice/vertex_rows_cpu.h"
 
 namespace fastseg::permutohedral_filter::FASTSEG_CPU_LEVEL {
 

@@ -54,7 +54,9 @@ private:
 };
 
 // Hashes of lattice points are sums over their coordinates times odd numbers without a pattern:
-// those of neighbours differ by constants, and their upper bits are spread well.
+// those of neighbours differ by constants, and their upper bits are spread well. Any such numbers
+// do; these are the multipliers of public hash functions (Knuth's golden ratio, xxHash32,
+// MurmurHash2 and 3, ...).
 inline constexpr std::uint32_t kPointHash[kMaxPackedFeatures] = {
     0x9e3779b1, 0x85ebca77, 0xc2b2ae3d, 0x27d4eb2f, 0x165667b1, 0xd3a2646d, 0xfd7046c5, 0xb55a4f09};
 inline constexpr std::uint32_t kRankHash[kMaxPackedFeatures] = {

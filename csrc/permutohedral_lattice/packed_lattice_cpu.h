@@ -4,11 +4,11 @@
 // permutohedral_lattice_cpu.cpp; lives in the level's namespace.
 #pragma once
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "permutohedral_lattice/lattice_tables.h"
-#include "permutohedral_lattice/pixel_features.h"
-#include "permutohedral_lattice/simplex.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "permutohedral_lattice/lattice_tables_cpu.h"
+#include "permutohedral_lattice/pixel_features_cpu.h"
+#include "permutohedral_lattice/simplex_cpu.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
 

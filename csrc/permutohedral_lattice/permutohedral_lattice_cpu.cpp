@@ -1,7 +1,7 @@
 // Construction on the CPU: packed keys where they hold the features, wide ones elsewhere.
 #include "permutohedral_lattice/permutohedral_lattice.h"
 
-#include "common/scratch.h"
+#include "common/scratch_cpu.h"
 #include "permutohedral_lattice/packed_lattice_cpu.h"
 #include "permutohedral_lattice/wide_lattice_cpu.h"
 

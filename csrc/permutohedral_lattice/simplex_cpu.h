@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/simd.h"
+#include "common/simd_cpu.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
 #include "permutohedral_lattice/simplex_math.h"
 

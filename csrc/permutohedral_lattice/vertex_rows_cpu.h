@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "common/simd.h"
+#include "common/simd_cpu.h"
 #include "permutohedral_lattice/permutohedral_lattice.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {
@@ -102,8 +102,6 @@ template <class T, int W> struct Row {
   }
 };
 
-// ---- a block of pixels: by pixel and by label ---------------------------------------------------
-
 // Every other lane of a and b, from the first or the second on.
 template <class T, int First> inline vec<T> every_other(vec<T> a, vec<T> b) {
   ivec<T> at{};
@@ -189,8 +187,6 @@ private:
     std::memcpy(group, a, sizeof(a));
   }
 };
-
-// ---- the lattice -------------------------------------------------------------------------------
 
 template <class T> struct LatticeView {
   LatticeView() = default;

@@ -4,10 +4,10 @@
 // Included only by permutohedral_lattice_cpu.cpp; lives in the level's namespace.
 #pragma once
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/scratch.h"
-#include "permutohedral_lattice/lattice_tables.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/scratch_cpu.h"
+#include "permutohedral_lattice/lattice_tables_cpu.h"
 #include "permutohedral_lattice/simplex_math.h"
 
 namespace fastseg::permutohedral_lattice::FASTSEG_CPU_LEVEL {

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "common/parallel.h"
-#include "common/rows.h"
-#include "pyramid_pool/pyramid_pool_segments.h"
-#include "pyramid_pool/pyramid_pool_writer.h"
+#include "common/parallel_cpu.h"
+#include "common/rows_cpu.h"
+#include "pyramid_pool/pyramid_pool_segments_cpu.h"
+#include "pyramid_pool/pyramid_pool_writer_cpu.h"
 
 namespace fastseg::pyramid_pool::FASTSEG_CPU_LEVEL {
 

@@ -4,13 +4,11 @@
 
 #include <algorithm>
 
-#include "common/parallel.h"
-#include "common/rows.h"
-#include "pyramid_pool/pyramid_pool_segments.h"
+#include "common/parallel_cpu.h"
+#include "common/rows_cpu.h"
+#include "pyramid_pool/pyramid_pool_segments_cpu.h"
 
 namespace fastseg::pyramid_pool::FASTSEG_CPU_LEVEL {
-
-// ---- sums ---------------------------------------------------------------------------------------
 
 template <int Rows, class Storage, class T = compute_t<Storage>>
 inline vec<T> sum_column(const Storage* src, std::int64_t stride) {
@@ -73,8 +71,6 @@ template <class T> inline T sum_row(const T* p, std::int64_t n) {
   }
   return reduce_add<T>(sum);
 }
-
-// ---- the op -------------------------------------------------------------------------------------
 
 // Images of one channel are handled kLanes at a time: from the atoms on, lanes are images.
 template <class Storage> class Forward {

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
-#include "common/simd.h"
+#include "common/buffer_cpu.h"
+#include "common/simd_cpu.h"
 #include "pyramid_pool/pyramid_pool.h"
 #include "pyramid_pool/pyramid_pool_math.h"
 

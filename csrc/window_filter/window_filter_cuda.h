@@ -26,8 +26,6 @@ template <class T>
 constexpr T kLeastExponent =
     T(std::numeric_limits<T>::min_exponent - 1) * T(0.69314718055994530942);
 
-// ---- the work of a block ------------------------------------------------------------------------
-
 struct Tiling {
   Shape shape;
   int shifts;                                         // of the window along a row
@@ -145,8 +143,6 @@ FASTSEG_DEVICE void for_each_row(const Tiling& t, const Place& at, const Fn& fn)
        static_cast<int>(min(std::int64_t(kRows<T> - 1), last)));
   }
 }
-
-// ---- launches -----------------------------------------------------------------------------------
 
 template <class Storage> Map<Storage> typed(const Map<void>& map) {
   return {static_cast<const Storage*>(map.data), map.strides};
