@@ -65,9 +65,13 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     again = _elevate(features[:, far].double())
     too_far = ~(again.detach().abs() <= MAX_COORDINATE[torch.float64]).all(0)
     _raise_if_any(far.masked_scatter(far, too_far), features)
-    far_weights, point[:, far], rank[:, far] = _within(again)
-    weights = weights.masked_scatter(far, far_weights.to(features.dtype))
-    return weights, point, rank
+    of_far = _within(again)
+    # Not in place: the derivative of `weights` needs the ranks that it was computed with.
+    return (
+        weights.masked_scatter(far, of_far[0].to(features.dtype)),
+        point.masked_scatter(far, of_far[1]),
+        rank.masked_scatter(far, of_far[2]),
+    )
 
 
 def _raise_if_any(bad: torch.Tensor, features: torch.Tensor) -> None:
