@@ -20,6 +20,7 @@ void bind_permutohedral_filter_cuda(py::module_& m);
 void bind_pyramid_pool(py::module_& m);
 void bind_upsample_argmax(py::module_& m);
 void bind_upsample_bilinear(py::module_& m);
+void bind_upsample_class_sums(py::module_& m);
 void bind_upsample_confusion_matrix(py::module_& m);
 void bind_upsample_cross_entropy(py::module_& m);
 void bind_upsample_taps(py::module_& m);
@@ -82,6 +83,7 @@ PYBIND11_MODULE(_C, m) {
   bind_pyramid_pool(m);
   bind_upsample_argmax(m);
   bind_upsample_bilinear(m);
+  bind_upsample_class_sums(m);
   bind_upsample_confusion_matrix(m);
   bind_upsample_cross_entropy(m);
   bind_upsample_taps(m);

@@ -15,15 +15,15 @@ def check_module(model: object) -> None:
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
 
 
-def check_map(name: str, x: torch.Tensor) -> None:
-    """`x` is a floating-point map [N, C, H, W] with at least one channel and pixel."""
+def check_map(name: str, x: torch.Tensor, least_channels: int = 1) -> None:
+    """`x` is a floating-point map [N, C, H, W] with at least one pixel and `least_channels`."""
     if x.dim() != 4:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected 4 dimensions [N, C, H, W]")
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{name} has dtype {x.dtype}, expected float32, bfloat16, float16 or float64"
         )
-    if x.shape[1] == 0 or x.shape[2] == 0 or x.shape[3] == 0:
+    if x.shape[1] < least_channels or x.shape[2] == 0 or x.shape[3] == 0:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}: channels, height and width must be at least 1"
         )

@@ -3,27 +3,125 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.part")  # .NAME.PID.part
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def written_whole(
+    path: Path, *, durable: bool = False, previous: Path | None = None
+) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` when the block ends without an error.
 
     Missing folders are made. After an error, or a kill, `path` is what it was before.
+
+    Args:
+        durable: whether the file is on the disk, and not only in the system's cache, before it
+            takes the place: then this holds after a power cut too.
+        previous: keeps what `path` was before. There is a `path` at every moment.
+
+    Raises:
+        OSError: it cannot be written, also where the writer (torch.save) makes another error of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because only within one file system is the replacement atomic.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            yield file
+        with _Output(io.FileIO(temporary, "wb")) as file:
+            try:
+                yield file
+            except Exception as error:
+                if file.error is not None and not isinstance(error, OSError):
+                    raise file.error from error
+                raise
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Output(io.BufferedWriter):
+    """A file that remembers why it could not be written to."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives the file the name `previous` as well, in place of a file of that name."""
+    second = previous.with_name(f".{previous.name}.{os.getpid()}.part")
+    try:
+        second.unlink(missing_ok=True)
+        second.hardlink_to(path)
+        second.replace(previous)
+    except OSError:  # a file system without links: for a moment there is `previous` alone
+        path.replace(previous)
+    finally:
+        second.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last a power cut, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # network file systems that cannot
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove_orphans(folder: Path) -> list[Path]:
+    """Removes what killed processes were writing with `written_whole`; not what others still are.
+
+    Call it before this process writes to the folder: files of its number are those of a process
+    that had it earlier, as in containers.
+
+    Returns:
+        The removed files.
+    """
+    removed = []
+    for path in sorted(folder.glob(".*.part")):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine runs a process of this number."""
+    if os.name != "posix":
+        return True  # os.kill would end it there
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 class FolderError(Exception):

@@ -88,6 +88,34 @@ def as_class_set(classes: ClassSet | int) -> ClassSet:
     return numbered_classes(count)
 
 
+def label_classes(classes: ClassSet, outputs: int) -> ClassSet:
+    """What the labels of a model mean that gives `outputs` logits per pixel.
+
+    A single logit separates two labels: 0, the background, and 1, the only class. With as many
+    logits as classes the labels are these; with another number they are numbered, for nothing is
+    known of them.
+
+    Args:
+        classes: of the model, or of the data set that it was trained on.
+        outputs: number of channels of its logits, at least 1.
+
+    Returns:
+        One class per label, two for a single logit.
+    """
+    labels = max(outputs, 2)
+    if labels == len(classes):
+        return classes
+    if labels != 2 or len(classes) != 1:
+        return numbered_classes(labels)
+    (name,), (color,), black = classes.names, classes.colors, (0, 0, 0)
+    return ClassSet(
+        ("background", "foreground" if name == numbered_classes(1).names[0] else name),
+        (black, voc_colors(2)[1] if color == black else color),
+        (black, classes.overlay_colors[0]),
+        background=0,
+    )
+
+
 # Name and overlay colour; what is often seen together lies far apart.
 _VOC = (
     ("background", "#000000"),

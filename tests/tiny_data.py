@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from fastseg.classes import ClassSet, numbered_classes
-from fastseg.data import Split, find_splits, labelling_of
+from fastseg.data import Split, labelling_of, open_data_set
 from fastseg.models import SegmentationModel
 
 CLASSES = numbered_classes(3)
@@ -49,8 +49,9 @@ def make_dataset(
 
 
 def read(root: Path, split: str, cache_bytes: int = 1 << 30) -> Split:
-    splits = find_splits(root)
-    return Split(split, splits[split], labelling_of(root, splits[split]), cache_bytes=cache_bytes)
+    data = open_data_set(root)
+    labelling, _ = labelling_of(data, data.splits[split])
+    return Split(split, data.splits[split], labelling, cache_bytes=cache_bytes)
 
 
 class TinyModel(SegmentationModel):

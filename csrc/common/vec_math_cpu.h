@@ -52,14 +52,9 @@ inline vec<double> exp_nonpositive(vec<double> x) {
   return x;
 }
 
-// Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.
-__attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
-  // x = 2^e * m with m in [sqrt(1/2), sqrt(2)): 0x3f3504f3 has the bits of sqrt(1/2).
-  const ivec<float> bits = reinterpret_cast<ivec<float>>(x);
-  const ivec<float> exponent = (bits - 0x3f3504f3) >> 23;
-  const vec<float> m = reinterpret_cast<vec<float>>(bits - (exponent << 23));
-  const vec<float> e = __builtin_convertvector(exponent, vec<float>);
-  const vec<float> f = m - 1.0f;
+namespace detail {
+// log(1 + f) - f for 1 + f in [sqrt(1/2), sqrt(2)].
+__attribute__((always_inline)) inline vec<float> log1p_polynomial(vec<float> f) {
   vec<float> p = splat<float>(-0x1.38b582p-4f);
   p = p * f + 0x1.055b72p-3f;
   p = p * f - 0x1.0d8544p-3f;
@@ -68,15 +63,39 @@ __attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
   p = p * f + 0x1.99a008p-3f;
   p = p * f - 0x1.000226p-2f;
   p = p * f + 0x1.555554p-2f;
-  const vec<float> square = f * f;
+  return (p * f - 0.5f) * (f * f);
+}
+} // namespace detail
+
+// Natural logarithm of normal positive x: 1 unit in the last place; NaN stays NaN.
+__attribute__((always_inline)) inline vec<float> log_positive(vec<float> x) {
+  // x = 2^e * m with m in [sqrt(1/2), sqrt(2)): 0x3f3504f3 has the bits of sqrt(1/2).
+  const ivec<float> bits = reinterpret_cast<ivec<float>>(x);
+  const ivec<float> exponent = (bits - 0x3f3504f3) >> 23;
+  const vec<float> m = reinterpret_cast<vec<float>>(bits - (exponent << 23));
+  const vec<float> e = __builtin_convertvector(exponent, vec<float>);
+  const vec<float> f = m - 1.0f;
   // ln 2 in two parts (Cody and Waite, 1980): 355 / 512 is exact times any exponent, and
   // -2.1219444e-4 is what is left.
-  const vec<float> tail = e * -2.12194440e-4f + (p * f - 0.5f) * square;
+  const vec<float> tail = e * -2.12194440e-4f + detail::log1p_polynomial(f);
   const vec<float> r = (f + tail) + e * 0.693359375f;
   return x == x ? r : x;
 }
 inline vec<double> log_positive(vec<double> x) {
   for (int k = 0; k < kLanes<double>; ++k) x[k] = std::log(x[k]);
+  return x;
+}
+
+// log(1 + x) for 0 <= x <= 1, as exact for small x: 1 + x would lose its digits. NaN stays NaN.
+__attribute__((always_inline)) inline vec<float> log1p_unit(vec<float> x) {
+  // 1 + x = m or 2 m with m = 1 + f in [sqrt(1/2), sqrt(2)].
+  const ivec<float> large = x > 0x1.a8279ap-2f;
+  const vec<float> f = large ? (x - 1.0f) * 0.5f : x;
+  const vec<float> r = detail::log1p_polynomial(f) + f;
+  return large ? (r - 2.12194440e-4f) + 0.693359375f : r;
+}
+inline vec<double> log1p_unit(vec<double> x) {
+  for (int k = 0; k < kLanes<double>; ++k) x[k] = std::log1p(x[k]);
   return x;
 }
 

@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from .._checks import check_module
+from ..nn.altered import has_hooks, original_class
+from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 from .flops import Counter
 from .known import LIBRARIES, candidates, model_for
-from .labels import with_background
 from .loss import Loss, logits_of
 from .model import Model
 from .report import Report, Row
 from .swap import (
     Swap,
-    has_hooks,
-    original_class,
     reason_against,
     swap_in,
     swap_of,
@@ -86,7 +85,7 @@ def accelerate(
         TypeError: model is not a module.
     """
     check_module(model)
-    root = _unwrapped(model)
+    root = _layers_of(model)[-1]
     known = model_for(root)
     if low_resolution:
         _check_logits(root, known)
@@ -151,14 +150,15 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         TypeError: the model returns no logits.
         ValueError: a modified head gives a single class, and nothing tells its threshold.
     """
-    root: Any = _unwrapped(model)
+    layers = _layers_of(model)
+    root = layers[-1]
     if callable(getattr(root, "coarse_logits", None)):  # fastseg's own
         return root.predict(images)
     known = model_for(root)
     align_corners = known is not None and known.loss(root).align_corners
     if known is None:
         logits, size = logits_of(model(images)), (images.shape[2], images.shape[3])
-    elif (why := _no_labels(known, root)) is None:
+    elif (why := _no_labels(known, layers)) is None:
         logits = known.coarse(root, images)
         size = known.size(root, images, logits)
     else:
@@ -172,14 +172,14 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return upsample_argmax(with_background(logits), size, align_corners=align_corners)
 
 
-def _no_labels(known: Model, root: Any) -> str | None:
-    """Why the labels need the model's own forward, or None."""
-    if has_hooks(root):
+def _no_labels(known: Model, layers: list[Any]) -> str | None:
+    """Why the labels need the forward of a model or of what is around it, or None."""
+    if any(has_hooks(layer) for layer in layers):
         return "it has hooks"
-    if "forward" in vars(root):
+    if "forward" in vars(layers[-1]):
         return "its forward is overridden"
     try:
-        return known.no_labels(root)
+        return known.no_labels(layers[-1])
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         return f"its head is not built as expected ({error})"
 
@@ -208,13 +208,15 @@ def _found(root: nn.Module) -> Iterator[tuple[str, nn.Module, Swap, str | None]]
             covered.update(id(part) for part in swap.covers(module))
 
 
-def _unwrapped(model: Any) -> Any:
-    """The model inside DDP, DataParallel and torch.compile."""
-    while True:
-        inner = _WRAPPERS.get(type(model).__name__)
-        if inner is None or not type(model).__module__.startswith("torch."):
-            return model
+def _layers_of(model: Any) -> list[Any]:
+    """DDP, DataParallel and torch.compile's module around a model, and the model itself."""
+    layers = [model]
+    while (inner := _WRAPPERS.get(type(model).__name__)) is not None:
+        if not type(model).__module__.startswith("torch."):
+            break
         model = getattr(model, inner)
+        layers.append(model)
+    return layers
 
 
 def _check_logits(root: Any, known: Model | None) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .swap import _HOOKS, swap_in, swap_of, swap_out
+from ..nn.altered import HOOKS
+from .swap import swap_in, swap_of, swap_out
 
 
 class Counter:
@@ -28,7 +29,7 @@ class Counter:
             memo[id(parameter)] = nn.Parameter(memo[id(parameter)], parameter.requires_grad)
         self._copy = copy.deepcopy(model, memo).eval()
         for module in self._copy.modules():
-            for hooks in _HOOKS:
+            for hooks in HOOKS:
                 table = getattr(module, hooks)
                 for key, hook in list(table.items()):
                     # transformers collects hidden states by hooks; a user's must not see the copy.

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..nn.altered import original_class
 from . import smp, torchvision, transformers
 from .layers import ANYWHERE, LAYERS
 from .library import Library
 from .model import Model
-from .swap import Swap, full_name, original_class
+from .swap import Swap, full_name
 
 LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, smp.LIBRARY, transformers.LIBRARY)
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.altered import original_class
+from ..nn.chain import flat, inner_sequences, run
 from ..ops.dilated_conv2d import dilated_conv2d
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import flat, inner_sequences, run
-from .swap import Swap, original_class
+from .swap import Swap
 
 
 class Depthwise(Swap):
@@ -61,7 +62,7 @@ class Sequence(Swap):
         return False
 
     def forward(self, module: Any, input: torch.Tensor) -> torch.Tensor:
-        return run(input, *module.children())
+        return run(input, *module)
 
     def covers(self, module: Any) -> Iterable[nn.Module]:
         """Sequences inside, which this one opens without calling them."""

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..nn.altered import is_run_as_written
+from ..nn.logits import with_background
+from ..nn.losses import CombinedLoss, SumsLoss
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
-from .labels import with_background
-from .swap import is_run_as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Loss:
         target: torch.Tensor,
         weight: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | SumsLoss | None = None,
     ) -> torch.Tensor:
         """The loss.
 
@@ -47,12 +49,18 @@ class Loss:
             target: classes [N, H, W].
             weight: of each class [C].
             label_smoothing: in [0, 1].
+            criterion: a loss of fastseg.nn instead of the cross-entropy, with its own options (and
+                ignore_index), such as CombinedLoss(ce=1, dice=1, ignore_index=255).
 
         Returns:
             Scalar: the mean over the pixels that count.
         """
 
-        def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+        def loss_of(logits: torch.Tensor) -> torch.Tensor:
+            if criterion is not None:
+                plain = criterion.mode != "multiclass"
+                given = logits if plain else with_background(logits)
+                return criterion(given, target, align_corners=self.align_corners)
             return upsample_cross_entropy(
                 with_background(logits),
                 target,
@@ -62,9 +70,9 @@ class Loss:
                 align_corners=self.align_corners,
             )
 
-        loss = cross_entropy(logits_of(outputs))
+        loss = loss_of(logits_of(outputs))
         if isinstance(outputs, Mapping) and "aux" in outputs:
-            loss = loss + self.auxiliary_weight * cross_entropy(outputs["aux"])
+            loss = loss + self.auxiliary_weight * loss_of(outputs["aux"])
         return loss
 
 

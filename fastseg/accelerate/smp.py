@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..nn.mlp_head import mlp_fuse
-from ..nn.separable import upsample_separable_conv2d
+from ..nn.altered import has_hooks, original_class
+from ..nn.chain import is_sequence, run
+from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.pyramid import run_pooled, unusual_branches
+from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
-from .chains import flat, is_sequence, resizable, run, run_after, run_resized
 from .layout import as_given, for_inference
 from .library import Library
 from .loss import Loss
 from .model import Model
-from .pooling import run_pooled, unusual_pools
-from .swap import Swap, full_name, has_hooks, original_class
+from .swap import Swap, full_name
 from .switch import low_resolution
 
 _SMP = "segmentation_models_pytorch"
@@ -163,13 +164,6 @@ class ResNetEncoder(Swap):
         return features
 
 
-def _unusual_block(block: Any) -> str | None:
-    """Why a block of smp's is not the convolution, norm and activation it usually is, or None."""
-    if not is_sequence(block) or not isinstance(block[0], nn.Conv2d):
-        return f"a {original_class(block).__name__} does not begin with a convolution"
-    return resizable(block[0])
-
-
 class UnetBlock(Swap):
     """One level of Unet's decoder; the resized and the concatenated map are never made."""
 
@@ -197,7 +191,7 @@ class UnetBlock(Swap):
             return f"interpolation_mode is {module.interpolation_mode!r}"
         if type(module.attention1.attention) is not nn.Identity:
             return "attention needs the resized and concatenated map"
-        return _unusual_block(module.conv1)
+        return begins_with(module.conv1)
 
 
 class PspDecoder(Swap):
@@ -218,8 +212,8 @@ class PspDecoder(Swap):
         return module.psp, *blocks, *pools, *(pool[0] for pool in pools), *convolution
 
     def unfit(self, module: Any) -> str | None:
-        pools = [block.pool[0] for block in module.psp.blocks]
-        return unusual_pools(pools) or _unusual_block(module.conv)
+        branches = [block.pool for block in module.psp.blocks]
+        return unusual_branches(branches) or begins_with(module.conv)
 
 
 class DeepLabV3PlusDecoder(Swap):
@@ -234,30 +228,17 @@ class DeepLabV3PlusDecoder(Swap):
         factor = int(module.up.scale_factor)
         if (high.shape[2] * factor, high.shape[3] * factor) != (low.shape[2], low.shape[3]):
             return module.block2(torch.cat([module.up(high), low], 1))
-        depthwise, *layers = flat(module.block2)
-
-        def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            return upsample_separable_conv2d(
-                [high, low], depthwise.weight, weight, bias, align_corners=True
-            )
-
-        return run_after(convolve, layers)
+        return run_separable([high, low], module.block2, align_corners=True)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        separable = module.block2[0]
-        return module.up, module.block2, separable, *separable
+        convolutions = module.block2[0]
+        return module.up, module.block2, convolutions, *convolutions
 
     def unfit(self, module: Any) -> str | None:
         up, (depthwise, pointwise) = module.up, module.block2[0]
         if up.mode != "bilinear" or not up.align_corners or not float(up.scale_factor).is_integer():
             return f"it upsamples with {up}"
-        if depthwise.kernel_size != (3, 3) or depthwise.groups != depthwise.in_channels:
-            return f"{depthwise} is no depthwise 3x3 convolution"
-        if depthwise.bias is not None or depthwise.padding != (1, 1) or depthwise.stride != (1, 1):
-            return f"{depthwise} has a bias, or does not keep the size"
-        if depthwise.dilation != (1, 1) or depthwise.padding_mode != "zeros":
-            return f"{depthwise} is dilated, or does not pad with zeros"
-        return resizable(pointwise)
+        return separable(depthwise, pointwise)
 
 
 class Aspp(torchvision.Aspp):
@@ -282,8 +263,7 @@ class UPerNetPsp(Swap):
         return *module.blocks, *pools, module.out_conv, module.out_conv[0]
 
     def unfit(self, module: Any) -> str | None:
-        pools = [block[0] for block in module.blocks]
-        return unusual_pools(pools) or _unusual_block(module.out_conv)
+        return unusual_branches(module.blocks) or begins_with(module.out_conv)
 
 
 class UPerNetDecoder(Swap):
@@ -308,7 +288,7 @@ class UPerNetDecoder(Swap):
         return module.fusion_block, module.fusion_block[0]
 
     def unfit(self, module: Any) -> str | None:
-        return _unusual_block(module.fusion_block)
+        return begins_with(module.fusion_block)
 
 
 class SegformerDecoder(Swap):
@@ -332,7 +312,8 @@ class SegformerDecoder(Swap):
         return *module.mlp_stage, *linears, module.fuse_stage, module.fuse_stage[0]
 
     def unfit(self, module: Any) -> str | None:
-        return _unusual_block(module.fuse_stage)
+        linears = [stage.linear for stage in module.mlp_stage]
+        return unusual_mlp(linears, module.fuse_stage[0]) or begins_with(module.fuse_stage)
 
 
 class FpnBlock(Swap):
@@ -357,7 +338,7 @@ class FpnBlock(Swap):
         blocks = list(module.block)
         if len(blocks) > 1 and not all(block.upsample for block in blocks):
             return "its blocks do not all upsample"
-        return next((why for block in blocks if (why := _unusual_block(block.block))), None)
+        return next((why for block in blocks if (why := begins_with(block.block))), None)
 
 
 LIBRARY = Library(

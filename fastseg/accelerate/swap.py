@@ -13,19 +13,10 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
+from ..nn.altered import MARK, is_run_as_written, original_class, why_not_short
 from .switch import low_resolution
-
-# Modules whose parameters may be used without calling the module itself. Whatever changes how a
-# parameter is stored or used (parametrizations, quantisation, adapters) has another class.
-_PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-# What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
-_STORED = (nn.Parameter, torch.Tensor, FakeTensor)
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_MARK = "_fastseg_swap"
 
 
 class Swap:
@@ -52,7 +43,10 @@ class Swap:
         return True
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        """Submodules that `forward` does not call, or whose parameters it reads."""
+        """Submodules that `forward` does not call, or whose parameters it reads.
+
+        All of them have to be PyTorch's or the same library's: an adapter in the place of one runs.
+        """
         return ()
 
     def covers(self, module: Any) -> Iterable[nn.Module]:
@@ -73,18 +67,9 @@ def full_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__name__}"
 
 
-def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module had, or has, without fastseg.
-
-    If sharding or a parametrization subclassed our class, the class ours replaced.
-    """
-    mark = getattr(type(module), _MARK, None)
-    return type(module) if mark is None else mark[0]
-
-
 def swap_of(module: nn.Module) -> Swap | None:
     """The kind under which a module's class was exchanged, or None if it was not."""
-    mark = getattr(type(module), _MARK, None)
+    mark = getattr(type(module), MARK, None)
     return None if mark is None else mark[1]
 
 
@@ -100,10 +85,16 @@ def reason_against(swap: Swap, module: Any) -> str | None:
 
 def reason_at_call(swap: Swap, module: Any) -> str | None:
     """Why an exchanged module runs its original forward this time, or None."""
-    try:
-        return swap.unfit(module) or altered(swap, module)
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        return f"is not built as expected ({error})"
+    home = original_class(module).__module__.partition(".")[0]
+
+    def unfit(module: Any) -> str | None:
+        for part in swap.skips(module):
+            kind = original_class(part)
+            if kind.__module__.partition(".")[0] not in (home, "torch"):
+                return f"a {kind.__name__} is inside"
+        return swap.unfit(module)
+
+    return why_not_short(module, swap.skips, unfit)
 
 
 def _arguments(forward: Any) -> list[str]:
@@ -111,35 +102,6 @@ def _arguments(forward: Any) -> list[str]:
     parameters = list(inspect.signature(forward).parameters.values())[1:]
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return [parameter.name for parameter in named]
-
-
-def altered(swap: Swap, module: nn.Module) -> str | None:
-    """Why the submodules that the exchanged forward passes over have to be called, or None."""
-    for part in swap.skips(module):
-        if has_hooks(part):
-            return f"a {original_class(part).__name__} inside has hooks"
-        if part._parameters and (reason := not_plain(part)):
-            return reason
-    return None
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is to happen when a module is called."""
-    return any(getattr(module, hooks) for hooks in _HOOKS)
-
-
-def not_plain(part: nn.Module) -> str | None:
-    """Why the parameters of a layer cannot be used without calling it, or None."""
-    ours = _MARK in type(part).__dict__
-    if type(part) not in _PLAIN and not (ours and original_class(part) in _PLAIN):
-        return f"a {type(part).__name__} is inside"
-    for name in part._parameters:
-        value = getattr(part, name)
-        if value is not None and type(value) not in _STORED:
-            return f"{name} of a {original_class(part).__name__} is a {type(value).__name__}"
-    if "forward" in vars(part):
-        return f"the forward of a {original_class(part).__name__} is overridden"
-    return None
 
 
 def swap_in(module: nn.Module, swap: Swap) -> None:
@@ -152,26 +114,26 @@ def swap_in(module: nn.Module, swap: Swap) -> None:
 def swap_out(module: nn.Module) -> bool:
     """Gives a module its own class back; whether it had another one."""
     kind = type(module)
-    if _MARK in kind.__dict__:
+    if MARK in kind.__dict__:
         module.__class__ = original_class(module)
         return True
     # Sharding and parametrizing derive classes too, from ours.
-    if any(_MARK in base.__dict__ for base in kind.__mro__):
+    if any(MARK in base.__dict__ for base in kind.__mro__):
         module.__class__ = _without_ours(kind)
         return True
     return False
 
 
 def _without_ours(kind: type) -> type:
-    if _MARK in kind.__dict__:
-        return kind.__dict__[_MARK][0]
+    if MARK in kind.__dict__:
+        return kind.__dict__[MARK][0]
     bases = tuple(_without_ours(b) if _is_ours(b) else b for b in kind.__bases__)
     content = {k: v for k, v in kind.__dict__.items() if k not in ("__dict__", "__weakref__")}
     return type(kind.__name__, bases, content)
 
 
 def _is_ours(kind: type) -> bool:
-    return any(_MARK in base.__dict__ for base in kind.__mro__)
+    return any(MARK in base.__dict__ for base in kind.__mro__)
 
 
 @functools.cache
@@ -198,7 +160,7 @@ def swapped_class(original: Any, kind: Any) -> Any:
         "__prepare_scriptable__": _scriptable,
         "_get_name": get_name,
         "forward": _forward(original, swap),
-        _MARK: (original, swap),
+        MARK: (original, swap),
     }
     return type(original.__name__, (original,), content)
 
@@ -235,19 +197,3 @@ def _scriptable(self: Any) -> Any:
             "fastseg.accelerate(model, low_resolution=False) before torch.jit.script"
         )
     return self
-
-
-def is_run_as_written() -> bool:
-    """Whether modules run their original forward, since our ops would be taken for constants.
-
-    So it is under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
-    transforms and forward-mode differentiation.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        torch._C._is_tracing()
-        or torch.fx._symbolic_trace._is_fx_tracing_flag
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from ..nn.aspp import aspp_skips, aspp_unfit, run_aspp
+from ..nn.chain import run, run_residual
+from ..nn.resized import resizable
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
-from .chains import run, run_residual
 from .layout import as_given, for_inference
 from .library import Library
 from .model import Model
@@ -77,8 +78,10 @@ class LrasppHead(Swap):
 
     def unfit(self, module: Any) -> str | None:
         for layer in self.skips(module):
-            if layer.kernel_size != (1, 1) or layer.bias is None or layer.groups != 1:
+            if layer.kernel_size != (1, 1) or layer.bias is None:
                 return "its classifiers are no 1x1 convolutions with bias"
+            if why := resizable(layer):
+                return why
         return None
 
 
@@ -89,31 +92,13 @@ class Aspp(Swap):
     classes = (f"{_SEGMENTATION}.deeplabv3.ASPP",)
 
     def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
-        *branches, pooling = module.convs
-        maps = torch.cat([branch(x) for branch in branches], 1)
-        pooled = x
-        for layer in pooling:  # without the resize to a map, in the forward of the branch
-            pooled = layer(pooled)
-        projection, *after = module.project
-        map_weight, pooled_weight = projection.weight.split([maps.shape[1], pooled.shape[1]], dim=1)
-        y = F.conv2d(maps, map_weight, projection.bias)
-        y = y + F.conv2d(pooled, pooled_weight)
-        for layer in after:
-            y = layer(y)
-        return y
+        return run_aspp(module, x)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        return module.convs[-1], module.project, module.project[0]
+        return aspp_skips(module)
 
     def unfit(self, module: Any) -> str | None:
-        pool, projection = module.convs[-1][0], module.project[0]
-        if not isinstance(pool, nn.AdaptiveAvgPool2d) or pool.output_size not in (1, (1, 1)):
-            return "its last branch does not pool to one pixel"
-        if projection.kernel_size != (1, 1) or projection.groups != 1:
-            return "its projection is no 1x1 convolution"
-        if projection.stride != (1, 1):
-            return "its projection has a stride"
-        return None
+        return aspp_unfit(module)
 
 
 class Layers(Swap):
@@ -145,9 +130,8 @@ class BasicBlock(Swap):
     classes = ("torchvision.models.resnet.BasicBlock",)
 
     def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
-        identity = x if module.downsample is None else module.downsample(x)
-        y = run(x, module.conv1, module.bn1, module.relu)
-        return run_residual(y, identity, module.conv2, module.bn2, module.relu)
+        layers = (module.conv1, module.bn1, module.relu, module.conv2, module.bn2)
+        return run_residual(x, layers, module.downsample, module.relu)
 
 
 class Bottleneck(Swap):
@@ -157,9 +141,9 @@ class Bottleneck(Swap):
     classes = ("torchvision.models.resnet.Bottleneck",)
 
     def forward(self, module: Any, x: torch.Tensor) -> torch.Tensor:
-        identity = x if module.downsample is None else module.downsample(x)
-        y = run(x, module.conv1, module.bn1, module.relu, module.conv2, module.bn2, module.relu)
-        return run_residual(y, identity, module.conv3, module.bn3, module.relu)
+        first = (module.conv1, module.bn1, module.relu)
+        layers = (*first, module.conv2, module.bn2, module.relu, module.conv3, module.bn3)
+        return run_residual(x, layers, module.downsample, module.relu)
 
 
 LIBRARY = Library(

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..nn.mlp_head import mlp_fuse
+from ..nn.altered import has_hooks, original_class
+from ..nn.chain import run
+from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.pyramid import run_pooled, unusual_branches
+from ..nn.resized import resizable, run_resized
 from ..ops.upsample_bilinear import upsample_bilinear
-from .chains import resizable, run, run_resized
 from .layout import as_given
 from .library import Library
 from .loss import Loss, cross_entropy_as_torch
 from .model import Model
-from .pooling import run_pooled, unusual_pools
-from .swap import Swap, has_hooks, original_class
+from .swap import Swap
 from .switch import low_resolution
 
 _MODELS = "transformers.models"
@@ -84,7 +86,8 @@ class SegformerHead(Swap):
         return *mlps, *(mlp.proj for mlp in mlps), module.linear_fuse
 
     def unfit(self, module: Any) -> str | None:
-        return resizable(module.linear_fuse)
+        linears = [mlp.proj for mlp in module.linear_projections]
+        return unusual_mlp(linears, module.linear_fuse)
 
 
 class UperNet(Model):
@@ -185,9 +188,9 @@ class UperNetHead(Swap):
     def unfit(self, module: Any) -> str | None:
         if module.align_corners or module.psp_modules.align_corners:
             return "align_corners is set"
-        pools = [block.layers[0] for block in module.psp_modules.blocks]
+        branches = [block.layers for block in module.psp_modules.blocks]
         convolutions = (module.bottleneck.conv, module.fpn_bottleneck.conv)
-        reasons = (unusual_pools(pools), *map(resizable, convolutions))
+        reasons = (unusual_branches(branches), *map(resizable, convolutions))
         return next((reason for reason in reasons if reason), None)
 
 

@@ -97,7 +97,7 @@ def _has(data: dict[str, Any], kind: str) -> bool:
 
 
 def _width(rows: Table) -> int:
-    console = Console(width=1000)
+    console = Console(width=1000, markup=False, emoji=False)
     return Measurement.get(console, console.options, rows).minimum
 
 

@@ -14,6 +14,7 @@ from .crf import crf
 from .eval import eval_
 from .info import info
 from .models import models
+from .resuming import ResumableCommand
 from .segment import segment
 from .train import train
 
@@ -71,7 +72,7 @@ def _options(
 
 app.command()(segment)
 app.command()(crf)
-app.command()(train)
+app.command(cls=ResumableCommand)(train)
 app.command("eval")(eval_)
 app.command()(models)
 app.command()(info)

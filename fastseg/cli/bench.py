@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .._files import written_whole
-from .console import err, fail, one_line, out, report
+from .._files import FolderError, written_whole
+from . import console
+from .console import fail, one_line, report
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     from ..bench import Case, Settings
@@ -99,13 +99,15 @@ def report_(
     """Print the table of stored results and draw the picture."""
     from ..bench import results
 
+    picture = picture or file.with_suffix(".png")
     try:
+        Outputs([file], "--png").claim(picture)
         data = results.load(file)
     except OSError as error:
         fail(f"{file}: {error.strerror}")
-    except ValueError as error:
+    except (FolderError, ValueError) as error:
         fail(error)
-    _show(data, picture or file.with_suffix(".png"))
+    _show(data, picture)
 
 
 def _device(cpu: bool) -> str:
@@ -135,10 +137,7 @@ def _run(
     if machine["native_core"].startswith("not loaded"):
         report(f"timings below are not those of the kernels: native core {machine['native_core']}")
     rows, failures = [], []
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=err) as progress:
+    with console.progress(remaining=False) as progress:
         task = progress.add_task("ceilings of this machine", total=len(cases) + 2)
         ceilings = measure_ceilings(device)
         progress.advance(task)
@@ -182,7 +181,7 @@ def _cases(
 def _write(data: dict[str, Any], path: Path) -> None:
     with written_whole(path) as file:
         file.write(json.dumps(data, indent=1).encode())
-    err.print(f"results: {path}", soft_wrap=True)
+    console.note(f"results: {path}")
 
 
 def _show(data: dict[str, Any], picture: Path) -> None:
@@ -190,11 +189,10 @@ def _show(data: dict[str, Any], picture: Path) -> None:
     from ..bench.report import draw, table
 
     # Piped output has no width of its own, and a narrow table would lose its numbers.
-    console = out if out.is_terminal else Console(width=150)
-    console.print(table(data, console.width))
+    console.printed(lambda width: table(data, width))
     if data["results"]:
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(data, picture)
-        err.print(f"picture: {picture}", soft_wrap=True)
+        console.note(f"picture: {picture}")
     if data["failures"]:
         fail(f"{len(data['failures'])} of the cases failed, see above")

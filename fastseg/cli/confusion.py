@@ -8,6 +8,7 @@ import torch
 
 from .._files import written_whole
 from ..classes import ClassSet
+from .overlay import short
 
 _NUMBERED = 30  # classes up to which the cells hold numbers and the axes names
 
@@ -15,9 +16,15 @@ _NUMBERED = 30  # classes up to which the cells hold numbers and the axes names
 def draw_confusion(path: Path, matrix: torch.Tensor, classes: ClassSet) -> None:
     """Draws counts [C, C], rows the truth, each row as shares of its pixels, as a PNG."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may have a $ in its name
+        _draw(path, matrix, classes)
+
+
+def _draw(path: Path, matrix: torch.Tensor, classes: ClassSet) -> None:
+    from matplotlib.figure import Figure
+
     totals = matrix.sum(1, keepdim=True).double()
     shares = 100 * matrix.double() / totals  # NaN, which stays white, without pixels
     count = len(classes)
@@ -29,8 +36,9 @@ def draw_confusion(path: Path, matrix: torch.Tensor, classes: ClassSet) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     if count <= _NUMBERED:
-        axes.set_xticks(range(count), classes.names, rotation=45, ha="right")
-        axes.set_yticks(range(count), classes.names)
+        names = [short(name) for name in classes.names]
+        axes.set_xticks(range(count), names, rotation=45, ha="right")
+        axes.set_yticks(range(count), names)
         for row in range(count):
             for column in range(count):
                 share = float(shares[row, column])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -14,16 +13,19 @@ import typer
 
 from .._files import FolderError, check_folder
 from .._messages import reason
-from ..classes import VOC, ClassSet, numbered_classes
+from ..classes import VOC, ClassSet, label_classes, numbered_classes
 from ..crf import DenseCRF
 from ..crf.presets import PRESETS
 from ..crf.utils import unary_from_labels, unary_from_softmax
+from ..data import DatasetError
+from ..data import label_options as label_options_of
 from ..ops.upsample_argmax import upsample_argmax
-from .console import fail, out
+from .console import fail, note, say
 from .devices import device_named
 from .images import ImageError, read_image
-from .labelling import LabellingError, read_labelling
-from .options import AsJson, Device, MaxPixels
+from .labelling import GivenLabels, LabellingError, read_labelling
+from .options import AsJson, Device, LabelMap, MaxPixels
+from .outputs import Outputs
 from .overlay import write_before_after, write_labels
 
 PRESET_HELP = f"Settings of the CRF: {', '.join(PRESETS)}."
@@ -34,8 +36,8 @@ def crf(
     labelling: Annotated[
         Path,
         typer.Argument(
-            help="A label map (an image with a palette or one channel, .npy) of the photograph's "
-            "size, or probabilities [L, H, W] (.npy, .npz), perhaps of lower resolution."
+            help="A label map of the photograph's size (an image with a palette, grey values or "
+            "colours, .npy), or probabilities [L, H, W] (.npy, .npz), perhaps of lower resolution."
         ),
     ],
     out_dir: Annotated[
@@ -50,8 +52,16 @@ def crf(
         typer.Option(help="How likely a label of a label map is right; more than 0, less than 1."),
     ] = 0.7,
     unknown: Annotated[
-        int, typer.Option(help="Label of pixels of which nothing is known; the CRF fills them.")
-    ] = 255,
+        list[str] | None,
+        typer.Option(
+            "--unknown",
+            "--void",
+            metavar="N|none",
+            help="Label of pixels of which nothing is known; the CRF fills them. Default: 255, "
+            "unless all labels are 0 and 255, which are background and foreground.",
+        ),
+    ] = None,
+    meaning: LabelMap = None,
     logits: Annotated[
         bool, typer.Option("--logits", help="The .npy file holds logits, not probabilities.")
     ] = False,
@@ -69,31 +79,38 @@ def crf(
     if not 0 < certainty < 1:
         fail(f"--certainty is {certainty}, expected more than 0 and less than 1")
     target = device_named(device)
+    picture = out_dir / f"{image.stem}_before_after.png"
+    label_map = out_dir / f"{image.stem}_labels.png"
     options = {} if iterations is None else {"iterations": iterations}
     try:
         check_folder("--out", out_dir)
+        outputs = Outputs([image, labelling])
+        for path in (picture, label_map):
+            outputs.claim(path)
         photo = read_image(image)
-        given = read_labelling(labelling)
+        label_options = label_options_of(unknown or [], meaning or [])
+        given = read_labelling(labelling, image, photo.shape[:2], label_options)
         start = time.perf_counter()
-        if given.ndim == 2:
-            scores, known = _scores_of_labels(photo, given, certainty, unknown)
+        if isinstance(given, GivenLabels):
+            scores, known = _scores_of_labels(given, certainty)
             layer = DenseCRF.preset(preset, len(known), **options)
-            before, after = given, known[_refined(layer, photo, scores, target)]
+            before, after = given.labels, known[_refined(layer, photo, scores, target)]
+            if given.said and not as_json:
+                note(f"{labelling}: {given.said}")
         else:
-            scores = given if logits else _scores_of_probabilities(given)
-            layer = DenseCRF.preset(preset, len(given), **options)
+            scores = _two_labels(given, logits)
+            scores = scores if logits else _scores_of_probabilities(scores)
+            layer = DenseCRF.preset(preset, len(scores), **options)
             before = upsample_argmax(torch.from_numpy(scores)[None], photo.shape[:2])[0].numpy()
             after = _refined(layer, photo, scores, target)
         seconds = time.perf_counter() - start
-    except (FolderError, ImageError, LabellingError) as error:
+    except (DatasetError, FolderError, ImageError, LabellingError) as error:
         fail(error)
     except ValueError as error:
         fail(f"{labelling}: {reason(error)}")
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"{image}: out of memory ({reason(error)})")
-    classes = _classes(given, before, unknown)
-    picture = out_dir / f"{image.stem}_before_after.png"
-    label_map = out_dir / f"{image.stem}_labels.png"
+    classes = given.classes if isinstance(given, GivenLabels) else _classes(given)
     try:
         write_before_after(picture, photo, before, after, classes)
         write_labels(label_map, after, classes)
@@ -111,28 +128,28 @@ def crf(
         }
         print(json.dumps(facts, indent=2))
         return
-    out.print(
+    say(
         f"{100 * changed:.2f} % of the pixels changed their label in {1000 * seconds:.0f} ms; "
-        f"results in {out_dir}",
-        soft_wrap=True, markup=False, highlight=False,
-    )  # fmt: skip
+        f"results in {out_dir}"
+    )
 
 
-def _scores_of_labels(
-    photo: numpy.ndarray, labels: numpy.ndarray, certainty: float, unknown: int
-) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _scores_of_labels(given: GivenLabels, certainty: float) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Scores [K, H, W] of the K labels that occur, and these labels."""
-    if labels.shape != photo.shape[:2]:
-        raise ValueError(
-            f"the labels have size {labels.shape}, the photograph {photo.shape[:2]}: "
-            "only probabilities may be of another size"
-        )
+    labels, unknown = given.labels, given.unknown
     known = numpy.unique(labels[labels != unknown])
     if len(known) == 0:
         raise ValueError(f"every pixel has the label {unknown}, which stands for unknown")
     index = numpy.searchsorted(known, labels) + 1
     index[labels == unknown] = 0
     return -unary_from_labels(index, len(known), certainty).reshape(-1, *labels.shape), known
+
+
+def _two_labels(scores: numpy.ndarray, logits: bool) -> numpy.ndarray:
+    """Those of a single class [1, h, w] as those of its absence and of itself [2, h, w]."""
+    if len(scores) != 1:
+        return scores
+    return numpy.concatenate([numpy.zeros_like(scores) if logits else 1 - scores, scores])
 
 
 def _scores_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
@@ -159,12 +176,8 @@ def _refined(
     return layer.to(device).predict(logits, images)[0].cpu().numpy()
 
 
-def _classes(given: numpy.ndarray, before: numpy.ndarray, unknown: int) -> ClassSet:
-    if given.ndim == 3:
-        return VOC if len(given) == len(VOC) else numbered_classes(len(given))
-    classes = numbered_classes(int(before.max()) + 1)
-    if unknown >= len(classes):
-        return classes
-    names = list(classes.names)
-    names[unknown] = "unknown"
-    return dataclasses.replace(classes, names=tuple(names), background=unknown)
+def _classes(given: numpy.ndarray) -> ClassSet:
+    """Those of scores [L, h, w]."""
+    if len(given) == 1:
+        return label_classes(numbered_classes(1), 1)
+    return VOC if len(given) == len(VOC) else numbered_classes(len(given))

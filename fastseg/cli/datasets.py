@@ -4,32 +4,86 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from ..data import Labelling, Pair, Split
+from ..data import (
+    DataSet,
+    Declared,
+    Labelling,
+    LabelOptions,
+    Pair,
+    Split,
+    image_bands,
+    label_options,
+    labelling_of,
+)
+from ..data.images import ImageError
+from ..data.labelling import DatasetError
 from ..engine.processes import Processes
-from .console import err
+from .console import progress_bar, warn
+
+
+def options_of(
+    void: list[str] | None,
+    label_map: list[str] | None,
+    drawn: str,
+    trusted: bool,
+    ignore: list[int] | None = None,
+) -> LabelOptions:
+    """What the command line says about labels. Raises DatasetError at words that say nothing."""
+    if ignore:
+        warn("--ignore is called --void now")
+    words = [*(void or []), *(str(value) for value in ignore or [])]
+    return label_options(words, label_map or [], drawn, trusted)
+
+
+def split_of(data: DataSet, name: str) -> str:
+    """The split of a data set that a name means. Raises DatasetError if there is none."""
+    found = data.split(name)
+    if found is None:
+        raise DatasetError(f"{data.root}: has no split {name!r}, but {', '.join(data.splits)}")
+    return found
+
+
+def labelling_for(
+    data: DataSet,
+    used: Iterable[str],
+    options: LabelOptions,
+    processes: Processes,
+    model: Declared | None = None,
+) -> tuple[Labelling, list[str]]:
+    """What the labels of these splits mean, and the lines that say so."""
+    pairs = [pair for name in used for pair in data.splits[name]]
+    return labelling_of(data, pairs, options, model=model, threads=_threads(processes))
+
+
+def bands_of(pairs: list[Pair]) -> int:
+    """The channels of the images of a data set. Raises DatasetError if the first is damaged."""
+    try:
+        return image_bands(pairs[0].image)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
 
 
 def read_split(
-    name: str, pairs: list[Pair], labelling: Labelling, processes: Processes, cache_bytes: int
+    name: str,
+    pairs: list[Pair],
+    labelling: Labelling,
+    processes: Processes,
+    cache_bytes: int,
+    bands: int = 3,
 ) -> Split:
     """Reads and checks all files of a split. Raises DatasetError at files that are wrong."""
-    bar = Progress(
-        TextColumn(f"reading {name or 'the images'}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=err, transient=True,
-        disable=not (processes.first and err.is_terminal),
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("", total=len(pairs))
+    shown = processes.first
+    with progress_bar(f"reading {name or 'the images'}", len(pairs), shown) as progress:
         return Split(
             name,
             pairs,
             labelling,
+            bands=bands,
             cache_bytes=cache_bytes,
-            threads=min(8, max(1, (os.cpu_count() or 1) // local_count(processes))),
-            progress=lambda done, total: bar.update(task, completed=done),
+            threads=_threads(processes),
+            progress=progress,
         )
 
 
@@ -44,18 +98,16 @@ def cache_bytes(limit_gb: float | None, processes: Processes) -> int:
     return memory // 4 // local_count(processes)
 
 
+def _threads(processes: Processes) -> int:
+    return min(8, max(1, (os.cpu_count() or 1) // local_count(processes)))
+
+
 def local_count(processes: Processes) -> int:
     """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
 
 
-def describe(labelling: Labelling, splits: Iterable[Split]) -> str:
-    """One line: how many images, which classes, what is ignored, and where that is known from."""
-    counts = ", ".join(f"{len(split)} {split.name or 'images'}" for split in splits)
-    names = ", ".join(labelling.classes.names[:12])
-    names += ", ..." if len(labelling.classes) > 12 else ""
-    ignored = ", ".join(str(value) for value in sorted(labelling.ignored))
-    return (
-        f"{counts}; {len(labelling.classes)} classes ({names}), ignored labels {ignored}, "
-        f"from {labelling.origin}"
-    )
+def files_of(pairs: Iterable[Pair]) -> Iterable[Path]:
+    """The files of pairs: what may not be written over."""
+    for pair in pairs:
+        yield from (file for file in (pair.image, pair.label) if isinstance(file, Path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -10,29 +9,40 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .._files import check_folder, written_whole
-from ..classes import numbered_classes
-from ..data import Labelling, find_splits, labelling_of
+from ..data import Labelling, check_sense, model_classes, open_data_set
 from ..engine.architectures import load_model
 from ..engine.evaluate import evaluate
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
+from . import console
 from .confusion import draw_confusion
-from .console import err, fail, out, reason
-from .datasets import cache_bytes, describe, read_split
+from .console import Table, fail, percent_of, progress_bar, reason
+from .datasets import cache_bytes, files_of, labelling_for, options_of, read_split, split_of
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import AsJson, Bf16, Device, Ignore, MaxPixels, Threads, Weights, WorkingSize
+from .options import (
+    AsJson,
+    Bf16,
+    Device,
+    Ignore,
+    LabelMap,
+    LabelsDrawn,
+    Layout,
+    MaxPixels,
+    Threads,
+    TrustLabels,
+    Void,
+    Weights,
+    WorkingSize,
+)
+from .outputs import Outputs
 
 
 def eval_(
-    dataset: Annotated[
-        Path, typer.Argument(help="Folder with images/SPLIT and labels/SPLIT, as for training.")
-    ],
+    dataset: Annotated[Path, typer.Argument(help="Data set in any layout that training takes.")],
     weights: Weights = None,
     split: Annotated[str, typer.Option(help="Name of the split.")] = "val",
     out_dir: Annotated[
@@ -43,6 +53,11 @@ def eval_(
     bf16: Bf16 = False,
     device: Device = "auto",
     threads: Threads = None,
+    layout: Layout = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
+    trust_labels: TrustLabels = False,
     ignore: Ignore = None,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
@@ -58,23 +73,29 @@ def eval_(
     with joined(device_named(device)) as (processes, own_device):
         if out_dir is not None:
             check_folder("--out", out_dir)
-        splits = find_splits(dataset)
-        split = "" if set(splits) == {""} else split
-        if split not in splits:
-            raise Failure(f"{dataset}: has no split {split!r}, but {', '.join(splits)}")
+        label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
+        found = open_data_set(dataset, layout)
+        split = split_of(found, split)
+        if out_dir is not None:
+            outputs = Outputs([*files_of(found.splits[split]), *([weights] if weights else [])])
+            for name in ("eval.json", "confusion.png"):
+                outputs.claim(out_dir / name)
         origin = DEFAULT_NAME if weights is None else str(weights)
         model = _load(weights)
-        labelling = _fitting(labelling_of(dataset, splits[split], ignore), model, origin, dataset)
-        data = read_split(split, splits[split], labelling, processes, cache_bytes(None, processes))
-        if not as_json:
-            say(processes, describe(labelling, [data]))
-        bar = Progress(
-            TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=err, transient=True, disable=not (processes.first and err.is_terminal),
+        given = model.label_classes()
+        labelling, lines = labelling_for(
+            found, [split], label_options, processes, model_classes(given, origin)
+        )
+        _check_fit(labelling, len(given), origin, dataset)
+        data = read_split(
+            split, found.splits[split], labelling, processes, cache_bytes(None, processes),
+            model.in_channels,
         )  # fmt: skip
+        check_sense([data], label_options)
+        if not as_json:
+            say(processes, "; ".join((found.line([split]), *lines)))
         began = time.perf_counter()
-        with bar:
-            task = bar.add_task("", total=None)
+        with progress_bar("evaluating", shown=processes.first) as progress:
             matrix = evaluate(
                 model.to(own_device),
                 data,
@@ -82,7 +103,7 @@ def eval_(
                 batch_size=batch_size,
                 void_row=True,
                 processes=processes,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=progress,
                 bf16=bf16,
             )
         seconds = time.perf_counter() - began
@@ -127,19 +148,14 @@ def _load(weights: Path | None) -> SegmentationModel:
         raise Failure(error) from error
 
 
-def _fitting(
-    labelling: Labelling, model: SegmentationModel, weights: str, dataset: Path
-) -> Labelling:
-    """The labelling with the model's classes where the data set does not say them itself."""
-    own, count = labelling.classes, len(model.classes)
-    if own.names == numbered_classes(len(own)).names and len(own) <= count:
-        return dataclasses.replace(labelling, classes=model.classes, origin=weights)
-    if len(own) != count:
+def _check_fit(labelling: Labelling, count: int, weights: str, dataset: Path) -> None:
+    """Refuses a data set of another number of classes than the model gives labels."""
+    own = len(labelling.classes)
+    if own != count:
         raise Failure(
-            f"{weights}: the model has {count} classes, {dataset} has {len(own)} "
+            f"{weights}: the model gives {count} labels, {dataset} has {own} "
             f"(says {labelling.origin})"
         )
-    return labelling
 
 
 def _print(
@@ -149,14 +165,9 @@ def _print(
     seconds: float,
     out_dir: Path | None,
 ) -> None:
-    table = Table(
-        title=f"mIoU {_percent(result.miou)}   mAcc {_percent(result.macc)}   "
-        f"aAcc {_percent(result.aacc)}",
-        title_style="bold",
-    )
-    table.add_column("class")
-    for heading in ("IoU", "Acc", "Dice", "share of pixels"):
-        table.add_column(heading, justify="right")
+    numbers = (percent_of(value) for value in (result.miou, result.macc, result.aacc))
+    title = "mIoU {}, mAcc {}, aAcc {}".format(*numbers)
+    table = Table(title, "class", ">IoU", ">Acc", ">Dice", ">share of pixels")
     total = max(1, int(matrix.sum()))
     shares = (matrix.sum(1).double() / total).tolist()
     columns: tuple[Any, ...] = (
@@ -167,13 +178,7 @@ def _print(
         shares,
     )
     for name, *values in zip(*columns, strict=True):
-        table.add_row(name, *(_percent(value) for value in values))
-    out.print(table)
+        table.add(name, *(percent_of(value) for value in values))
+    table.print()
     where = "" if out_dir is None else f"; results in {out_dir}"
-    out.print(
-        f"{1000 * seconds:.0f} ms per image{where}", soft_wrap=True, markup=False, highlight=False
-    )
-
-
-def _percent(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.2f} %"
+    console.say(f"{1000 * seconds:.0f} ms per image{where}")

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _native
@@ -20,7 +19,7 @@ from .._version import __version__
 from ..backends import Backend, BackendUnavailable, unsupported_reasons
 from ..registry import ALL_OPS
 from ..testing.samples import Maker
-from .console import one_line, out
+from .console import Cell, Pairs, Table, say
 
 
 def info(
@@ -138,21 +137,19 @@ def _cpu_name() -> str:
 
 def _print(facts: dict[str, Any]) -> None:
     versions, build, machine = facts["versions"], facts["build"], facts["machine"]
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(style="bold")
-    lines.add_column()
+    lines = Pairs()
     for name, version in versions.items():
-        lines.add_row(name, version or "not installed")
+        lines.add(name, version or "not installed")
     if build["error"]:
-        lines.add_row("native core", build["error"])
+        lines.add("native core", build["error"])
     else:
         cuda = "yes" if build["cuda"] else "no"
         openmp = "yes" if build["openmp"] else "no"
-        lines.add_row("native core", f"compiler {build['compiler']}, CUDA {cuda}, OpenMP {openmp}")
+        lines.add("native core", f"compiler {build['compiler']}, CUDA {cuda}, OpenMP {openmp}")
     level = machine["cpu_level"] or "no native core"
-    lines.add_row("CPU", f"{machine['cpu']} ({level}, {machine['threads']} threads)")
-    lines.add_row("GPU", ", ".join(machine["gpus"]) or f"none seen by torch{_torch_cuda(machine)}")
-    out.print(lines, highlight=False)
+    lines.add("CPU", f"{machine['cpu']} ({level}, {machine['threads']} threads)")
+    lines.add("GPU", ", ".join(machine["gpus"]) or f"none seen by torch{_torch_cuda(machine)}")
+    lines.print()
     for device, ops in facts["ops"].items():
         _print_ops(device, ops)
 
@@ -165,27 +162,24 @@ def _torch_cuda(machine: dict[str, Any]) -> str:
 def _print_ops(device: str, ops: dict[str, dict[str, dict[str, str | None]]]) -> None:
     """A table op x backend; the reasons are numbered and follow below."""
     used = [b.value for b in Backend if any(b.value in reasons for reasons in ops.values())]
-    table = Table(title=f"ops on {device}", title_style="bold", title_justify="left")
-    table.add_column("op")
-    for backend in used:
-        table.add_column(backend, justify="center")
+    table = Table(f"ops on {device}", "op", *(f"^{backend}" for backend in used))
     notes: list[str] = []
     for name, reasons in ops.items():
-        cells = []
+        cells: list[Cell] = []
         for backend in used:
             if backend not in reasons:
-                cells.append("[dim]-[/dim]")
+                cells.append((("-", "dim"),))
                 continue
             why = reasons[backend]["reason"]
             if why is None:
-                cells.append("[green]yes[/green]")
+                cells.append((("yes", "green"),))
                 continue
             if why not in notes:
                 notes.append(why)
             word = "partly" if reasons[backend]["runs"] == "some" else "no"
-            cells.append(f"[yellow]{word} ({notes.index(why) + 1})[/yellow]")
-        table.add_row(name, *cells)
-    out.print()
-    out.print(table)
+            cells.append(((f"{word} ({notes.index(why) + 1})", "yellow"),))
+        table.add(name, *cells)
+    say("")
+    table.print()
     for number, note in enumerate(notes, start=1):
-        out.print(f"({number}) {one_line(note)}", markup=False, highlight=False)
+        say(f"({number}) {note}")

@@ -9,12 +9,12 @@ import torch
 import typer
 
 from .._files import FolderError
-from .._messages import one_line
+from .._memory import memory_errors
 from ..data import DatasetError
 from ..engine.checkpoint import CheckpointError
 from ..engine.processes import Processes, launched
 from ..engine.trainer import TrainingError
-from .console import err, fail, report
+from .console import fail, note, reason, report
 
 
 class Failure(Exception):
@@ -23,17 +23,18 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes of the command, and this one's device. Of all, the first says what fails."""
+    """The processes of the command, and this one's device. Only the first reports an error."""
     try:
         with launched(device) as (processes, own_device):
             try:
-                yield processes, own_device
+                with memory_errors():
+                    yield processes, own_device
             except (CheckpointError, DatasetError, Failure, FolderError, TrainingError) as error:
                 if processes.first:
                     report(error)
                 raise typer.Exit(1) from error
-            except torch.OutOfMemoryError as error:  # perhaps in this process alone
-                report(f"{one_line(error)}; try smaller images or batches")
+            except MemoryError as error:  # perhaps in this process alone
+                report(f"out of memory ({reason(error)}); try smaller images or batches")
                 raise typer.Exit(1) from error
     except ValueError as error:
         fail(error)
@@ -42,4 +43,4 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 def say(processes: Processes, message: str) -> None:
     """Prints one line to stderr, in the first process."""
     if processes.first:
-        err.print(one_line(message), soft_wrap=True, markup=False, highlight=False)
+        note(message)

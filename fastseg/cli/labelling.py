@@ -2,73 +2,188 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy
-from PIL import Image, UnidentifiedImageError
 
-from .._messages import reason
+from ..classes import ClassSet, bright_colors, numbered_classes
+from ..data.images import ImageError
+from ..data.label_files import LabelValues, read_array, read_values
+from ..data.label_options import LabelOptions
+from ..data.labelling import IGNORE, DatasetError, as_colors, orientation_of
+from ..data.layouts.known import palette_of
+from ..data.meaning import binary_classes
+from ..data.orientation import as_its_image, sizes_differ, upright
 
 _LARGEST_LABEL = 65535
+_MOST_LABELS = 255
+_ARRAYS = (".npy", ".npz")
 
 
 class LabellingError(Exception):
     """A file that holds no labelling; the message names the path and says why."""
 
 
-def read_labelling(path: Path) -> numpy.ndarray:
-    """Labels [H, W], integers, or scores [L, h, w], float32.
+@dataclasses.dataclass(frozen=True)
+class GivenLabels:
+    """Labels of a photograph.
 
-    A .npy file, or a .npz with one array, holds either; an image with a palette or one channel has
-    labels as its pixel values.
+    Attributes:
+        labels: [H, W], at least 0 but where they are `unknown`.
+        unknown: the label of pixels of which nothing is known; -1 where there are none.
+        classes: names and colours, for each label from 0 on.
+        said: how the file was understood, "" if it speaks for itself.
+    """
+
+    labels: numpy.ndarray
+    unknown: int
+    classes: ClassSet
+    said: str = ""
+
+
+def read_labelling(
+    path: Path, photo: Path, size: tuple[int, int], options: LabelOptions
+) -> GivenLabels | numpy.ndarray:
+    """Labels of a photograph, or scores [L, h, w], float32.
+
+    A .npy file, or a .npz with one array, holds either. A label map is read as those of data sets
+    are: indices of a palette, grey values of any depth, colours; 0 and 255 alone are background and
+    foreground. Its EXIF orientation, or else the photograph's, turns it.
+
+    Args:
+        photo: file of the photograph. size: its height and width as it is seen.
+        options: labels that stand for unknown, and those that stand for others.
 
     Raises:
         LabellingError: no such file, or one that is neither.
     """
     try:
-        array = _read_array(path) if path.suffix in (".npy", ".npz") else _read_image(path)
-    except UnidentifiedImageError:
-        raise LabellingError(f"{path}: not an image or .npy file") from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise LabellingError(f"{path}: {reason(error)}") from error
-    if array.size == 0:
-        raise LabellingError(f"{path}: the array of shape {array.shape} is empty")
-    if array.ndim == 2 and array.dtype.kind in "iub":
-        if array.min() < 0:
-            raise LabellingError(f"{path}: the label {array.min()} is negative")
-        if array.max() > _LARGEST_LABEL:
-            raise LabellingError(
-                f"{path}: the label {array.max()} is larger than {_LARGEST_LABEL}, "
-                "the largest that a 16-bit PNG holds"
-            )
-        return array
-    if array.ndim == 3 and array.dtype.kind == "f":
-        return array.astype(numpy.float32)
-    raise LabellingError(
-        f"{path}: {array.dtype} of shape {array.shape}, expected integer labels [H, W] "
-        "or probabilities [L, H, W]"
-    )
+        if path.suffix.lower() in _ARRAYS:
+            array = read_array(path)
+            if array.size == 0:
+                raise ImageError(f"{path}: the array of shape {array.shape} is empty")
+            if array.ndim == 3 and array.dtype.kind == "f":
+                return array.astype(numpy.float32)
+            if array.ndim != 2 or array.dtype.kind not in "iub":
+                raise ImageError(
+                    f"{path}: {array.dtype} of shape {array.shape}, expected integer labels "
+                    "[H, W] or probabilities [L, H, W]"
+                )
+        values = read_values(path)
+        values = _as_photo(path, values, photo, size)
+        return _labels(path, values, options)
+    except (ImageError, DatasetError) as error:
+        raise LabellingError(str(error)) from error
 
 
-def _read_array(path: Path) -> numpy.ndarray:
-    try:
-        loaded = numpy.load(path, allow_pickle=False)
-    except ValueError:  # of numpy's messages most are about pickles
-        raise ValueError("not an array of numbers that numpy.save has written") from None
-    if isinstance(loaded, numpy.ndarray):
-        return loaded
-    with loaded:
-        if len(loaded.files) != 1:
-            names = ", ".join(loaded.files) or "none"
-            raise ValueError(f"expected one array, it holds {len(loaded.files)} ({names})")
-        return loaded[loaded.files[0]]
+def _as_photo(path: Path, values: LabelValues, photo: Path, size: tuple[int, int]) -> LabelValues:
+    """The values of the pixels of the photograph as it is seen."""
+    of_photo = orientation_of(photo)
+
+    def turned(pixels: numpy.ndarray | None) -> numpy.ndarray | None:
+        if pixels is None:
+            return None
+        seen = upright(pixels, values.orientation)
+        result = as_its_image(seen, size, of_photo, values.orientation)
+        if result is None:
+            shape = (seen.shape[0], seen.shape[1])
+            wrong = sizes_differ(str(path), shape, photo.name, size, of_photo)
+            raise ImageError(f"{wrong}; only probabilities may be of another size")
+        return result
+
+    return dataclasses.replace(values, numbers=turned(values.numbers), colors=turned(values.colors))
 
 
-def _read_image(path: Path) -> numpy.ndarray:
-    with Image.open(path) as image:
-        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-            raise ValueError(
-                f"an image of mode {image.mode} holds no labels: "
-                "expected a palette or one channel of integers"
-            )
-        return numpy.array(image)
+def _labels(path: Path, values: LabelValues, options: LabelOptions) -> GivenLabels:
+    if values.numbers is None or options.colors:
+        return _of_colors(path, values, options)
+    numbers = values.numbers.astype(numpy.int64)
+    present = numpy.unique(numbers).tolist()
+    void = frozenset({IGNORE}) if options.void is None else options.void
+    if options.void is None and not options.numbers and present == [0, IGNORE]:
+        classes = binary_classes(None)
+        return GivenLabels(
+            (numbers == IGNORE).astype(numpy.int64), -1, classes,
+            "the labels are 0 and 255: background and foreground",
+        )  # fmt: skip
+    unknown = min(void) if void else -1
+    labels = numbers.copy()
+    for number in void:
+        labels[numbers == number] = unknown
+    for number, target in options.numbers.items():
+        labels[numbers == number] = _target(target, unknown)
+    known = numpy.unique(labels[labels != unknown])
+    if known.size and known[0] < 0:
+        raise ImageError(
+            f"{path}: the label {known[0]} is negative; --unknown {known[0]} lets the CRF fill it"
+        )
+    if known.size and known[-1] > _LARGEST_LABEL:
+        raise ImageError(
+            f"{path}: the label {known[-1]} is larger than {_LARGEST_LABEL}, "
+            "the largest that a 16-bit PNG holds"
+        )
+    if known.size > _MOST_LABELS:
+        raise ImageError(
+            f"{path}: holds {known.size} different labels, allowed are {_MOST_LABELS}: lossy files "
+            "and smooth borders look so"
+        )
+    count = 1 + max([int(known[-1]) if known.size else 0, min(unknown, _LARGEST_LABEL)])
+    classes = numbered_classes(count)
+    if values.palette is not None and len(values.palette) >= count and not options.numbers:
+        classes = dataclasses.replace(classes, colors=tuple(values.palette[:count]))
+    if 0 <= unknown < count:
+        names = list(classes.names)
+        names[unknown] = "unknown"
+        classes = dataclasses.replace(classes, names=tuple(names), background=unknown)
+    return GivenLabels(labels, unknown, classes)
+
+
+def _target(target: int | str, unknown: int) -> int:
+    if isinstance(target, int):
+        return target
+    if target.lower() not in ("void", "unknown", "ignore"):
+        raise DatasetError(f"--label-map: {target!r} is no number, and classes have no names here")
+    if unknown < 0:
+        raise DatasetError("--label-map: nothing is unknown with --unknown none")
+    return unknown
+
+
+def _of_colors(path: Path, values: LabelValues, options: LabelOptions) -> GivenLabels:
+    """Each colour is a label: those of a known data set in its order."""
+    codes = as_colors(values)
+    present = numpy.unique(codes)
+    if present.size > _MOST_LABELS:
+        raise ImageError(
+            f"{path}: holds {present.size} different colours, allowed are {_MOST_LABELS}: this is "
+            "a photograph, or labels that went through a lossy file"
+        )
+    found = [int(code) for code in present]
+    if options.colors:
+        if unknown := [code for code in found if code not in options.colors]:
+            raise ImageError(f"{path}: --label-map does not say what #{unknown[0]:06x} is")
+        meaning = {code: _target(options.colors[code], IGNORE) for code in found}
+        classes, said = numbered_classes(1 + max(meaning.values())), "colours by --label-map"
+    elif known := palette_of(set(found)):
+        meaning = {code: known[1].colors[code] for code in found}
+        classes, said = known[1].classes, f"the colours are those of {known[0]}"
+    else:
+        meaning = {code: index for index, code in enumerate(found)}
+        colors = tuple((code >> 16, code >> 8 & 255, code & 255) for code in found)
+        names = tuple(f"#{code:06x}" for code in found)
+        background = meaning.get(0)
+        classes = ClassSet(names, colors, bright_colors(len(found)), background)
+        said = f"each of {len(found)} colours is a label"
+    indices = numpy.array([meaning[code] for code in found])
+    labels = indices[numpy.searchsorted(present, codes)]
+    unknown_label = IGNORE if (labels == IGNORE).any() else -1
+    if unknown_label >= 0 and len(classes) <= IGNORE:
+        filled = numbered_classes(IGNORE + 1)
+        rest = len(classes)
+        classes = ClassSet(
+            (*classes.names, *filled.names[rest:IGNORE], "unknown"),
+            (*classes.colors, *filled.colors[rest:]),
+            (*classes.overlay_colors, *filled.overlay_colors[rest:]),
+            background=IGNORE,
+        )
+    return GivenLabels(labels, unknown_label, classes, said)

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.table import Table
 from torch.overrides import TorchFunctionMode
 
 from ..classes import numbered_classes
 from ..models.checkpoints import FAMILIES
 from ..models.default import NAME as DEFAULT_NAME
 from ..models.description import ARCHITECTURES, Description
-from .console import out
+from .console import Table, say
 
 
 def models(
@@ -30,20 +29,16 @@ def models(
             json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)
         )
         return
-    table = Table(title="fastseg train --model MODEL --encoder ENCODER", title_style="bold")
-    table.add_column("encoder")
-    for name in ARCHITECTURES:
-        table.add_column(name, justify="right")
+    columns = ("encoder", *(f">{name}" for name in ARCHITECTURES))
+    table = Table("fastseg train --model MODEL --encoder ENCODER", *columns)
     for encoder in ENCODERS:
         sizes = (_millions(row["parameters"]) for row in rows if row["encoder"] == encoder)
-        table.add_row(encoder, *sizes)
-    out.print(table)
-    out.print(
+        table.add(encoder, *sizes)
+    table.print()
+    say(
         f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use "
         "it where no --weights are given. --weights takes what fastseg train writes, folders of "
-        f"save_pretrained, and checkpoints of {', '.join(families)}.",
-        soft_wrap=True,
-        highlight=False,
+        f"save_pretrained, and checkpoints of {', '.join(families)}."
     )
 
 

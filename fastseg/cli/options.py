@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..data import LAYOUTS
 from ..limits import use_limits
 
 
@@ -39,10 +40,39 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON to stdout.")]
-Ignore = Annotated[
-    list[int] | None,
-    typer.Option(help="Label value that counts nowhere, besides 255. Default: the file's."),
+Layout = Annotated[
+    str | None,
+    typer.Option(help=f"How the data set lies on disk: {', '.join(LAYOUTS)}. Default: found out."),
 ]
+Void = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N|none",
+        help="Labels that count nowhere, with commas or given several times; 255 is one of them "
+        "unless it is 'none'. Default: those of classes.json or of the layout.",
+    ),
+]
+LabelMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-map",
+        metavar="MAP",
+        help="What labels mean: 147=1,220=2, or #ff0000=1 for a colour, or a file of such lines; "
+        "right of = a class or void.",
+    ),
+]
+LabelsDrawn = Annotated[
+    str,
+    typer.Option(
+        help="Where photographs have an EXIF orientation: labels belong to the 'stored' pixels or "
+        "to the 'upright' picture. Default: as their sizes say."
+    ),
+]
+TrustLabels = Annotated[
+    bool,
+    typer.Option("--trust-labels", help="Use labels that seem to make no sense all the same."),
+]
+Ignore = Annotated[list[int] | None, typer.Option(hidden=True, help="Now --void.")]
 MaxPixels = Annotated[
     int | None,
     typer.Option(

@@ -8,12 +8,14 @@ import numpy
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from .._files import written_whole
+from .._messages import one_line
 from ..classes import ClassSet
 
 _BAND = (22, 24, 29)
 _TEXT = (236, 238, 242)
 _FAINT = (146, 151, 162)
 _OPACITY = 0.55
+_LONGEST_NAME = 48  # letters of a class name in a picture
 _DIMMED = 0.7  # brightness of the background, against which the classes stand out
 
 
@@ -110,12 +112,13 @@ def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet)
     for index, pixels in shares(labels, classes):
         percent = 100 * pixels / labels.size
         share = f"{percent:.1f} %" if percent >= 0.1 else "< 0.1 %"
-        name_width = font.getlength(classes.names[index])
+        name = short(classes.names[index])
+        name_width = font.getlength(name)
         width = swatch + gap + name_width + gap + font.getlength(share)
-        entries.append((index, share, name_width, width))
+        entries.append((index, name, share, name_width, width))
 
     margin, row_height = size, round(size * 1.75)
-    canvas_width = max(picture.width, round(max(entry[3] for entry in entries)) + 2 * margin)
+    canvas_width = max(picture.width, round(max(entry[4] for entry in entries)) + 2 * margin)
     places, x, row = [], float(margin), 0
     for *_, width in entries:
         if x > margin and x + width > canvas_width - margin:
@@ -127,7 +130,7 @@ def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet)
     canvas = Image.new("RGB", (canvas_width, picture.height + band), _BAND)
     canvas.paste(picture, ((canvas_width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
-    for (index, share, name_width, _), (x, row) in zip(entries, places, strict=True):
+    for (index, name, share, name_width, _), (x, row) in zip(entries, places, strict=True):
         middle = picture.height + margin / 2 + (row + 0.5) * row_height
         box = (x, middle - swatch / 2, x + swatch, middle + swatch / 2)
         if index == classes.background:
@@ -135,6 +138,12 @@ def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet)
         else:
             draw.rounded_rectangle(box, swatch / 4, fill=classes.overlay_colors[index])
         x += swatch + gap
-        draw.text((x, middle), classes.names[index], _TEXT, font, anchor="lm")
+        draw.text((x, middle), name, _TEXT, font, anchor="lm")
         draw.text((x + name_width + gap, middle), share, _FAINT, font, anchor="lm")
     return canvas
+
+
+def short(name: str) -> str:
+    """A class name in one short line for a picture; a file can make it as long as it likes."""
+    name = one_line(name)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

@@ -10,31 +10,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from .._files import FolderError, check_folder
+from .._memory import memory_errors
 from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..crf import PRESETS, DenseCRF
+from ..data import DatasetError, label_options
 from ..engine.architectures import load_model
+from ..metrics import Scores
 from ..models import SegmentationModel
 from ..models.default import NAME as DEFAULT_NAME
 from ..nn import fuse
-from .console import err, fail, out, reason, report
+from .console import Table, fail, note, percent_of, progress_bar, reason, report, say, swatches
 from .devices import device_named
-from .images import ImageError, Source, find_images, read_image
-from .options import AsJson, Device, MaxPixels, Weights, WorkingSize
+from .images import RESULTS, ImageError, Source, check_size, find_images, read_image, viewable
+from .options import AsJson, Device, LabelMap, LabelsDrawn, MaxPixels, Void, Weights, WorkingSize
+from .outputs import Outputs
 from .overlay import shares, write_before_after, write_labels, write_overlay
+from .truth import Truth
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What one image gave. `pair`: the picture before and after a CRF; `counts`: (class, pixels),
-    the largest first."""
+    the largest first; `scores`: against the label map of --truth."""
 
     source: Source
     size: tuple[int, int]  # height, width
@@ -43,6 +46,7 @@ class Result:
     pair: Path | None
     seconds: float
     counts: list[tuple[int, int]]
+    scores: Scores | None
 
 
 def segment(
@@ -70,14 +74,26 @@ def segment(
         ),
     ] = None,
     max_pixels: MaxPixels = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label map of the image, or a folder of label maps with the images' names, to "
+            "score the results against."
+        ),
+    ] = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Segment images: for each a picture of its classes and a label map of the same size.
 
     Writes NAME_overlay.png (the image under its classes, with a legend) and NAME_labels.png (the
     class of every pixel, with the data set's palette), and prints how much of the images each
-    class covers. With --crf there is NAME_before_after.png too, and the others show the refined
-    classes. An image that cannot be read does not stop the others; the exit code then is 1.
+    class covers. --crf adds NAME_before_after.png, and the other two show the refined classes.
+    Images may have any number of bands that the model takes: TIFF, or .npy [H, W, bands]. An image
+    that cannot be read does not stop the others; the exit code then is 1. --truth adds the scores
+    of each image and of all, counted as `fastseg eval` does.
     """
     if crf is not None and crf not in PRESETS:
         fail(f"--crf is {crf!r}, allowed are {', '.join(PRESETS)}")
@@ -85,70 +101,110 @@ def segment(
         check_folder("--out", out_dir)
     except FolderError as error:
         fail(error)
-    model = _load(weights, device_named(device))
-    layer = _layer(crf, model) if crf is not None else None
-    sources, problems = find_images(images, without=out_dir)
-    failures = [*problems]
-    results = []
-    for problem in problems:
-        report(problem)
-    with _forced(backend), _progress(len(sources)) as advance:
-        for source in sources:
+    with _forced(backend):
+        model, classes = _load(weights, device_named(device))
+        layer = None if crf is None else DenseCRF.preset(crf, len(classes)).to(_device_of(model))
+        sources, failures = find_images(images, out_dir, model.in_channels)
+        for problem in failures:
+            report(problem)
+        known = None
+        if truth is not None and sources:
+            origin = DEFAULT_NAME if weights is None else str(weights)
             try:
-                results.append(_segment_one(model, source, out_dir, working_size, layer))
-            except BackendUnavailable as error:
+                said = label_options(void or [], label_map or [], labels_drawn)
+                known = Truth(truth, sources, classes, origin, said)
+            except DatasetError as error:
                 fail(error)
-            except (ImageError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-                message = str(error) if isinstance(error, ImageError) else _named(source, error)
-                failures.append(message)
-                report(message)
-            advance()
+            note("; ".join(known.lines))
+        inputs = [*(s.path for s in sources), *([weights] if weights else [])]
+        outputs = Outputs([*inputs, *(known.files if known else [])])
+        job = Job(model, classes, layer, working_size, out_dir, outputs, known)
+        results = []
+        with progress_bar("segmenting", len(sources)) as advance:
+            for done, source in enumerate(sources):
+                try:
+                    with memory_errors():
+                        results.append(_segment_one(job, source))
+                except BackendUnavailable as error:
+                    fail(error)
+                except (ImageError, FolderError, OSError, MemoryError) as error:
+                    failures.append(_said(source, error))
+                    report(failures[-1])
+                advance(done + 1, len(sources))
 
     if as_json:
-        print(json.dumps(_as_json(model, weights, results, failures), indent=2))
+        print(json.dumps(_as_json(job, weights, results, failures), indent=2))
     elif results:
-        _print_table(results, model.classes, out_dir)
+        if known is not None:
+            _print_scores(results)
+        _print_table(results, job)
     if failures:
         raise typer.Exit(1)
 
 
-def _segment_one(
-    model: SegmentationModel,
-    source: Source,
-    out_dir: Path,
-    working_size: int | None,
-    crf: DenseCRF | None,
-) -> Result:
-    photo = read_image(source.path)
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is the same for all images."""
+
+    model: SegmentationModel
+    classes: ClassSet
+    crf: DenseCRF | None
+    working_size: int | None
+    out_dir: Path
+    outputs: Outputs
+    truth: Truth | None
+
+
+def _segment_one(job: Job, source: Source) -> Result:
+    base = job.out_dir / source.name
+    overlay, label_map, pair = (base.with_name(f"{base.name}{end}.png") for end in RESULTS)
+    for path in (overlay, label_map, *([] if job.crf is None else [pair])):
+        job.outputs.claim(path)
+    image = read_image(source.path, job.model.in_channels)
+    size = (image.shape[0], image.shape[1])
+    # A small image may be seen large.
+    check_size(source.path, *job.model.input_size(*size, job.working_size))
     start = time.perf_counter()
-    labels = model.segment(photo, working_size, crf).cpu().numpy()
+    labels = _labels(job, image, job.crf)
     seconds = time.perf_counter() - start
-    base = out_dir / source.name
-    pair = None
-    if crf is not None:
-        before = model.segment(photo, working_size).cpu().numpy()
-        pair = base.with_name(f"{base.name}_before_after.png")
-        write_before_after(pair, photo, before, labels, model.classes)
-    overlay = base.with_name(f"{base.name}_overlay.png")
-    label_map = base.with_name(f"{base.name}_labels.png")
-    write_overlay(overlay, photo, labels, model.classes)
-    write_labels(label_map, labels, model.classes)
-    size = (labels.shape[0], labels.shape[1])
-    return Result(source, size, overlay, label_map, pair, seconds, shares(labels, model.classes))
+    scores = None if job.truth is None else job.truth.score(source, labels)
+    photo = viewable(image)
+    if job.crf is not None:
+        write_before_after(pair, photo, _labels(job, image, None), labels, job.classes)
+    write_overlay(overlay, photo, labels, job.classes)
+    write_labels(label_map, labels, job.classes)
+    counts = shares(labels, job.classes)
+    refined = None if job.crf is None else pair
+    return Result(source, size, overlay, label_map, refined, seconds, counts, scores)
 
 
-def _load(weights: Path | None, device: torch.device) -> SegmentationModel:
+def _labels(job: Job, image: numpy.ndarray, crf: DenseCRF | None) -> numpy.ndarray:
+    return job.model.segment(image, job.working_size, crf).cpu().numpy()
+
+
+def _load(weights: Path | None, device: torch.device) -> tuple[SegmentationModel, ClassSet]:
+    """The model, and the classes of its labels."""
+    origin = DEFAULT_NAME if weights is None else str(weights)
     try:
-        return fuse(load_model(weights)).to(device)
+        with memory_errors():
+            model = fuse(load_model(weights)).to(device)
+            classes = model.label_classes()
     except OSError as error:
-        fail(f"{weights}: {reason(error)}")
-    except ValueError as error:
+        fail(f"{origin}: {reason(error)}")
+    except (BackendUnavailable, ValueError) as error:
         fail(error)
+    except MemoryError as error:
+        fail(f"{origin}: out of memory ({reason(error)})")
+    if len(model.classes) not in (1, len(classes)):
+        note(
+            f"{origin}: names {len(model.classes)} classes and gives {len(classes)}, which are "
+            "numbered"
+        )
+    return model, classes
 
 
-def _layer(preset: str, model: SegmentationModel) -> DenseCRF:
-    device = next(model.parameters()).device
-    return DenseCRF.preset(preset, max(len(model.classes), 2)).to(device)
+def _device_of(model: SegmentationModel) -> torch.device:
+    return next(model.parameters()).device
 
 
 @contextlib.contextmanager
@@ -161,30 +217,25 @@ def _forced(backend: str | None) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Shows a bar on stderr if that is a terminal; gives the function that advances it."""
-    progress = Progress(
-        TextColumn("segmenting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    with progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
-
-
-def _named(source: Source, error: BaseException) -> str:
+def _said(source: Source, error: BaseException) -> str:
+    if isinstance(error, ImageError | FolderError):
+        return str(error)
     if isinstance(error, OSError):
         return f"{source.path}: its results cannot be written ({reason(error)})"
     return f"{source.path}: out of memory ({reason(error)}); try a smaller --working-size"
 
 
-def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> None:
+def _print_scores(results: list[Result]) -> None:
+    table = Table("scores of each image", "image", ">mIoU", ">mAcc", ">aAcc")
+    for result in results:
+        if (found := result.scores) is not None:
+            numbers = (percent_of(value) for value in (found.miou, found.macc, found.aacc))
+            table.add(str(result.source.path), *numbers)
+    table.print()
+
+
+def _print_table(results: list[Result], job: Job) -> None:
+    classes = job.classes
     total = sum(height * width for height, width in (r.size for r in results))
     pixels: dict[int, int] = {}
     occurrences: dict[int, int] = {}
@@ -192,35 +243,40 @@ def _print_table(results: list[Result], classes: ClassSet, out_dir: Path) -> Non
         for index, count in result.counts:
             pixels[index] = pixels.get(index, 0) + count
             occurrences[index] = occurrences.get(index, 0) + 1
-    table = Table(
-        title=f"{len(results)} image{'s' if len(results) != 1 else ''}", title_style="bold"
-    )
-    table.add_column("class")
-    table.add_column("share of pixels", justify="right")
-    table.add_column("in images", justify="right")
-    full, empty = ("■ ", "□ ") if out.encoding.startswith("utf") else ("", "")
+    title = f"{len(results)} image{'s' if len(results) != 1 else ''}"
+    columns = ["class", ">share of pixels", ">in images"]
+    total_scores = None if job.truth is None else job.truth.total()
+    if total_scores is not None:
+        numbers = (total_scores.miou, total_scores.macc, total_scores.aacc)
+        title += ": mIoU {}, mAcc {}, aAcc {}".format(*map(percent_of, numbers))
+        columns += [">IoU", ">Acc"]
+        for index, iou in enumerate(total_scores.iou.tolist()):
+            if iou == iou:  # a class that is true somewhere, and perhaps never found
+                pixels.setdefault(index, 0)
+    table = Table(title, *columns)
+    full, empty = swatches()
     for index in sorted(pixels, key=lambda i: -pixels[i]):
-        red, green, blue = classes.overlay_colors[index]
-        swatch = empty if index == classes.background else full
-        style = "dim" if index == classes.background else f"rgb({red},{green},{blue})"
-        name = Text.assemble((swatch, style), classes.names[index])
+        background = index == classes.background
+        style = "dim" if background else "rgb({},{},{})".format(*classes.overlay_colors[index])
+        name = ((empty if background else full, style), (classes.names[index], ""))
         percent = 100 * pixels[index] / total
         share = f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
-        table.add_row(name, share, str(occurrences[index]))
-    out.print(table)
+        cells = [share, str(occurrences.get(index, 0))]
+        if total_scores is not None:
+            cells += [
+                percent_of(values[index].item())
+                for values in (total_scores.iou, total_scores.accuracy)
+            ]
+        table.add(name, *cells)
+    table.print()
     seconds = sum(r.seconds for r in results)
-    out.print(
-        f"{1000 * seconds / len(results):.0f} ms per image; results in {out_dir}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+    say(f"{1000 * seconds / len(results):.0f} ms per image; results in {job.out_dir}")
 
 
 def _as_json(
-    model: SegmentationModel, weights: Path | None, results: list[Result], failures: list[str]
+    job: Job, weights: Path | None, results: list[Result], failures: list[str]
 ) -> dict[str, Any]:
-    classes = model.classes
+    names = job.classes.names
 
     def entry(result: Result) -> dict[str, Any]:
         height, width = result.size
@@ -232,10 +288,11 @@ def _as_json(
             "labels": str(result.labels),
             **({} if result.pair is None else {"before_after": str(result.pair)}),
             "seconds": round(result.seconds, 6),
+            **({} if result.scores is None else {"scores": result.scores.as_json(names)}),
             "classes": [
                 {
                     "index": index,
-                    "name": classes.names[index],
+                    "name": names[index],
                     "pixels": count,
                     "share": count / (height * width),
                 }
@@ -244,8 +301,9 @@ def _as_json(
         }
 
     return {
-        "model": type(model).__name__,
+        "model": type(job.model).__name__,
         "weights": DEFAULT_NAME if weights is None else str(weights),
         "images": [entry(result) for result in results],
+        **({} if job.truth is None else {"scores": job.truth.as_json()}),
         "errors": failures,
     }

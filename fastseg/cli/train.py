@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .._files import check_folder
-from ..data import find_splits, labelling_of
+from .._files import FolderError, check_folder
+from ..data import check_sense, open_data_set
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
+from ..engine.history import CURVE, METRICS
 from ..engine.processes import Processes
-from ..engine.trainer import BEST, LAST, Outcome, RunOptions, Trainer
+from ..engine.run_folder import BEST, LAST, PREVIOUS, RUN, FolderLock, has_run, write_options
+from ..engine.trainer import Outcome, RunOptions, Trainer
 from ..metrics import Scores
 from ..models.description import ARCHITECTURES, Description
-from .console import err, out, reason
-from .datasets import cache_bytes, describe, local_count, read_split
+from . import console
+from .console import reason
+from .datasets import (
+    bands_of,
+    cache_bytes,
+    files_of,
+    labelling_for,
+    local_count,
+    options_of,
+    read_split,
+    split_of,
+)
 from .devices import device_named
 from .joined import Failure, joined, say
-from .options import Bf16, Device, Ignore, MaxPixels, Threads
+from .options import (
+    Bf16,
+    Device,
+    Ignore,
+    LabelMap,
+    LabelsDrawn,
+    Layout,
+    MaxPixels,
+    Threads,
+    TrustLabels,
+    Void,
+)
+from .outputs import Outputs
+from .resuming import check_given, options_to_record
 
 
 def train(
+    ctx: typer.Context,
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="Folder with images/train, images/val, labels/train and labels/val (or only "
-            "images and labels), and perhaps classes.json."
+            help="Folder with images/ and labels/, PASCAL VOC, Cityscapes, ADE20K, COCO, CamVid, "
+            "NAME.jpg beside NAME_mask.png, or a csv file: see --layout. Perhaps with classes.json."
         ),
     ],
     model: Annotated[
@@ -54,7 +81,11 @@ def train(
     ] = Path("trained"),
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue from the checkpoint in --out, if any."),
+        typer.Option(
+            "--resume",
+            help="Continue the run in --out with its own options, which need not be given again; "
+            "--epochs or --iterations may make it longer.",
+        ),
     ] = False,
     init: Annotated[
         Path | None, typer.Option(help="Weights to start from; those that fit are taken.")
@@ -104,6 +135,13 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(help="Share of each label spread over all classes.")
     ] = 0.0,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="ce, bce, dice, jaccard, tversky, focal, joined by '+', perhaps with weights: "
+            "ce+0.5*dice. Class weights and smoothing are of ce."
+        ),
+    ] = "ce",
     bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     device: Device = "auto",
@@ -117,6 +155,11 @@ def train(
         typer.Option(min=0, help="Memory for decoded images. Default: a quarter of the machine's."),
     ] = None,
     max_pixels: MaxPixels = None,
+    layout: Layout = None,
+    void: Void = None,
+    label_map: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
+    trust_labels: TrustLabels = False,
     ignore: Ignore = None,
     train_split: Annotated[str, typer.Option(help="Name of the training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Name of the validation split.")] = "val",
@@ -131,12 +174,18 @@ def train(
 
     Writes best.pt (the weights of the best validation), last.pt (all that --resume needs),
     metrics.json and curve.png. A signal (SIGTERM, Ctrl-C) or the time limit ends the run after a
-    checkpoint. On several GPUs or processes:
+    checkpoint, and `fastseg train --resume --out FOLDER` continues it, from the checkpoint before
+    (previous.pt) if the last is damaged. A run that is made longer goes on with the learning rates
+    of a run of the new length. On several GPUs or processes:
     `torchrun --nproc-per-node N -m fastseg train DATASET`.
     """
+    check_given(ctx)
     if threads is not None:
         torch.set_num_threads(threads)
-    with joined(device_named(device)) as (processes, own_device):
+    with (
+        joined(device_named(device)) as (processes, own_device),
+        contextlib.ExitStack() as stack,
+    ):
         if epochs is not None and iterations is not None:
             raise Failure("give --epochs or --iterations, not both")
         if epochs is not None and not epochs > 0:
@@ -144,24 +193,37 @@ def train(
         if time_limit is not None and not time_limit > 0:
             raise Failure(f"--time-limit is {time_limit:g} minutes, expected more than 0")
         check_folder("--out", out_dir)
-        last = out_dir / LAST
-        resuming = resume and last.exists()
-        if not resume and last.exists():
-            raise Failure(f"{last} exists: continue it with --resume, or choose another --out")
-        splits = find_splits(dataset)
-        if set(splits) == {""}:
-            train_split = ""
-        if train_split not in splits:
-            raise Failure(f"{dataset}: has no split {train_split!r}, but {', '.join(splits)}")
-        used = [name for name in (train_split, val_split) if name in splits]
-        labelling = labelling_of(dataset, (p for name in used for p in splits[name]), ignore)
+        lock = stack.enter_context(own_folder(out_dir, processes))
+        resuming = resume and has_run(out_dir)
+        if not resume and has_run(out_dir):
+            raise Failure(
+                f"{out_dir / LAST} exists: continue it with --resume, or choose another --out"
+            )
+        label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
+        found = open_data_set(dataset, layout)
+        train_split = split_of(found, train_split)
+        of_validation = found.split(val_split)
+        if of_validation == train_split:
+            of_validation = None
+        inputs = [path for path in (init, Path(encoder_weights or "")) if path and path.is_file()]
+        outputs = Outputs(
+            [*inputs, *(f for pairs in found.splits.values() for f in files_of(pairs))]
+        )
+        for name in (BEST, LAST, PREVIOUS, RUN, METRICS, CURVE):
+            outputs.claim(out_dir / name)
+        used = [train_split] if of_validation is None else [train_split, of_validation]
+        labelling, lines = labelling_for(found, used, label_options, processes)
+        bands = bands_of(found.splits[train_split])
         cache = cache_bytes(cache_gb, processes)
         data = {}
         for name in used:
-            data[name] = read_split(name, splits[name], labelling, processes, cache)
+            data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
-        say(processes, describe(labelling, data.values()))
-        if val_split not in data:
+        check_sense([data[train_split]], label_options)
+        say(processes, "; ".join((found.line(used), *lines)))
+        if bands != 3:
+            say(processes, f"the images have {bands} bands; their mean and deviation are computed")
+        if of_validation is None:
             say(processes, f"no split {val_split!r}: nothing is validated, {BEST} is not written")
 
         try:
@@ -182,13 +244,20 @@ def train(
                 ema=ema,
                 class_weights=class_weights,
                 label_smoothing=label_smoothing,
+                loss=loss,
                 clip=clip,
                 bf16=bf16,
                 seed=seed,
                 init=str(init or encoder_weights or "") or None,
             )
             options = _model_options(model_options or [])
-            description = Description(model, encoder, labelling.classes, working_size, options)
+            mean = std = None
+            if bands != 3:
+                options["in_channels"] = bands
+                mean, std = data[train_split].mean, data[train_split].std
+            description = Description(
+                model, encoder, labelling.classes, working_size, options, mean, std
+            )
             torch.manual_seed(seed)
             network = description.build(None if resuming else encoder_weights)
             if init is not None and not resuming:
@@ -211,18 +280,22 @@ def train(
                 network,
                 description,
                 data[train_split],
-                data.get(val_split),
+                None if of_validation is None else data[of_validation],
                 config,
                 run_options,
                 display,
                 processes=processes,
                 device=own_device,
+                lock=lock,
             )
             try:
                 if resuming:
-                    trainer.resume(last)
+                    if problem := trainer.resume_latest():
+                        say(processes, f"{problem}; continuing from {PREVIOUS}, the one before")
                     display.start(trainer.iteration, trainer.history.best)
-                    say(processes, f"continuing after iteration {trainer.iteration}")
+                    say(processes, _continuing(trainer))
+                if processes.first:
+                    write_options(out_dir, options_to_record(ctx))
                 outcome = trainer.run()
             except OSError as error:
                 raise Failure(f"{out_dir}: {reason(error)}") from error
@@ -230,6 +303,36 @@ def train(
         _conclude(processes, outcome, out_dir)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _continuing(trainer: Trainer) -> str:
+    before, now = trainer.stored_iterations, trainer.config.iterations
+    line = f"continuing after iteration {trainer.iteration}"
+    if before == now:
+        return line
+    return (
+        f"{line}; the run has {now} iterations in place of {before}, and from here on the learning "
+        f"rates of a run of {now}"
+    )
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path, processes: Processes) -> Iterator[FolderLock]:
+    """The folder's lock, which the first process holds; all end if it cannot."""
+    lock = FolderLock(folder)
+    failed: Exception | None = None
+    with contextlib.ExitStack() as stack:
+        if processes.first:
+            try:
+                stack.enter_context(lock)
+            except (FolderError, OSError) as error:
+                failed = error
+        if processes.sum(torch.tensor([failed is not None], dtype=torch.float64)).item():
+            text = str(failed) if isinstance(failed, FolderError) else f"{folder}: not writable"
+            if isinstance(failed, OSError):
+                text = f"{folder}: {reason(failed)}"
+            raise Failure(text) from failed
+        yield lock
 
 
 def _steps(epochs: float, images: int, batch_size: int) -> int:
@@ -266,7 +369,7 @@ def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
         )
     else:
         where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
-        out.print(f"done{best}{where}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"done{best}{where}")
 
 
 class Display:
@@ -274,12 +377,8 @@ class Display:
 
     def __init__(self, iterations: int, processes: Processes) -> None:
         self._processes = processes
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[miou]}"),
-            TimeRemainingColumn(), console=err, transient=True,
-            disable=not (processes.first and err.is_terminal),
-        )  # fmt: skip
+        fields = "loss {task.fields[loss]}  mIoU {task.fields[miou]}"
+        self._bar = console.progress(fields, shown=processes.first)
         self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
         self._loss: float | None = None
 

@@ -1,25 +1,35 @@
-"""Data sets in folders, and the random views of them that training sees. Needs Pillow."""
+"""Data sets as people have them, and the random views that training sees. Needs Pillow."""
 
 from .augment import Augmentation
 from .batches import Batch, Batches, Sampler
-from .classes_file import IGNORE, DatasetError, Labelling
-from .folder import Pair, Split, find_splits, labelling_of, pair_files, read_label
-from .images import ImageError, read_image
+from .classes_file import Declared, model_classes
+from .images import ImageError, image_bands, read_image
+from .label_options import LabelOptions, label_options
+from .labelling import IGNORE, DatasetError, Labelling
+from .layouts import LAYOUTS, DataSet, Pair, open_data_set
+from .reading import check_sense, labelling_of
+from .split import Split
 
 __all__ = [
     "IGNORE",
+    "LAYOUTS",
     "Augmentation",
     "Batch",
     "Batches",
+    "DataSet",
     "DatasetError",
+    "Declared",
     "ImageError",
+    "LabelOptions",
     "Labelling",
     "Pair",
     "Sampler",
     "Split",
-    "find_splits",
+    "check_sense",
+    "image_bands",
+    "label_options",
     "labelling_of",
-    "pair_files",
+    "model_classes",
+    "open_data_set",
     "read_image",
-    "read_label",
 ]

@@ -151,6 +151,12 @@ def tiff_bands(path: Path) -> int:
         return tiff.shape(None)[2]
 
 
+def tiff_orientation(path: Path) -> int:
+    """The orientation, 1 to 8, of a TIFF that Pillow may not know."""
+    with _Tiff(path) as tiff:
+        return tiff.orientation
+
+
 class _Tiff:
     """A TIFF opened with tifffile, whose errors become ImageError."""
 
@@ -200,5 +206,9 @@ class _Tiff:
         values = _bands_last(self.path, stored, bands)
         if bands in (1, 3) and values.shape[2] > 3 and self._page.photometric == _RGB:
             values = values[..., :3]
+        return upright(values, self.orientation)
+
+    @property
+    def orientation(self) -> int:
         tag = self._page.tags.get("Orientation")
-        return upright(values, tag.value if tag is not None else 1)
+        return tag.value if tag is not None and tag.value in range(1, 9) else 1

@@ -8,7 +8,7 @@ import math
 import numpy
 from PIL import Image
 
-from .classes_file import IGNORE
+from .labelling import IGNORE
 
 # Of red, green and blue in grey (ITU-R BT.601).
 _GREY = numpy.array([0.299, 0.587, 0.114])
@@ -25,7 +25,7 @@ class Augmentation:
         flip: whether half of the views are mirrored.
         brightness, contrast, saturation: each factor is drawn from 1 - x .. 1 + x.
         hue: turn of the colours, in parts of a full circle, drawn from -x .. x.
-        fill: RGB of what lies beyond the image; its label is ignored.
+        fill: value of each band beyond the image, or one of all bands; its label is void.
     """
 
     crop: tuple[int, int]
@@ -36,7 +36,7 @@ class Augmentation:
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 0.03
-    fill: tuple[int, int, int] = (124, 116, 104)
+    fill: tuple[int, ...] = (124, 116, 104)
 
     def __call__(
         self, image: numpy.ndarray, label: numpy.ndarray, rng: numpy.random.Generator
@@ -44,12 +44,12 @@ class Augmentation:
         """A view of the image, made of one window of it and one resize.
 
         Args:
-            image: RGB uint8 [H, W, 3]. label: uint8 [H, W].
+            image: uint8 [H, W, C]; three bands are RGB. label: uint8 [H, W].
             rng: all the randomness; the same state gives the same view.
 
         Returns:
-            The view uint8 [h, w, 3], its labels uint8 [h, w], and the colour change [3, 4] float32:
-            the view's colours become M[:, :3] @ rgb + M[:, 3], to be clamped to 0..255.
+            The view uint8 [h, w, C], its labels uint8 [h, w], and the colour change float32
+            [C, C + 1]: the view's values x become M[:, :C] @ x + M[:, C], to be clamped to 0..255.
         """
         low, high = self.scale
         scale = math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -66,18 +66,25 @@ class Augmentation:
         return numpy.ascontiguousarray(view), numpy.ascontiguousarray(labels), color
 
     def _color_change(self, mean: numpy.ndarray, rng: numpy.random.Generator) -> numpy.ndarray:
-        """Brightness, contrast, saturation and hue as one affine map of RGB [3, 4]."""
+        """Brightness, contrast, saturation and hue as one affine map [C, C + 1].
+
+        Bands that are no colours have no hue and no saturation, and each its own mean.
+        """
         brightness, contrast, saturation = (
             rng.uniform(1 - x, 1 + x) for x in (self.brightness, self.contrast, self.saturation)
         )
         matrix = _hue_rotation(rng.uniform(-self.hue, self.hue))
-        grey = numpy.outer(numpy.ones(3), _GREY)
-        matrix = (saturation * numpy.eye(3) + (1 - saturation) * grey) @ matrix
-        # Contrast is relative to the view's mean grey, which brightness scales along.
-        offset = (1 - contrast) * float(_GREY @ mean)
-        change = numpy.empty((3, 4), dtype=numpy.float32)
-        change[:, :3] = brightness * contrast * matrix
-        change[:, 3] = brightness * offset
+        bands = len(mean)
+        if bands == 3:
+            grey = numpy.outer(numpy.ones(3), _GREY)
+            matrix = (saturation * numpy.eye(3) + (1 - saturation) * grey) @ matrix
+            mean = numpy.full(3, _GREY @ mean)
+        else:
+            matrix = numpy.eye(bands)
+        change = numpy.empty((bands, bands + 1), dtype=numpy.float32)
+        change[:, :bands] = brightness * contrast * matrix
+        # Contrast is relative to the view's mean (grey), which brightness scales along.
+        change[:, bands] = brightness * (1 - contrast) * mean
         return change
 
 
@@ -106,7 +113,7 @@ def _resized_window(
     label: numpy.ndarray,
     crop: tuple[int, int],
     spans: list[_Span],
-    fill: tuple[int, int, int],
+    fill: tuple[int, ...],
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Cuts and resizes: the image with antialiasing, the labels to the nearest."""
     vertical, horizontal = spans
@@ -123,18 +130,34 @@ def _resized_window(
         min(vertical.end - top, values.shape[0]),
     )
     size = (horizontal.length, vertical.length)
-    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box)
+    resized = _resized(pixels, size, box)
     nearest = Image.fromarray(values).resize(size, Image.Resampling.NEAREST, box)
     if size == (crop[1], crop[0]):
-        return numpy.asarray(resized), numpy.asarray(nearest)
-    view = numpy.empty((*crop, 3), dtype=numpy.uint8)
+        return resized, numpy.asarray(nearest)
+    view = numpy.empty((*crop, image.shape[2]), dtype=numpy.uint8)
     view[:] = fill
     labels = numpy.full(crop, IGNORE, dtype=numpy.uint8)
     rows = slice(vertical.at, vertical.at + vertical.length)
     columns = slice(horizontal.at, horizontal.at + horizontal.length)
-    view[rows, columns] = numpy.asarray(resized)
+    view[rows, columns] = resized
     labels[rows, columns] = numpy.asarray(nearest)
     return view, labels
+
+
+def _resized(
+    pixels: numpy.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> numpy.ndarray:
+    """uint8 [h, w, C]: the box of the pixels at a size (width, height), with antialiasing."""
+    bands = pixels.shape[2]
+    if bands == 3:
+        return numpy.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box))
+    planes = [
+        Image.fromarray(numpy.ascontiguousarray(pixels[..., band])).resize(
+            size, Image.Resampling.BILINEAR, box
+        )
+        for band in range(bands)
+    ]
+    return numpy.stack([numpy.asarray(plane) for plane in planes], axis=2)
 
 
 def _hue_rotation(turn: float) -> numpy.ndarray:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy
 import torch
 
-from ..limits import adopt, limits
 from .augment import Augmentation
-from .folder import Split
+from .split import Split
+from .threads import pool_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Views, uint8 [N, h, w, 3], their labels, uint8 [N, h, w], and colour changes [N, 3, 4]."""
+    """Views uint8 [N, h, w, C], their labels uint8 [N, h, w], and colour changes [N, C, C + 1]."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -75,7 +75,7 @@ class Batches:
                 yield _stack([self.sample(position) for position in group])
             return
         waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor(self.threads, initializer=adopt, initargs=(limits(),)) as pool:
+        with pool_of(self.threads) as pool:
             try:
                 for group in groups:
                     waiting.append([pool.submit(self.sample, position) for position in group])

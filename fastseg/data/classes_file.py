@@ -1,83 +1,125 @@
-"""What the numbers in the label files of a data set mean."""
+"""classes.json: what a data set itself says of its classes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._json import checked, read_json
 from .._messages import reason
+from .._schema import PLAIN, Array, Integer, Record, Text, either, nullable
 from ..classes import CAMVID, VOC, ClassSet, Color, bright_colors, voc_colors
+from .label_files import color_code
+from .labelling import IGNORE, DatasetError
 
 # Read in this order; the second is what CamVid's compact copy has.
 FILE_NAMES = ("classes.json", "meta.json")
-IGNORE = 255
-
-
-class DatasetError(Exception):
-    """A data set that cannot be used as it is; the message names the file and says why."""
+_LABEL = Integer(-(2**63), 2**63 - 1)
+_COLOR = Array(Integer(0, 255), 3, 3)
+_FIELDS = Record(
+    {"classes": Array(Text(), 1, IGNORE)},
+    {
+        "ignore_label": nullable(either(_LABEL, Array(_LABEL))),
+        "palette_rgb": nullable(Array(_COLOR, 1)),
+    },
+    PLAIN,
+)
+# What other programs call these fields: better refused than not seen.
+_MEANT = {
+    "ignore_index": "ignore_label",
+    "ignore": "ignore_label",
+    "void": "ignore_label",
+    "palette": "palette_rgb",
+    "colors": "palette_rgb",
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelling:
-    """The classes of a data set, and the label values that mean none of them.
+class Declared:
+    """Classes that are known before a label file is looked at.
 
     Attributes:
-        classes: names and colours; the label value i is class i.
-        ignored: label values of pixels that count nowhere; 255 always is one.
-        origin: where this is known from, for people to read.
+        classes: names and colours.
+        origin: who says so, for people to read.
+        numbers: class, or IGNORE, of each number; by default the number i is class i.
+        colors: class, or IGNORE, of each colour 0xRRGGBB that label files may have.
+        void: numbers that are void; None where nothing is said, and then 255 is.
+        own: whether the data set says so, rather than what it looks like.
     """
 
     classes: ClassSet
-    ignored: frozenset[int]
     origin: str
+    numbers: Mapping[int, int] | None = None
+    colors: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    void: frozenset[int] | None = None
+    own: bool = True
+
+    def numbered(self) -> dict[int, int]:
+        """`numbers`, or what they are by default."""
+        if self.numbers is not None:
+            return dict(self.numbers)
+        return {index: index for index in range(len(self.classes))}
 
 
-def read_classes_file(root: Path, name: str | None = None) -> Labelling | None:
-    """The labelling that a JSON file in the data set's folder describes; None without a file.
+def model_classes(classes: ClassSet, origin: str) -> Declared:
+    """The classes of a model, for data sets that do not name theirs."""
+    return Declared(classes, origin)
+
+
+def read_classes_file(root: Path) -> Declared | None:
+    """What the JSON file in the data set's folder says; None without a file.
 
     The file holds {"classes": ["road", ...], "ignore_label": 11, "palette_rgb": [[r, g, b], ...]};
-    all but the names may be missing, and "ignore_label" may be a list.
+    all but the names may be missing, and "ignore_label" may be a list. The palette may have colours
+    beyond the classes: those are void.
 
     Raises:
         DatasetError: the file is not of that form.
     """
-    for file in [name] if name else FILE_NAMES:
-        path = root / file
+    for name in FILE_NAMES:
+        path = root / name
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = read_json(path, _FIELDS if name == FILE_NAMES[0] else PLAIN)
+            if isinstance(content, Mapping) and "classes" in content:
+                return _declared(path, checked(str(path), content, _FIELDS))
+        except OSError as error:
             raise DatasetError(f"{path}: {reason(error)}") from error
-        if isinstance(content, Mapping) and "classes" in content:
-            return _labelling(path, content)
-        if file == FILE_NAMES[0] or name:
-            raise DatasetError(f'{path}: expected {{"classes": ["first name", ...], ...}}')
+        except ValueError as error:
+            raise DatasetError(reason(error)) from error
     return None
 
 
-def _labelling(path: Path, content: Mapping[str, Any]) -> Labelling:
-    names = content["classes"]
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise DatasetError(f"{path}: classes must be a list of names")
-    if len(names) > IGNORE:
-        raise DatasetError(f"{path}: {len(names)} classes, allowed are at most {IGNORE}")
-    ignored = content.get("ignore_label", [])
-    ignored = ignored if isinstance(ignored, list) else [ignored]
-    if not all(isinstance(value, int) and 0 <= value <= IGNORE for value in ignored):
-        raise DatasetError(f"{path}: ignore_label is {ignored}, expected 0 to {IGNORE}")
+def _declared(path: Path, content: Mapping[str, Any]) -> Declared:
+    names = tuple(content["classes"])
+    for name in names:
+        if names.count(name) > 1:
+            raise DatasetError(f"{path}: classes has {name!r} twice")
+    for field in set(content) - set(_FIELDS.optional) - set(_FIELDS.required):
+        near = difflib.get_close_matches(field, _FIELDS.optional, 1, 0.9)
+        if meant := _MEANT.get(field, near[0] if near else None):
+            raise DatasetError(f"{path}: {field} is not known, is {meant} meant?")
+    ignored = content.get("ignore_label")
+    if ignored is not None:
+        ignored = frozenset(ignored if isinstance(ignored, list) else [ignored])
     palette = content.get("palette_rgb")
-    try:
-        colors = None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: palette_rgb must be a list of [red, green, blue]") from error
-    if colors is not None and len(colors) < len(names):
+    colors: tuple[Color, ...] = tuple((r, g, b) for r, g, b in palette or ())
+    if palette is not None and len(colors) < len(names):
         raise DatasetError(f"{path}: palette_rgb has {len(colors)} colours, classes {len(names)}")
-    classes = class_set(tuple(names), colors)
-    return Labelling(classes, frozenset({IGNORE, *ignored}), str(path))
+    for index, color in enumerate(colors):
+        if colors.index(color) != index and index < len(names):
+            raise DatasetError(f"{path}: palette_rgb has the colour {list(color)} twice")
+    meaning = {
+        color_code(color): index if index < len(names) else IGNORE
+        for index, color in reversed(list(enumerate(colors)))
+    }
+    return Declared(
+        class_set(names, colors or None), str(path), colors=meaning, void=ignored, own=True
+    )
 
 
 def class_set(names: tuple[str, ...], colors: tuple[Color, ...] | None = None) -> ClassSet:

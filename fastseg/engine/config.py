@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..models.constructor import arguments_schema
+from ..nn.losses import parse_loss
+
 OPTIMIZERS = ("adamw", "sgd")
 CLASS_WEIGHTS = ("none", "median-frequency", "sqrt-frequency")
 
@@ -24,11 +27,14 @@ class TrainConfig:
         optimizer: "adamw" or "sgd" (momentum 0.9, Nesterov).
         lr: learning rate at the end of the warmup.
         weight_decay: of weights with two or more dimensions; biases and norms have none.
-        power: of the poly schedule, lr * (1 - i / iterations) ** power.
+        power: of the poly schedule, lr * (1 - i / iterations) ** power. A run that is made longer
+            goes on with the learning rates of a run of the new length.
         warmup: steps during which the learning rate grows linearly.
         ema: decay per step of the averaged weights, which are validated and kept; 0 is none.
         class_weights: "none", "median-frequency" or "sqrt-frequency", its square root.
         label_smoothing: share of each target spread evenly over all classes.
+        loss: names of nn.CombinedLoss with weights, such as "ce+0.5*dice"; class_weights and
+            label_smoothing are of "ce".
         clip: largest norm of the gradient; 0 is no limit.
         bf16: autocast to bfloat16.
         seed: of the initial weights, the order and views of the images, and dropout.
@@ -49,6 +55,7 @@ class TrainConfig:
     ema: float = 0.998
     class_weights: str = "none"
     label_smoothing: float = 0.0
+    loss: str = "ce"
     clip: float = 0.0
     bf16: bool = False
     seed: int = 0
@@ -75,16 +82,39 @@ class TrainConfig:
                     f"{name} is {getattr(self, name)!r}, allowed are {', '.join(allowed)}"
                 )
 
+        parse_loss(self.loss, loss_mode(self.loss))
+
     def as_json(self) -> dict[str, Any]:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
 
-    def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What differs from the configuration that a checkpoint holds, in words."""
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TrainConfig:
+        """The reverse of `as_json`. Fields that an older version did not know have their defaults.
+
+        Raises:
+            ValueError: a field that is not known, or of another kind or range.
+        """
+        values: dict[str, Any] = arguments_schema(cls).check(stored)
+        pairs = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **pairs})
+
+    def differences(self, stored: TrainConfig) -> list[str]:
+        """What differs from the configuration that a checkpoint holds, in words.
+
+        The number of iterations may differ, for a run can be made longer, and what the weights
+        came from, for they are in the checkpoint now.
+        """
+        before = stored.as_json()
         return [
-            f"{key} is {value}, was {stored.get(key)}"
+            f"{key} is {value}, was {before[key]}"
             for key, value in self.as_json().items()
-            if stored.get(key) != value
+            if before[key] != value and key not in ("iterations", "init")
         ]
+
+
+def loss_mode(loss: str) -> str:
+    """The mode of the losses that TrainConfig.loss names: "bce" is of one class."""
+    return "binary" if "bce" in loss else "multiclass"

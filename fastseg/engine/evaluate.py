@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ..data import IGNORE, Split
 from ..models import SegmentationModel
+from ..nn.logits import with_background
 from ..ops.upsample_confusion_matrix import upsample_confusion_matrix
 from .processes import Processes
 
@@ -57,7 +58,7 @@ def evaluate(
         pixels = _at_working_size(model, images, working_size)
         target = torch.from_numpy(numpy.stack(labels)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = model.coarse_logits(model.preprocess(pixels))
+            logits = with_background(model.coarse_logits(model.preprocess(pixels)))
         matrix[:classes] += _count(model, logits, target)
         if void_row:
             # As if void were class 0 and nothing else counted: row 0 is what void was taken for.
@@ -95,7 +96,7 @@ def _groups(
 def _at_working_size(
     model: SegmentationModel, images: list[numpy.ndarray], working_size: int | None
 ) -> torch.Tensor:
-    """Images uint8 [N, h, w, 3], resized on the CPU as `segment` does."""
+    """Images uint8 [N, h, w, bands], resized on the CPU as `segment` does."""
     pixels = torch.from_numpy(numpy.stack(images))
     size = model.input_size(pixels.shape[1], pixels.shape[2], working_size)
     if size == (pixels.shape[1], pixels.shape[2]):

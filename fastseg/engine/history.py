@@ -63,17 +63,22 @@ def write(out: Path, history: History, config: TrainConfig, description: Descrip
         "config": config.as_json(),
         "iteration": len(history.losses),
         "best_mIoU": None if math.isnan(best) else best,
-        "loss": {"iteration": steps, "mean": means},
+        "loss": {"iteration": steps, "mean": [_finite(mean) for mean in means]},
         "validation": history.validations,
     }
-    with written_whole(out / METRICS) as file:
-        file.write(json.dumps(content, indent=1).encode())
+    with written_whole(out / METRICS, durable=True) as file:
+        file.write(json.dumps(content, indent=1, allow_nan=False).encode())
     try:
         import matplotlib
     except ImportError:
         return
     matplotlib.use("Agg")
     _draw(out / CURVE, history, config)
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON has it, which knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _draw(path: Path, history: History, config: TrainConfig) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from .._schema import shown
 from ..data import Split
 from .config import TrainConfig
 
@@ -31,6 +33,40 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             fused=True,
         )
     return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[Any, Any]) -> None:
+    """Gives an optimizer the state that a checkpoint holds of each parameter.
+
+    Learning rate and weight decay stay as they are: they come from the configuration.
+
+    Raises:
+        ValueError: a state that fits no parameter.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    expected = _STATE_NAMES[type(optimizer)]
+    for index, entries in state.items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters):
+            raise ValueError(f"optimizer has a state for the parameter {shown(index)}")
+        if not isinstance(entries, Mapping) or set(entries) != set(expected):
+            raise ValueError(
+                f"optimizer has {shown(entries)} for the parameter {index}, expected "
+                f"{', '.join(expected)}"
+            )
+        for name, value in entries.items():
+            shape = parameters[index].shape
+            if not isinstance(value, torch.Tensor) or value.shape not in (shape, torch.Size()):
+                raise ValueError(
+                    f"optimizer's {name} of the parameter {index} does not have shape "
+                    f"{tuple(shape)}"
+                )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
+
+
+_STATE_NAMES: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

@@ -7,6 +7,9 @@ from torch import nn
 
 from ..data import IGNORE, Batch
 from ..models import SegmentationModel
+from ..models.base import of_bands
+from ..nn.losses import CombinedLoss
+from ..nn.target_watch import trust_targets
 
 
 class TrainingStep(nn.Module):
@@ -16,6 +19,7 @@ class TrainingStep(nn.Module):
         model: that is trained.
         class_weights: of the classes in the loss [C], or None.
         label_smoothing: as in F.cross_entropy.
+        criterion: a loss instead of the cross-entropy, with its own weights and smoothing.
     """
 
     def __init__(
@@ -23,16 +27,21 @@ class TrainingStep(nn.Module):
         model: SegmentationModel,
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | None = None,
     ) -> None:
         super().__init__()
         self.class_weights: torch.Tensor | None
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.model = model
+        trust_targets(model)  # views may well show one class; the data set was looked through
         self.label_smoothing = label_smoothing
+        self.criterion = criterion
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.register_buffer("mean", 255.0 * torch.tensor(model.mean), persistent=False)
-        self.register_buffer("std", 255.0 * torch.tensor(model.std), persistent=False)
+        bands = model.in_channels
+        for name in ("mean", "std"):
+            values = torch.tensor(of_bands(name, getattr(model, name), bands))
+            self.register_buffer(name, 255.0 * values, persistent=False)
 
     def forward(
         self,
@@ -44,8 +53,8 @@ class TrainingStep(nn.Module):
         """The mean loss of the pixels of a batch, times `share`.
 
         Args:
-            images: views uint8 [N, h, w, 3]. labels: uint8 [N, h, w], 255 where ignored.
-            colors: colour changes [N, 3, 4], see Augmentation.
+            images: views uint8 [N, h, w, C]. labels: uint8 [N, h, w], 255 where void.
+            colors: colour changes [N, C, C + 1], see Augmentation.
             share: of this batch in the loss that is to be differentiated.
         """
         # In bfloat16 the colour change would round the pixels to 8 bits.
@@ -57,16 +66,18 @@ class TrainingStep(nn.Module):
             weight=self.class_weights,
             ignore_index=IGNORE,
             label_smoothing=self.label_smoothing,
+            criterion=self.criterion,
         )
         return loss * share
 
     def inputs(self, images: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
-        """The network's input [N, 3, h, w], channels_last, from views and colour changes."""
-        count, height, width, _ = images.shape
-        pixels = images.view(count, height * width, 3).float()
-        pixels = torch.baddbmm(colors[:, None, :, 3], pixels, colors[:, :, :3].transpose(1, 2))
+        """The network's input [N, C, h, w], channels_last, from views and colour changes."""
+        count, height, width, bands = images.shape
+        pixels = images.view(count, height * width, bands).float()
+        matrix, offset = colors[:, :, :bands].transpose(1, 2), colors[:, None, :, bands]
+        pixels = torch.baddbmm(offset, pixels, matrix)
         pixels = pixels.clamp_(0.0, 255.0).sub_(self.mean).div_(self.std)
-        x = pixels.view(count, height, width, 3).permute(0, 3, 1, 2)
+        x = pixels.view(count, height, width, bands).permute(0, 3, 1, 2)
         return x.to(next(self.model.parameters()).dtype)
 
 

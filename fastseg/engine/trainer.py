@@ -18,19 +18,21 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import Augmentation, Batch, Batches, Sampler, Split
+from .._messages import shortened
+from ..data import IGNORE, Augmentation, Batch, Batches, Sampler, Split
 from ..metrics import Scores, scores
 from ..models import SegmentationModel
+from ..models.base import of_bands
 from ..models.description import Description
+from ..nn.losses import CombinedLoss, parse_loss
 from ..nn.sync_batch_norm import synchronised
 from . import checkpoint, history
-from .config import TrainConfig
+from .config import TrainConfig, loss_mode
 from .evaluate import evaluate
-from .optim import Averaged, class_weights, learning_rate, make_optimizer
+from .optim import Averaged, class_weights, learning_rate, make_optimizer, restore
 from .processes import Processes, data_parallel
+from .run_folder import BEST, LAST, MODEL, PREVIOUS, FolderLock, locked
 from .step import TrainingStep, parts, weight_of
-
-LAST, BEST, MODEL = "last.pt", "best.pt", "model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,12 @@ class Trainer:
         *,
         processes: Processes | None = None,
         device: torch.device | None = None,
+        lock: FolderLock | None = None,
     ) -> None:
         """Moves the model to the device.
+
+        Args:
+            lock: of the folder, where the caller holds it already; by default `run` takes it.
 
         Raises:
             TrainingError: a batch cannot be divided over processes and parts.
@@ -115,6 +121,7 @@ class Trainer:
         self.description, self.config, self.options = description, config, options
         self.reporter = reporter
         self.validation = validation
+        self._lock = lock
         share, rest = divmod(config.batch_size, self.processes.count * options.accumulate)
         if rest:
             raise TrainingError(
@@ -129,7 +136,8 @@ class Trainer:
             model = _with_synchronised_norms(model, self.device)
         self.model = model
         self.averaged = Averaged(self.model, config.ema) if config.ema else None
-        step = TrainingStep(self.model, weights, config.label_smoothing).to(self.device)
+        criterion = _criterion(config, self.model, weights, self.processes)
+        step = TrainingStep(self.model, weights, config.label_smoothing, criterion).to(self.device)
         self._step: nn.Module = step
         if self.processes.count > 1:
             self._step = data_parallel(step)
@@ -147,6 +155,7 @@ class Trainer:
         sampler = Sampler(len(train), config.seed)
         self._batches = Batches(train, augmentation, sampler, threads=options.threads)
         self.iteration = 0
+        self.stored_iterations = config.iterations  # of the run that is continued
         self.history = history.History()
         self._pending: list[torch.Tensor] = []
         self._wanted_signal = 0
@@ -157,25 +166,47 @@ class Trainer:
         Raises:
             checkpoint.CheckpointError: it cannot be read, or is of another run.
         """
-        state = checkpoint.load(path)
+        self._continue(path, checkpoint.load_run(path))
+
+    def resume_latest(self) -> str:
+        """Continues from the last checkpoint in the folder that can be read.
+
+        Returns:
+            What is wrong with the last one where it is the one before, else "".
+
+        Raises:
+            checkpoint.CheckpointError: none can be read, or it is of another run.
+        """
+        path, state, problem = checkpoint.load_latest(self.options.out)
+        self._continue(path, state)
+        return problem
+
+    def _continue(self, path: Path, state: dict[str, Any]) -> None:
         try:
-            differences = self.config.differences(state["config"])
-            if state["description"] != self.description.as_dict():
+            stored = TrainConfig.from_json(state["config"])
+            differences = self.config.differences(stored)
+            if state["description"].as_dict() != _as_stored(self.description):
                 differences.append("the model or the classes are others")
             if differences:
                 raise checkpoint.CheckpointError(
                     f"{path}: is of another run: {'; '.join(differences)}"
                 )
+            if state["iteration"] > self.config.iterations:
+                raise checkpoint.CheckpointError(
+                    f"{path}: {state['iteration']} iterations are done, but the run is to have "
+                    f"{self.config.iterations}"
+                )
             self.model.load_state_dict(state["weights"])
             if self.averaged:
                 self.averaged.model.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.history = history.History.from_dict(state["history"])
-            self.iteration = state["iteration"]
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            restore(self.optimizer, state["optimizer"]["state"])
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(
-                f"{path}: not written by this version of fastseg train ({error})"
+                f"{path}: not written by this version of fastseg train ({shortened(error)})"
             ) from error
+        self.stored_iterations = stored.iterations
+        self.history = history.History.from_dict(state["history"])
+        self.iteration = state["iteration"]
 
     def run(self) -> Outcome:
         """Trains to the last step, or until a signal or the time limit.
@@ -184,7 +215,15 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite.
+            FolderError: another run writes to the folder.
+            OSError: the folder cannot be written to.
         """
+        if not self.processes.first:
+            return self._run()
+        with locked(self._lock, self.options.out):
+            return self._run()
+
+    def _run(self) -> Outcome:
         began = saved = time.monotonic()
         stopped = ""
         self.model.train()
@@ -336,7 +375,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history.as_dict(),
         }
-        checkpoint.save(out / LAST, state)
+        checkpoint.save(out / LAST, state, out / PREVIOUS)
         if self.history.losses:
             history.write(out, self.history, self.config, self.description)
 
@@ -356,6 +395,11 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def _as_stored(description: Description) -> dict[str, Any]:
+    """A description as it comes back from a file."""
+    return Description.from_dict(description.as_dict()).as_dict()
+
+
 def _with_synchronised_norms(model: SegmentationModel, device: torch.device) -> SegmentationModel:
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -368,6 +412,36 @@ def _seed_step(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(state[0] >> numpy.uint64(1)))
 
 
-def _fill(model: SegmentationModel) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * value) for value in model.mean)
-    return red, green, blue
+def _fill(model: SegmentationModel) -> tuple[int, ...]:
+    """The mean of each band, as the images have it."""
+    mean = of_bands("mean", model.mean, model.in_channels)
+    return tuple(min(255, max(0, round(255 * value))) for value in mean)
+
+
+def _criterion(
+    config: TrainConfig,
+    model: SegmentationModel,
+    weights: torch.Tensor | None,
+    processes: Processes,
+) -> CombinedLoss | None:
+    """The loss of `config` where it is not plain cross-entropy; its sums are over all processes.
+
+    Raises:
+        TrainingError: the model has too many classes for it.
+    """
+    if config.loss == "ce":
+        return None
+    mode = loss_mode(config.loss)
+    classes = len(model.classes)
+    if mode == "binary" and classes != 1:
+        raise TrainingError(
+            f"loss is {config.loss!r}, but bce is of one class and the model has {classes}: use ce"
+        )
+    return parse_loss(
+        config.loss,
+        mode,
+        IGNORE,
+        weights,
+        config.label_smoothing,
+        process_group=True if processes.count > 1 else None,
+    )

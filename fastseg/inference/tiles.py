@@ -11,6 +11,7 @@ from torch import nn
 
 from ..models.base import SegmentationModel
 from ..models.encoder_decoder import EncoderDecoder
+from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 
 
@@ -27,7 +28,7 @@ def predict_tiled(
 
     Args:
         model: in eval mode.
-        image: RGB uint8 [H, W, 3]; a numpy.memmap is read tile by tile.
+        image: uint8 [H, W, bands], RGB for three bands; a numpy.memmap is read tile by tile.
         tile: side of a tile in pixels; rounded up to what fits the model.
         halo: pixels around a tile that its network sees as well. By default 128; with `exact` the
             receptive field of the encoder, which is what makes the result exact.
@@ -35,7 +36,7 @@ def predict_tiled(
             With the default halo the labels are those of the whole image, where pooling over the
             whole image is part of the model too. Features and decoder must fit into memory.
             Without it each tile is an image of its own, seen with its halo.
-        out: uint8 [H, W] (int32 above 256 classes), for example a memmap, to write into.
+        out: uint8 [H, W] (int32 above 256 labels), for example a memmap, to write into.
 
     Returns:
         Labels [H, W]: `out` if given.
@@ -47,13 +48,13 @@ def predict_tiled(
     """
     if image.dtype != numpy.uint8:
         raise TypeError(f"image has dtype {image.dtype}, expected uint8")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}, expected RGB [H, W, 3]")
+    if image.ndim != 3 or image.shape[2] != model.in_channels or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}, expected [H, W, {model.in_channels}]")
     if tile < 1:
         raise ValueError(f"tile is {tile}, expected at least 1")
     if halo is not None and halo < 0:
         raise ValueError(f"halo is {halo}, expected at least 0")
-    dtype = numpy.uint8 if len(model.classes) <= 256 else numpy.int32
+    dtype = numpy.uint8 if len(model.label_classes()) <= 256 else numpy.int32
     if out is None:
         out = numpy.empty(image.shape[:2], dtype)
     if out.dtype != dtype:
@@ -96,7 +97,7 @@ def _decode_whole(
             # Cells of a map lie on every stride-th pixel, the first on the first.
             stride = -(-(outer[0].stop - outer[0].start) // feature.shape[2])
             maps[i] = _place(maps[i], feature, inner, outer, padded, stride)
-    logits = model.decode(maps)
+    logits = with_background(model.decode(maps))
     size = model.output_size(*padded)
     labels = upsample_argmax(logits, size, align_corners=model.align_corners)[0]
     out[:] = labels[:height, :width].cpu().numpy()

@@ -9,8 +9,11 @@ import numpy
 import torch
 import torch.nn.functional as F
 
-from ..classes import ClassSet
+from ..classes import ClassSet, label_classes
 from ..nn.fusion import is_fused
+from ..nn.logits import with_background
+from ..nn.losses import CombinedLoss, SumsLoss
+from ..nn.target_watch import watch_targets
 from ..ops.upsample_argmax import upsample_argmax
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_cross_entropy import upsample_cross_entropy
@@ -30,7 +33,9 @@ class SegmentationModel(Pretrained):
     Attributes:
         classes: names and colours of the classes, one per channel of the logits.
         align_corners: how the logits were upsampled in training.
-        mean, std: per colour channel, of RGB values scaled to 0..1; the input is (x - mean) / std.
+        mean, std: per band, of values scaled to 0..1; the input is (x - mean) / std. Those of RGB
+            serve images of other bands too: a fourth band and more, or a single one, take their
+            average.
         size_step, size_offset: the logits lie on the pixel grid without rest where each side of
             the input is a multiple of size_step plus size_offset (0 or 1).
         working_size: the longer side, in pixels, that `segment` brings images to: objects then
@@ -46,6 +51,37 @@ class SegmentationModel(Pretrained):
     size_offset: int = 0
     working_size: int = 513
     auxiliary_weight: float = 0.4
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images that the network takes, as its first convolution has them."""
+        for module in self.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                return module.in_channels
+        return 3
+
+    @torch.no_grad()
+    def label_classes(self) -> ClassSet:
+        """The labels that the model gives, which are more than its classes where it has only one.
+
+        Where a head with another number of outputs replaced the model's own, its labels are
+        numbered. The outputs are counted in those of a small image, whose statistics no layer
+        keeps.
+
+        Returns:
+            `fastseg.classes.label_classes(self.classes, outputs)`.
+        """
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            side = 2 * self.size_step + self.size_offset
+            parameter = next(self.parameters())
+            x = parameter.new_zeros(1, self.in_channels, max(side, 33), max(side, 33))
+            outputs = self.coarse_logits(x).shape[1]
+        finally:
+            for module in training:
+                module.training = True
+        return label_classes(self.classes, outputs)
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Low-resolution logits [N, classes, h, w] of the input map x [N, 3, H, W].
@@ -129,7 +165,7 @@ class SegmentationModel(Pretrained):
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits = _with_background(self.coarse_logits(x))
+        logits = with_background(self.coarse_logits(x))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
         return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
@@ -146,6 +182,7 @@ class SegmentationModel(Pretrained):
         weight: torch.Tensor | None = None,
         ignore_index: int = 255,
         label_smoothing: float = 0.0,
+        criterion: CombinedLoss | SumsLoss | None = None,
     ) -> torch.Tensor:
         """Cross-entropy of the full-resolution logits, which are never built.
 
@@ -160,12 +197,20 @@ class SegmentationModel(Pretrained):
             weight: of each class, [classes].
             ignore_index: target value of pixels that do not count.
             label_smoothing: in [0, 1]: share of each target spread evenly over all classes.
+            criterion: a loss of fastseg.nn instead of the cross-entropy, such as
+                CombinedLoss(ce=1, dice=1, ignore_index=255); weight and label_smoothing are its
+                own then, and ignore_index must be. In mode "binary" it gets the single class's
+                logits as they are.
 
         Returns:
             Scalar: the mean over the (weights of the) pixels that count.
 
         Raises:
             ValueError: shape of x or target, or targets out of range.
+
+        Warns:
+            UserWarning: all pixels that count are of one class and the others ignored, in the first
+                target of this model.
         """
         if target.dim() != 3:
             raise ValueError(
@@ -177,6 +222,7 @@ class SegmentationModel(Pretrained):
                 f"target has shape {tuple(target.shape)}, expected {height} x {width} pixels for "
                 f"an input of {x.shape[2]} x {x.shape[3]}"
             )
+        watch_targets(self, target, ignore_index)
         padded = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         if padded != (height, width):
             if target.dtype is torch.uint8 and not 0 <= ignore_index <= 255:
@@ -185,9 +231,12 @@ class SegmentationModel(Pretrained):
             target = F.pad(target, border, value=ignore_index)
         main, auxiliary = self.training_logits(x)
 
-        def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+        def loss_of(logits: torch.Tensor) -> torch.Tensor:
+            if criterion is not None:
+                given = logits if criterion.mode == "binary" else with_background(logits)
+                return criterion(given, target, align_corners=self.align_corners)
             return upsample_cross_entropy(
-                _with_background(logits),
+                with_background(logits),
                 target,
                 weight,
                 ignore_index,
@@ -195,26 +244,24 @@ class SegmentationModel(Pretrained):
                 align_corners=self.align_corners,
             )
 
-        loss = cross_entropy(main)
-        return (
-            loss if auxiliary is None else loss + self.auxiliary_weight * cross_entropy(auxiliary)
-        )
+        loss = loss_of(main)
+        return loss if auxiliary is None else loss + self.auxiliary_weight * loss_of(auxiliary)
 
     @torch.no_grad()
     def segment(
         self, image: Image, working_size: int | None = None, crf: DenseCRF | None = None
     ) -> torch.Tensor:
-        """The class of every pixel of one photograph of any size.
+        """The class of every pixel of one image of any size.
 
         The image is resized, with antialiasing, so that its longer side is about `working_size`
         and the logits fit its pixels; the logits are upsampled straight to the size of the
         photograph. Nothing is padded or cropped.
 
         Args:
-            image: RGB uint8 [H, W, 3].
+            image: uint8 [H, W, bands], RGB for three bands, as `fastseg.data.read_image` gives it.
             working_size: the longer side in pixels, at least 1; by default the model's own.
-            crf: refines the logits with the photograph at its full size; for as many labels as
-                there are classes (two for a single class: without, with).
+            crf: refines the logits with the image at its full size, its first three bands if it
+                has more; for as many labels as `label_classes()` has.
 
         Returns:
             Labels [H, W], uint8 up to 256 classes, else int32, on the model's device.
@@ -222,9 +269,11 @@ class SegmentationModel(Pretrained):
         Raises:
             ValueError: shape of the image, or working_size below 1. TypeError: dtype of the image.
         """
-        pixels = _rgb_batch(image)
+        pixels = self._batch(image)
         if pixels.shape[0] != 1:
-            raise ValueError(f"image has shape {tuple(pixels.shape)}, expected [H, W, 3]")
+            raise ValueError(
+                f"image has shape {tuple(pixels.shape)}, expected [H, W, {self.in_channels}]"
+            )
         height, width = pixels.shape[1:3]
         size = self.input_size(height, width, working_size)
         if size != (height, width):
@@ -232,31 +281,50 @@ class SegmentationModel(Pretrained):
             planes = pixels.cpu().permute(0, 3, 1, 2)
             planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
             pixels = planes.permute(0, 2, 3, 1)
-        logits = _with_background(self.coarse_logits(self.preprocess(pixels)))
+        logits = with_background(self.coarse_logits(self.preprocess(pixels)))
         if crf is None:
             return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
         logits = upsample_bilinear(logits, (height, width), align_corners=self.align_corners)
-        photo = _rgb_batch(image).to(logits.device).permute(0, 3, 1, 2)
-        return crf.predict(logits, photo)[0]
+        photo = self._batch(image)[..., :3]
+        if photo.shape[3] < 3:
+            photo = photo[..., :1].expand(-1, -1, -1, 3)
+        return crf.predict(logits, photo.to(logits.device).permute(0, 3, 1, 2))[0]
 
     def preprocess(self, images: Image) -> torch.Tensor:
-        """The network's input from photographs: (RGB / 255 - mean) / std.
+        """The network's input from images: (x / 255 - mean) / std.
 
         Args:
-            images: RGB uint8 [N, H, W, 3] or [H, W, 3].
+            images: uint8 [N, H, W, bands] or [H, W, bands], RGB for three bands.
 
         Returns:
-            Map [N, 3, H, W] in channels_last, in the dtype and on the device of the parameters.
+            Map [N, bands, H, W] in channels_last, in the dtype and on the device of the parameters.
 
         Raises:
             ValueError: shape of the images. TypeError: dtype of the images.
         """
         parameter = next(self.parameters())
-        x = _rgb_batch(images).to(parameter.device).float().permute(0, 3, 1, 2)
-        mean = torch.tensor(self.mean, device=x.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(1, 3, 1, 1)
+        x = self._batch(images).to(parameter.device).float().permute(0, 3, 1, 2)
+        bands = x.shape[1]
+        mean = torch.tensor(of_bands("mean", self.mean, bands), device=x.device).view(1, -1, 1, 1)
+        std = torch.tensor(of_bands("std", self.std, bands), device=x.device).view(1, -1, 1, 1)
         x = x / (255.0 * std) - mean / std
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _batch(self, images: Image) -> torch.Tensor:
+        """Images [N, H, W, bands] or [H, W, bands] as a checked tensor [N, H, W, bands]."""
+        if isinstance(images, numpy.ndarray) and not images.flags.writeable:
+            images = images.copy()  # torch has no read-only tensors and warns
+        x = torch.as_tensor(images)
+        if x.dtype is not torch.uint8:
+            raise TypeError(f"image has dtype {x.dtype}, expected uint8")
+        bands = self.in_channels
+        if x.dim() not in (3, 4) or x.shape[-1] != bands or 0 in x.shape[-3:]:
+            kind = "RGB " if bands == 3 else ""
+            raise ValueError(
+                f"image has shape {tuple(x.shape)}, expected {kind}[H, W, {bands}] or a batch "
+                f"[N, H, W, {bands}]"
+            )
+        return x if x.dim() == 4 else x[None]
 
     def input_size(
         self, height: int, width: int, working_size: int | None = None
@@ -276,23 +344,15 @@ class SegmentationModel(Pretrained):
         return new_height, new_width
 
 
-def _with_background(logits: torch.Tensor) -> torch.Tensor:
-    """A single class [N, 1, h, w] beside the logit 0 of its absence; others as they are.
+def of_bands(name: str, values: Sequence[float], bands: int) -> list[float]:
+    """A statistic per band, from one that is, or from that of RGB.
 
-    softmax([0, z])[1] is sigmoid(z), and interpolation keeps the 0.
+    Raises:
+        ValueError: `values`, which the message calls `name`, has another number of bands.
     """
-    return F.pad(logits, (0, 0, 0, 0, 1, 0)) if logits.shape[1] == 1 else logits
-
-
-def _rgb_batch(images: Image) -> torch.Tensor:
-    """Photographs [N, H, W, 3] or [H, W, 3] as a checked tensor [N, H, W, 3]."""
-    if isinstance(images, numpy.ndarray) and not images.flags.writeable:
-        images = images.copy()  # torch has no read-only tensors and warns
-    x = torch.as_tensor(images)
-    if x.dtype is not torch.uint8:
-        raise TypeError(f"image has dtype {x.dtype}, expected uint8")
-    if x.dim() not in (3, 4) or x.shape[-1] != 3 or 0 in x.shape[-3:]:
-        raise ValueError(
-            f"image has shape {tuple(x.shape)}, expected RGB [H, W, 3] or a batch [N, H, W, 3]"
-        )
-    return x if x.dim() == 4 else x[None]
+    if len(values) == bands:
+        return list(values)
+    if len(values) != 3:
+        raise ValueError(f"{name} has {len(values)} values, the image {bands} bands")
+    average = sum(values) / 3
+    return [average] if bands == 1 else [*values[:bands], *[average] * (bands - 3)]

@@ -89,6 +89,8 @@ def _schema(annotation: Any) -> Schema:
         return kinds[0] if len(kinds) == 1 else either(*kinds)
     if origin is typing.Literal:
         return Text(inside) if all(isinstance(name, str) for name in inside) else PLAIN
+    if origin is tuple and Ellipsis not in inside:
+        return Array(_schema(inside[0]), len(inside), len(inside))
     if origin in (list, tuple, Sequence):
         return Array(_schema(inside[0]), longest=_LONGEST)
     if origin in (dict, Mapping):

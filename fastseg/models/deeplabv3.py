@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import ASPP, AuxiliaryHead, Chain, SeparableConv2d, upsample_separable_conv2d
-from ..nn.chain import can_be_folded, folded_parameters, has_no_hooks, run_chain
+from ..nn import ASPP, Chain, SeparableConv2d
+from ..nn.altered import original_class, why_not_short
+from ..nn.chain import is_sequence, run
 from ..nn.heads import ActivationName
+from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..ops.upsample_bilinear import upsample_bilinear
-from ..ops.upsample_conv2d import upsample_conv2d
 from ..ops.upsample_conv2d.plan import separable_pays
 from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
@@ -55,7 +56,7 @@ class DeepLabV3Decoder(Decoder):
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size of the last."""
         y = self.aspp(features[-1])
-        return run_chain(y, self.conv, self.bn, self.relu) if self.refine else y
+        return run(y, self.conv, self.bn, self.relu) if self.refine else y
 
 
 class DeepLabV3PlusDecoder(Decoder):
@@ -124,72 +125,50 @@ class DeepLabV3PlusDecoder(Decoder):
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size at stride 4."""
         low = self.block1(features[2])
-        size = [low.shape[2], low.shape[3]]
+        size = (low.shape[2], low.shape[3])
         high = self.aspp(features[-1])
-        if self.dense:
-            return self._dense(high, low)
-        if self._commutes(high, size):
-            return self._fused(high, low)
-        high = upsample_bilinear(high, (size[0], size[1]), align_corners=self.align_corners)
+        parts = [low, high] if self.low_level_first else [high, low]
+        if self.dense and why_not_short(self, _dense_skips, _dense_unfit) is None:
+            return run_resized(parts, self.block2, size, align_corners=self.align_corners)
+        if (
+            not self.dense
+            and why_not_short(self, _separable_skips, _separable_unfit) is None
+            and self._is_cheaper(high, size)
+        ):
+            return run_separable(parts, self.block2, self.align_corners)
+        high = upsample_bilinear(high, size, align_corners=self.align_corners)
         return self.block2(torch.cat([low, high] if self.low_level_first else [high, low], dim=1))
 
-    def _dense(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-        """block2 with a dense convolution, of which each map's share is its own."""
-        modules: Any = self.block2
-        convolution, *after = modules
-        parts = [low, high] if self.low_level_first else [high, low]
-        y = upsample_conv2d(
-            parts,
-            convolution.weight,
-            convolution.bias,
-            size=(low.shape[2], low.shape[3]),
-            align_corners=self.align_corners,
-        )
-        return run_chain(y, *after)
-
-    def _commutes(self, high: torch.Tensor, size: list[int]) -> bool:
-        """Whether block2 may be computed by its weights, and is cheaper before the resize."""
-        modules: Any = self.block2
-        if self.low_level_first or len(modules[0]) != 2:  # with a norm in between it does not
-            return False
-        return has_no_hooks(*modules.modules()) and separable_pays(
-            high, modules[0][1].weight[:, : high.shape[1]], size
-        )
-
-    def _fused(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-        """block2 of both maps at the size of the second, which are neither resized nor joined."""
-        modules: Any = self.block2
-        (depthwise, pointwise), norm, relu, *after = modules
-        weight, bias = pointwise.weight, pointwise.bias
-        if not torch.is_grad_enabled() and can_be_folded(pointwise, norm):
-            weight, bias = folded_parameters(pointwise, norm)
-            norm = nn.Identity()
-        parts = [high, low]
-        y = upsample_separable_conv2d(
-            parts, depthwise.weight, weight, bias, align_corners=self.align_corners
-        )
-        return run_chain(relu(norm(y)), *after)
+    def _is_cheaper(self, high: torch.Tensor, size: tuple[int, int]) -> bool:
+        """Whether multiplying block2's two weights costs less than resizing before them."""
+        layers: Any = self.block2
+        weight = layers[0][1].weight[:, : high.shape[1]]
+        return not self.low_level_first and separable_pays(high, weight, list(size))
 
 
-class _DeepLab(EncoderDecoder):
-    """What the two have in common: perhaps a second head, for training."""
-
-    auxiliary_head: AuxiliaryHead | None
-
-    def _add_auxiliary_head(self, channels: int | None) -> None:
-        count = self.encoder.out_channels[-2]
-        self.auxiliary_head = (
-            AuxiliaryHead(count, channels, len(self.classes)) if channels else None
-        )
-
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
-        features = self.encoder(self.pad(x))
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
-        return self.decode(features), auxiliary
+def _dense_skips(decoder: Any) -> Iterable[nn.Module]:
+    return decoder.block2, decoder.block2[0]
 
 
-class DeepLabV3(_DeepLab):
+def _dense_unfit(decoder: Any) -> str | None:
+    return begins_with(decoder.block2)
+
+
+def _separable_skips(decoder: Any) -> Iterable[nn.Module]:
+    convolutions = decoder.block2[0]
+    return decoder.block2, convolutions, *convolutions
+
+
+def _separable_unfit(decoder: Any) -> str | None:
+    block, convolutions = decoder.block2, decoder.block2[0]
+    if not is_sequence(block) or not is_sequence(convolutions):
+        return f"a {original_class(convolutions).__name__} is no separable convolution"
+    if len(convolutions) != 2:
+        return "a norm between its convolutions does not commute with the upsampling"
+    return separable(*convolutions)
+
+
+class DeepLabV3(EncoderDecoder):
     """A dilated encoder and atrous spatial pyramid pooling.
 
     Arguments, names of tensors and values are those of segmentation_models_pytorch.
@@ -277,7 +256,7 @@ class DeepLabV3(_DeepLab):
         self._add_auxiliary_head(auxiliary_channels)
 
 
-class DeepLabV3Plus(_DeepLab):
+class DeepLabV3Plus(EncoderDecoder):
     """DeepLabV3 whose decoder also reads the features at stride 4.
 
     Arguments, names of tensors and values are those of segmentation_models_pytorch.

@@ -13,8 +13,10 @@ from .._messages import shortened
 from .._schema import (
     ANYTHING,
     PLAIN,
+    Array,
     Instance,
     Integer,
+    Number,
     Record,
     Schema,
     Table,
@@ -48,6 +50,7 @@ class Description:
         classes: of the data set.
         working_size: longer side, in pixels, of the images that it was trained on.
         options: more arguments of the model's constructor.
+        mean, std: of each band of the data set, where 255 is 1; None keeps the model's own.
     """
 
     architecture: str
@@ -55,6 +58,8 @@ class Description:
     classes: ClassSet
     working_size: int = 512
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def build(self, encoder_weights: str | None = None) -> SegmentationModel:
         """The model with random weights, its encoder perhaps with those of a file.
@@ -79,8 +84,16 @@ class Description:
             raise ValueError(
                 f"{self.architecture} with {self.encoder}: {shortened(error)}"
             ) from error
-        model.working_size = self.working_size
+        self._prepare(model)
         return model
+
+    def _prepare(self, model: SegmentationModel) -> None:
+        """Sets how the model sees images."""
+        model.working_size = self.working_size
+        if self.mean is not None:
+            model.mean = self.mean
+        if self.std is not None:
+            model.std = self.std
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {
@@ -98,12 +111,22 @@ class Description:
         Raises:
             Unfit: on anything else.
         """
-        return Description(**_STORED.check(content, field))
+        fields = _STORED.check(content, field)
+        for name in ("mean", "std"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        return Description(**fields)
 
 
+_BANDS = 1 << 16
 _STORED = Record(
     {"architecture": Text(), "encoder": Text(), "classes": StoredClasses()},
-    {"working_size": Integer(1, 1 << 20), "options": Table(PLAIN)},
+    {
+        "working_size": Integer(1, 1 << 20),
+        "options": Table(PLAIN),
+        "mean": nullable(Array(Number(), 1, _BANDS)),
+        "std": nullable(Array(Number(above=0), 1, _BANDS)),
+    },
 )
 
 
@@ -156,5 +179,5 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
         encoder_weights=None,
         classes=description.classes,
     )
-    model.working_size = description.working_size
+    description._prepare(model)
     return fill(origin, description.architecture, model, weights)

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from ..classes import ClassSet, as_class_set
-from ..nn.heads import ActivationName, ClassificationHead, SegmentationHead, make_activation
+from ..nn.heads import (
+    ActivationName,
+    AuxiliaryHead,
+    ClassificationHead,
+    SegmentationHead,
+    make_activation,
+)
 from .base import SegmentationModel
 from .encoders import Encoder
 
@@ -65,10 +71,17 @@ class EncoderDecoder(SegmentationModel):
         self.classification_head = (
             ClassificationHead(encoder.out_channels[-1], **aux_params) if aux_params else None
         )
+        self.auxiliary_head: AuxiliaryHead | None = None
         self.size_step = encoder.output_stride
         self.logits_stride = logits_stride
         self.upsampling = logits_stride if upsampling is None else max(1, upsampling)
         self._encoder_frozen = False
+
+    def _add_auxiliary_head(self, channels: int | None) -> None:
+        """A second head on the features before the last, for `loss`; none for None or 0."""
+        if channels:
+            count = self.encoder.out_channels[-2]
+            self.auxiliary_head = AuxiliaryHead(count, channels, len(self.classes))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
@@ -112,6 +125,12 @@ class EncoderDecoder(SegmentationModel):
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, classes, h, w] of x [N, in_channels, H, W], one per logits_stride pixels."""
         return self.decode(self.encoder(self.pad(x)))
+
+    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+        features = self.encoder(self.pad(x))
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
+        return self.decode(features), auxiliary
 
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Coarse logits of the encoder's features, finest first."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..classes import ClassSet
-from ..nn import AuxiliaryHead, PyramidPooling
+from ..nn import PyramidPooling
+from ..nn.altered import original_class, why_not_short
 from ..nn.heads import ActivationName
 from ..nn.norm import NormName, make_norm
+from ..nn.pyramid import pyramid_convolution, pyramid_skips, pyramid_unfit
 from .encoder_decoder import Decoder, EncoderDecoder
 from .encoders import make_encoder
 
@@ -44,8 +46,21 @@ class PSPDecoder(Decoder):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The features, finest first -> map [N, out_channels, h, w] of the size of the last."""
-        convolution, norm, relu = self.conv
-        return self.dropout(relu(norm(self.psp.convolve(features[-1], convolution))))
+        x = features[-1]
+        if why_not_short(self, _skips, _unfit) is None:
+            return self.dropout(self.psp.run(x, self.conv))
+        return self.dropout(self.conv(self.psp(x)))
+
+
+def _skips(decoder: Any) -> Iterable[nn.Module]:
+    """The modules that the decoder does not call."""
+    return decoder.psp, *pyramid_skips(decoder.psp), decoder.conv, decoder.conv[0]
+
+
+def _unfit(decoder: Any) -> str | None:
+    if type(decoder.psp) is not PyramidPooling:
+        return f"its pyramid is a {original_class(decoder.psp).__name__}"
+    return pyramid_unfit(decoder.psp) or pyramid_convolution(decoder.conv)
 
 
 class PSPNet(EncoderDecoder):
@@ -144,11 +159,7 @@ class PSPNet(EncoderDecoder):
             head_kernel_size,
         )
         self.align_corners = align_corners
-        self.auxiliary_head = (
-            AuxiliaryHead(encoder.out_channels[-2], auxiliary_channels, len(self.classes))
-            if auxiliary_channels
-            else None
-        )
+        self._add_auxiliary_head(auxiliary_channels)
         self._initialise()
 
     @classmethod
@@ -172,12 +183,6 @@ class PSPNet(EncoderDecoder):
             "auxiliary_channels": 256,
         }
         return cls(encoder_name, **{**paper, **arguments})
-
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
-        features = self.encoder(self.pad(x))
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
-        return self.decode(features), auxiliary
 
     def _initialise(self) -> None:
         for part in (self.decoder, self.auxiliary_head):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..classes import VOC, ClassSet, as_class_set
+from ..layout import map_format
 from ..nn import DilatedConv2d
+from ..nn.altered import why_not_short
+from ..nn.conv import is_convolution
+from ..nn.resized import resizable
 from .base import SegmentationModel
 
 # Strides of MobileNetV2's 17 inverted residuals after the stem's 2.
@@ -113,6 +118,9 @@ class TFDeepLabMobileNetV2(SegmentationModel):
         """concat_projection(cat([pooled, aspp0])): the pooled half is one vector per image."""
         pooled = F.relu(self.image_pooling(x.mean((2, 3), keepdim=True)))
         branch = F.relu(self.aspp0(x), inplace=True)
+        if why_not_short(self, _skips, _unfit) is not None:
+            maps = torch.cat([pooled.expand_as(branch), branch], dim=1)
+            return self.concat_projection(maps.contiguous(memory_format=map_format(x)))
         pooled_weight, branch_weight = self.concat_projection.weight.split(pooled.shape[1], dim=1)
         bias = F.conv2d(pooled, pooled_weight, self.concat_projection.bias)
         return F.conv2d(branch, branch_weight) + bias
@@ -120,6 +128,17 @@ class TFDeepLabMobileNetV2(SegmentationModel):
     def unused_keys(self, names: Iterable[str]) -> list[str]:
         """Names of transformers' tensors that only its classifier of images reads."""
         return [name for name in names if name.startswith("mobilenet_v2.conv_1x1.")]
+
+
+def _skips(model: Any) -> Iterable[nn.Module]:
+    return (model.concat_projection,)
+
+
+def _unfit(model: Any) -> str | None:
+    projection = model.concat_projection
+    if not is_convolution(projection) or projection.kernel_size != (1, 1):
+        return f"{projection} is no 1x1 convolution"
+    return resizable(projection)
 
 
 def _blocks(

@@ -5,7 +5,17 @@ from .chain import Chain
 from .conv import DilatedConv2d
 from .fusion import fuse
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
-from .loss import UpsampleCrossEntropy
+from .losses import (
+    BCEWithLogitsLoss,
+    CombinedLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    SumsLoss,
+    TverskyLoss,
+    UpsampleCrossEntropy,
+    parse_loss,
+)
 from .mlp_head import mlp_fuse
 from .norm import make_norm
 from .pyramid import PyramidPooling
@@ -15,17 +25,25 @@ from .separable import SeparableConv2d, upsample_separable_conv2d
 __all__ = [
     "ASPP",
     "AuxiliaryHead",
+    "BCEWithLogitsLoss",
     "Chain",
     "ClassificationHead",
+    "CombinedLoss",
+    "DiceLoss",
     "DilatedConv2d",
+    "FocalLoss",
+    "JaccardLoss",
     "PyramidPooling",
     "SegmentationHead",
     "SeparableConv2d",
+    "SumsLoss",
+    "TverskyLoss",
     "UpsampleCrossEntropy",
     "fuse",
     "make_activation",
     "make_norm",
     "mlp_fuse",
+    "parse_loss",
     "pyramid_conv2d",
     "upsample_separable_conv2d",
 ]

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from ..ops.dilated_conv2d import conv_branches
-from .chain import can_be_folded, flat_layers, has_no_hooks, scale_and_shift
+from .altered import all_are_watched, is_a, why_called
+from .chain import flat, opens
 from .conv import is_one_call, keeps_the_size
+from .fold import can_be_folded, scale_and_shift
 
 
 def run_branches(x: torch.Tensor, branches: Sequence[nn.Module]) -> torch.Tensor:
@@ -19,7 +21,7 @@ def run_branches(x: torch.Tensor, branches: Sequence[nn.Module]) -> torch.Tensor
     batch norm in eval mode (or folded already: `fastseg.fuse`) and ReLU are one call, which may be
     one launch that writes the concatenation (`fastseg.ops.dilated_conv2d.conv_branches`).
     """
-    joint = _joint(branches) if is_one_call(x) else None
+    joint = _joint(branches) if is_one_call(x) and not all_are_watched() else None
     if joint is None:
         return torch.cat([branch(x) for branch in branches], dim=1)
     convolutions, scale, shift = joint
@@ -31,12 +33,13 @@ def _joint(
     branches: Sequence[nn.Module],
 ) -> tuple[list[nn.Conv2d], torch.Tensor | None, torch.Tensor] | None:
     """Their convolutions, what those are scaled by and what is added; None for other branches."""
-    rows = [list(flat_layers([branch])) for branch in branches]
-    layers = [layer for row in rows for layer in row]
-    if not has_no_hooks(*branches, *layers) or any(type(row[-1]) is not nn.ReLU for row in rows):
+    if not all(map(opens, branches)):
+        return None
+    rows = [list(flat([branch])) for branch in branches]
+    if not all(row and is_a(row[-1], nn.ReLU) for row in rows):
         return None
     convolutions = [row[0] for row in rows]
-    if not all(map(keeps_the_size, convolutions)):
+    if not all(keeps_the_size(c) and why_called(c) is None for c in convolutions):
         return None
     if len({c.out_channels for c in convolutions}) != 1:
         return None

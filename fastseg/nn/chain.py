@@ -1,135 +1,164 @@
-"""Convolutions, norms and activations one after the other, in less time and memory."""
+"""Convolutions, norms and activations one after the other, in less time and memory.
+
+What may be computed without calling it is `altered`'s rule, also while this runs somebody else's
+layers for `fastseg.accelerate`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
-from .conv import DilatedConv2d, convolve, convolve_and_clamp
+from .altered import (
+    all_are_watched,
+    has_hooks,
+    is_a,
+    is_run_as_written,
+    original_class,
+    why_called,
+)
+from .conv import convolve, convolve_and_clamp, is_convolution
+from .fold import can_be_folded, folded_parameters, folding_pays, is_whole_batch_norm
+from .recompute import norm_act_conv, upper_limit
 
 
 class Chain(nn.Sequential):
-    """nn.Sequential run by `run_chain`: the same parameters and values."""
+    """nn.Sequential run by `run`: the same parameters and values."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, C, H, W] -> map."""
-        return run_chain(x, *self)
+        return run(x, *self)
 
 
-def run_chain(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
+def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     """The modules one after the other, those of nn.Sequential inside included.
 
     Where no gradients are recorded, a batch norm in eval mode is folded into the convolution before
-    it, and a ReLU or ReLU6 after them joins them, which saves two passes over the map
-    (`fastseg.fuse` folds once instead of at every call). In training, a batch norm, ReLU or ReLU6,
-    and convolution that follow each other keep for the backward only what the norm reads: what the
-    convolution reads is computed again, an elementwise operation, which nearly halves the memory of
-    the chain.
-    A module that has hooks is always called itself.
+    it, if that saves more traffic on the map than it costs on the weights, and a ReLU or ReLU6
+    after them joins them. The folded weights are made anew at every call: whatever a training
+    program does with the parameters, the next call sees (`fastseg.fuse` folds once). In training, a
+    batch norm, ReLU or ReLU6, and convolution that follow each other keep for the backward only
+    what the norm reads: what the convolution reads is computed again, an elementwise operation,
+    which nearly halves the memory of the chain.
+
+    A module that was altered (see `altered`) is called itself. Under torch.compile and torch.export
+    all are, since the compiler joins elementwise operations by itself.
     """
-    layers = list(flat_layers(modules))
+    layers = list(flat(modules))
+    if _each_is_called():
+        for layer in layers:
+            x = layer(x)
+        return x
+    step = _training_step if torch.is_grad_enabled() else _inference_step
     position = 0
     while position < len(layers):
-        group = layers[position : position + 3]
-        if _can_fold(group):
-            act = group[2] if len(group) > 2 and _is_clamp(group[2]) else None
-            x = _convolve(group[0], x, *folded_parameters(group[0], group[1]), act)
-            position += 2 if act is None else 3
-        elif _can_join(group):
-            x = _convolve(group[0], x, group[0].weight, group[0].bias, group[1])
-            position += 2
-        elif _can_recompute(group, x):
-            x = _norm_act_conv(group[0], group[1], group[2], x)
-            position += 3
-        else:
-            x = layers[position](x)
-            position += 1
+        x, count = step(x, layers[position : position + 3])
+        position += count
     return x
 
 
-def flat_layers(modules: Iterable[nn.Module]) -> Iterable[Any]:
+def run_residual(
+    x: torch.Tensor, layers: Iterable[nn.Module], shortcut: nn.Module | None, act: nn.Module
+) -> torch.Tensor:
+    """act(layers(x) + shortcut(x)), the layers as in `run`; without a shortcut + x."""
+    y = run(x, *layers)
+    y += x if shortcut is None else shortcut(x)
+    return act(y)
+
+
+def run_after(
+    first: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    layers: Iterable[nn.Module],
+) -> torch.Tensor:
+    """Layers that begin with a convolution, computed as first(weight, bias).
+
+    The weight and bias are the convolution's own, or those of it and the batch norm after it where
+    that can be folded as in `run`. The layers that are left follow.
+
+    Args:
+        first: computes the convolution, of a map that it knows.
+        layers: a convolution that may be passed over, and what is run on its result.
+    """
+    convolution, *after = flat(layers)
+    weight, bias = convolution.weight, convolution.bias
+    clamp = None
+    if not torch.is_grad_enabled() and not _each_is_called():
+        if after and can_be_folded(convolution, after[0]):
+            weight, bias = folded_parameters(convolution, after.pop(0))
+        if after and _is_clamp(after[0]):
+            clamp = after.pop(0)
+    y = first(weight, bias)
+    if clamp is not None:
+        y = y.clamp_(0.0, upper_limit(clamp))
+    return run(y, *after)
+
+
+def flat(modules: Iterable[Any]) -> Iterable[Any]:
     """The layers that the modules run one after the other, identities left out."""
     for module in modules:
-        if isinstance(module, nn.Sequential) and has_no_hooks(module):
-            yield from flat_layers(module)
-        elif type(module) is not nn.Identity or not has_no_hooks(module):
+        if opens(module):
+            # Not children(), which would leave out the second use of a layer.
+            yield from flat(module._modules.values())
+        elif not is_a(module, nn.Identity):
             yield module
 
 
-def has_no_hooks(*modules: nn.Module) -> bool:
-    """Whether the modules may be run by other means than calling them."""
-    return not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in modules
-    )
+def opens(module: nn.Module) -> bool:
+    """Whether running a module's children in turn is the same as calling it."""
+    return is_sequence(module) and not has_hooks(module)
 
 
-def _is_plain_batch_norm(norm: Any) -> bool:
-    """Batch norm of one process, with everything that it can have."""
-    return type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None
-
-
-def can_be_folded(convolution: Any, norm: Any) -> bool:
-    """Whether `folded_parameters` has an answer for these two modules, nn.Conv2d and batch norm."""
+def is_sequence(module: nn.Module) -> bool:
+    """Whether a module does nothing but call its children one after the other."""
+    forward: Any = original_class(module).forward
     return (
-        type(convolution) in (nn.Conv2d, DilatedConv2d)
-        and convolution.padding_mode == "zeros"
-        and _is_plain_batch_norm(norm)
-        and not norm.training
-        and has_no_hooks(convolution, norm)
-    )
+        forward is nn.Sequential.forward or forward is Chain.forward
+    ) and "forward" not in module.__dict__
 
 
-def _can_fold(group: list[Any]) -> bool:
-    return len(group) > 1 and not torch.is_grad_enabled() and can_be_folded(group[0], group[1])
+def inner_sequences(module: nn.Module) -> Iterable[nn.Module]:
+    """The sequences inside that `flat` opens."""
+    for child in module.children():
+        if opens(child):
+            yield child
+            yield from inner_sequences(child)
+
+
+def _each_is_called() -> bool:
+    return torch.compiler.is_compiling() or is_run_as_written() or all_are_watched()
+
+
+def _inference_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
+    """The map after the first layers of up to three, and how many those are."""
+    first, *after = group
+    if not after:
+        return first(x), 1
+    if can_be_folded(first, after[0]):
+        if not folding_pays(first, x):
+            return first(x), 1
+        weight, bias = folded_parameters(first, after[0])
+        act = after[1] if len(after) > 1 and _is_clamp(after[1]) else None
+        return _convolve(first, x, weight, bias, act), 2 if act is None else 3
+    if _is_clamp(after[0]) and is_convolution(first) and first.padding_mode == "zeros":
+        if why_called(first) is None:
+            return _convolve(first, x, first.weight, first.bias, after[0]), 2
+    return first(x), 1
+
+
+def _training_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
+    """The map after the first layers of up to three, and how many those are."""
+    if len(group) == 3:
+        norm, act, convolution = group
+        if _can_recompute(norm, act, convolution, x):
+            return norm_act_conv(norm, act, convolution, x), 3
+    return group[0](x), 1
 
 
 def _is_clamp(module: nn.Module) -> bool:
-    return type(module) in (nn.ReLU, nn.ReLU6) and has_no_hooks(module)
-
-
-def _upper_limit(act: nn.Module) -> float:
-    return 6.0 if isinstance(act, nn.ReLU6) else float("inf")
-
-
-def _can_join(group: list[Any]) -> bool:
-    return (
-        len(group) > 1
-        and not torch.is_grad_enabled()
-        and type(group[0]) in (nn.Conv2d, DilatedConv2d)
-        and group[0].padding_mode == "zeros"
-        and has_no_hooks(group[0])
-        and _is_clamp(group[1])
-    )
-
-
-def folded_parameters(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that is norm(convolution(x)), norm in eval mode.
-
-    They are computed in float32 at least, and rounded once.
-    """
-    weight = convolution.weight
-    scale, shift = scale_and_shift(convolution, norm)
-    folded = (weight.to(scale.dtype) * scale.view(-1, 1, 1, 1)).to(weight.dtype)
-    return folded, shift.to(weight.dtype)
-
-
-def scale_and_shift(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What norm, in eval mode, does to the convolution's sum of products; in float32 at least."""
-    exact = torch.promote_types(convolution.weight.dtype, torch.float32)
-    scale = norm.weight.to(exact) * torch.rsqrt(norm.running_var.to(exact) + norm.eps)
-    mean = norm.running_mean.to(exact)
-    if convolution.bias is not None:
-        mean = mean - convolution.bias.to(exact)
-    return scale, norm.bias.to(exact) - mean * scale
+    return is_a(module, nn.ReLU, nn.ReLU6)
 
 
 def _convolve(
@@ -141,124 +170,22 @@ def _convolve(
 ) -> torch.Tensor:
     if act is None:
         return convolve(convolution, x, weight, bias)
-    return convolve_and_clamp(convolution, x, weight, bias, _upper_limit(act))
+    return convolve_and_clamp(convolution, x, weight, bias, upper_limit(act))
 
 
-def _can_recompute(group: list[Any], x: torch.Tensor) -> bool:
+def _can_recompute(norm: Any, act: Any, convolution: Any, x: torch.Tensor) -> bool:
     return (
-        len(group) == 3
-        and torch.is_grad_enabled()
-        and _is_plain_batch_norm(group[0])
-        and group[0].training
-        and group[0].momentum is not None
-        and type(group[1]) in (nn.ReLU, nn.ReLU6)
-        and type(group[2]) in (nn.Conv2d, DilatedConv2d)
-        and group[2].bias is None
-        and group[2].padding_mode == "zeros"
-        and not isinstance(group[2].padding, str)
-        and has_no_hooks(*group)
-        # torch.compile decides itself what to compute again.
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        is_whole_batch_norm(norm)
+        and norm.training
+        and norm.momentum is not None
+        and _is_clamp(act)
+        and is_convolution(convolution)
+        and convolution.bias is None
+        and convolution.padding_mode == "zeros"
+        and not isinstance(convolution.padding, str)
+        and why_called(norm) is None
+        and why_called(convolution) is None
         # Otherwise batch norm raises; the module says so.
+        and x.dim() == 4
         and x.shape[0] * x.shape[2] * x.shape[3] > 1
     )
-
-
-def _norm_act_conv(norm: Any, act: nn.Module, convolution: nn.Conv2d, x: torch.Tensor) -> Any:
-    norm.num_batches_tracked.add_(1)
-    return _NormActConv.apply(x, norm.weight, norm.bias, convolution.weight, norm, act, convolution)
-
-
-class _NormActConv(torch.autograd.Function):
-    """convolution(act(batch_norm(x))), which keeps x and the statistics for its backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x, gamma, beta, weight, norm, act, convolution):
-        y, mean, inverse_std, reserve, ctx.kind = torch.ops.aten._batch_norm_impl_index(
-            x,
-            gamma,
-            beta,
-            norm.running_mean,
-            norm.running_var,
-            True,
-            norm.momentum,
-            norm.eps,
-            torch.backends.cudnn.enabled,
-        )
-        ctx.save_for_backward(x, gamma, beta, weight, mean, inverse_std, reserve)
-        ctx.eps = norm.eps
-        ctx.limit = _upper_limit(act)
-        ctx.convolution = convolution
-        out = convolve(convolution, y.clamp_(0.0, ctx.limit), weight, None)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: torch.Tensor):
-        if torch.is_grad_enabled():  # create_graph=True
-            return _NormActConv._differentiable_backward(ctx, grad_out)
-        x, gamma, beta, weight, mean, inverse_std, reserve = ctx.saved_tensors
-        needs_x, needs_gamma, needs_beta, needs_weight = ctx.needs_input_grad[:4]
-        scale = gamma * inverse_std
-        shift = beta - mean * scale
-        shape = (1, -1, 1, 1)
-        y = torch.addcmul(shift.view(shape), x, scale.view(shape))
-        y = y.clamp_(0.0, ctx.limit).to(grad_out.dtype)
-        below = needs_x or needs_gamma or needs_beta
-        grad, grad_weight = _convolution_backward(
-            ctx.convolution, grad_out, y, weight.to(grad_out.dtype), [below, needs_weight]
-        )
-        grads: tuple[Any, ...] = (None, None, None)
-        if below:
-            grad = torch.ops.aten.hardtanh_backward(grad, y, 0.0, ctx.limit).to(x.dtype)
-            del y
-            grads = torch.ops.aten._batch_norm_impl_index_backward(
-                ctx.kind,
-                x,
-                grad,
-                gamma,
-                None,
-                None,
-                mean,
-                inverse_std,
-                True,
-                ctx.eps,
-                [needs_x, needs_gamma, needs_beta],
-                reserve,
-            )
-        if needs_weight:
-            grad_weight = grad_weight.to(weight.dtype)
-        return *grads, grad_weight if needs_weight else None, None, None, None
-
-    @staticmethod
-    def _differentiable_backward(ctx: Any, grad_out: torch.Tensor) -> tuple[Any, ...]:
-        """The same through PyTorch's own derivatives, which have derivatives themselves."""
-        x, gamma, beta, weight = ctx.saved_tensors[:4]
-        y = F.batch_norm(x, None, None, gamma, beta, True, eps=ctx.eps)
-        y = y.clamp(0.0, ctx.limit).to(grad_out.dtype)
-        out = convolve(ctx.convolution, y, weight.to(grad_out.dtype), None)
-        inputs = (x, gamma, beta, weight)
-        needed = [i for i in range(4) if ctx.needs_input_grad[i]]
-        grads: list[Any] = [None] * 7
-        found = torch.autograd.grad(out, [inputs[i] for i in needed], grad_out, create_graph=True)
-        for index, grad in zip(needed, found, strict=True):
-            grads[index] = grad
-        return tuple(grads)
-
-
-def _convolution_backward(
-    convolution: nn.Conv2d,
-    grad_out: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    mask: list[bool],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients to x and to the weight, as far as mask asks for them."""
-    geometry = [list(convolution.stride), list(convolution.padding), list(convolution.dilation)]
-    if isinstance(convolution, DilatedConv2d):
-        return dilated_conv2d_backward_op(
-            grad_out, x, weight, *geometry, convolution.groups, [*mask, False]
-        )[:2]
-    return torch.ops.aten.convolution_backward(
-        grad_out, x, weight, None, *geometry, False, [0, 0], convolution.groups, [*mask, False]
-    )[:2]

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops.dilated_conv2d import conv_branches, dilated_conv2d
+from .altered import original_class, readable
 
 
+@readable
 class DilatedConv2d(nn.Conv2d):
     """nn.Conv2d whose forward is fastseg.dilated_conv2d: same arguments, parameters and values.
 
@@ -23,6 +25,16 @@ class DilatedConv2d(nn.Conv2d):
         return convolve(self, x, self.weight, self.bias)
 
 
+def is_convolution(module: Any) -> bool:
+    """Whether a module is PyTorch's convolution or ours, by its class alone."""
+    return original_class(module) in (nn.Conv2d, DilatedConv2d)
+
+
+def is_ours(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution computes by dilated_conv2d: a DilatedConv2d, or an accelerated one."""
+    return type(convolution) is not nn.Conv2d
+
+
 def convolve(
     convolution: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
@@ -33,7 +45,7 @@ def convolve(
     """
     if convolution.padding_mode != "zeros":
         raise ValueError(f"padding_mode is {convolution.padding_mode!r}, allowed is 'zeros'")
-    function: Any = dilated_conv2d if isinstance(convolution, DilatedConv2d) else F.conv2d
+    function: Any = dilated_conv2d if is_ours(convolution) else F.conv2d
     return function(
         x,
         weight,
@@ -86,7 +98,7 @@ def is_one_call(x: torch.Tensor) -> bool:
 def keeps_the_size(convolution: Any) -> bool:
     """Whether conv_branches has it: a dense convolution with an odd kernel, stride 1, one dilation
     for both axes, and the padding with which the size is kept."""
-    if type(convolution) not in (nn.Conv2d, DilatedConv2d):
+    if not is_convolution(convolution):
         return False
     rows, columns = convolution.kernel_size
     rate = convolution.dilation[0]
@@ -104,7 +116,7 @@ def _onednn_clamps(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
     if torch.compiler.is_compiling():  # which does this by itself
         return False
     return bool(
-        (type(convolution) is nn.Conv2d or _onednn_is_quick(convolution, x))
+        (not is_ours(convolution) or _onednn_is_quick(convolution, x))
         and x.device.type == "cpu"
         and x.numel() > 0
         and x.dtype is convolution.weight.dtype
@@ -123,8 +135,7 @@ def _onednn_is_quick(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
     pass of its own: 1.0 to 2.0 times (float32, bfloat16 more) at rates 1 and 2, but 0.2 times from
     rate 8 on."""
     return (
-        type(convolution) is DilatedConv2d
-        and convolution.groups == x.shape[1]
+        convolution.groups == x.shape[1]
         and max(convolution.dilation) <= 2
         and x.is_contiguous(memory_format=torch.channels_last)
     )

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from .._checks import check_module
-from .chain import Chain, can_be_folded, folded_parameters, has_no_hooks
+from .altered import is_a
+from .chain import is_sequence, opens
+from .fold import can_be_folded, folded_parameters
 
 Model = TypeVar("Model", bound=nn.Module)
 _MARK = "_fastseg_fused"
@@ -89,24 +91,33 @@ def is_fused(model: nn.Module) -> bool:
 
 def _chains(module: nn.Module) -> Iterator[list[_Place]]:
     """The layers that `module` runs one after the other, those of nn.Sequential inside included."""
-    named = getattr(module, "chains", None)
-    if named is not None:
+    named = _named_chains(module)
+    if named:
         for names in named:
             yield [p for name in names for p in _flat(getattr(module, name), module, name)]
-    elif _is_sequence(module):
-        yield list(_flat(module, module, ""))
+    elif is_sequence(module):
+        yield [p for n, child in module._modules.items() for p in _flat(child, module, n)]
 
 
-def _flat(module: nn.Module, parent: nn.Module, name: str) -> Iterator[_Place]:
-    if _is_sequence(module) and (not name or has_no_hooks(module)):
-        for child_name, child in module.named_children():
+def _named_chains(module: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """A module's own `chains`, which are those of the forward that it has."""
+    if "forward" in module.__dict__:
+        return ()
+    for kind in type(module).__mro__:
+        if "chains" in kind.__dict__:
+            return getattr(module, "chains", ())
+        if "forward" in kind.__dict__:  # another one than the chains were named for
+            return ()
+    return ()
+
+
+def _flat(module: Any, parent: nn.Module, name: str) -> Iterator[_Place]:
+    """What `chain.flat` gives, with the places."""
+    if opens(module):
+        for child_name, child in module._modules.items():
             yield from _flat(child, module, child_name)
-    elif type(module) is not nn.Identity:
+    elif not is_a(module, nn.Identity):
         yield _Place(module, parent, name)
-
-
-def _is_sequence(module: nn.Module) -> bool:
-    return type(module).forward in (nn.Sequential.forward, Chain.forward)
 
 
 def _fold(convolution: nn.Conv2d, norm: _Place) -> None:

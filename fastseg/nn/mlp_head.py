@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..ops.upsample_conv2d import upsample_conv2d
+from .altered import original_class
+from .resized import resizable
 
 __all__ = ["mlp_fuse"]
 
@@ -62,6 +66,16 @@ def mlp_fuse(
             parts.append(F.conv2d(x, weight[:, :, None, None], level_bias))
             factors.append(share)
     return upsample_conv2d(parts, torch.cat(factors, 1)[:, :, None, None], bias)
+
+
+def unusual_mlp(linears: Iterable[nn.Module], fuse: Any) -> str | None:
+    """Why `mlp_fuse` cannot take the place of linear layers and a convolution, or None."""
+    for layer in linears:
+        if original_class(layer) is not nn.Linear:
+            return f"a {original_class(layer).__name__} is inside"
+    if fuse.kernel_size != (1, 1):
+        return f"{fuse} is no 1x1 convolution"
+    return resizable(fuse)
 
 
 def folds(level: Sequence[int], hidden: int, out_channels: int) -> bool:

@@ -6,6 +6,7 @@ from .permutohedral_filter import permutohedral_filter
 from .pyramid_pool import pyramid_pool
 from .upsample_argmax import upsample_argmax
 from .upsample_bilinear import upsample_bilinear
+from .upsample_class_sums import upsample_class_sums
 from .upsample_confusion_matrix import upsample_confusion_matrix
 from .upsample_conv2d import upsample_conv2d
 from .upsample_cross_entropy import upsample_cross_entropy
@@ -19,6 +20,7 @@ __all__ = [
     "pyramid_pool",
     "upsample_argmax",
     "upsample_bilinear",
+    "upsample_class_sums",
     "upsample_confusion_matrix",
     "upsample_conv2d",
     "upsample_cross_entropy",

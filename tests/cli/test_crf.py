@@ -99,7 +99,7 @@ def test_probabilities_of_lower_resolution(
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (numpy.zeros((48, 60), "uint8"), ["labels have size (48, 60)", "(48, 64)"]),
+        (numpy.zeros((48, 60), "uint8"), ["60x48 pixels, its image photo.png has 64x48"]),
         (numpy.full((48, 64), 255, "uint8"), ["every pixel has the label 255"]),
         (numpy.full((48, 64), -1), ["the label -1 is negative"]),
         (numpy.zeros((48, 64)), ["float64 of shape (48, 64)"]),
@@ -137,7 +137,7 @@ def test_wrong_files_and_options(photo_file: Path, labels_file: Path, tmp_path: 
         ((missing, labels_file), [str(missing), "No such file"]),
         ((photo_file, broken), [str(broken)]),
         ((photo_file, notes), [str(notes), "not an image"]),
-        ((photo_file, photo_file), [str(photo_file), "mode RGB"]),
+        ((photo_file, photo_file), [str(photo_file), "different colours"]),
         ((photo_file, two), [str(two), "expected one array, it holds 2 (a, b)"]),
         ((photo_file, nan, "--logits"), [str(nan), "logits has nan at (0, 0, 0, 0)"]),
         ((photo_file, labels_file, "--preset", "best"), ["--preset is 'best'", "boundary"]),

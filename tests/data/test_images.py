@@ -295,7 +295,7 @@ def test_size_limits_hold_in_the_threads_that_read_a_data_set(tmp_path: Path) ->
     for name in "abcd":
         bomb(tmp_path / f"{name}.png", 50)
     pairs = [Pair(n, tmp_path / f"{n}.png", tmp_path / f"{n}.png") for n in "abcd"]
-    labelling = Labelling(numbered_classes(2), frozenset({255}), "here")
+    labelling = Labelling(numbered_classes(2), {0: 0, 1: 1, 255: 255}, None, "here")
     with use_limits(pixels=2499):
         with pytest.raises(DatasetError, match="50 x 50 pixels, allowed are 2499"):
             Split("", pairs, labelling, threads=2)

@@ -254,3 +254,25 @@ def test_parts_are_equal() -> None:
     batch = Batch(torch.arange(8).view(4, 2), torch.arange(4), torch.zeros(4, 3, 4))
     pieces = parts(batch, 2)
     assert [piece.labels.tolist() for piece in pieces] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("loss", ["dice", "ce+0.5*dice"])
+def test_other_losses(dataset: Path, tmp_path: Path, loss: str) -> None:
+    config = dataclasses.replace(CONFIG, loss=loss, class_weights="sqrt-frequency")
+    trainer = make_trainer(dataset, tmp_path, config=config)
+    trainer.run()
+    losses = trainer.history.losses
+    assert losses[-1] < losses[0]
+
+
+def test_losses_that_do_not_fit(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="loss is 'cee'"):
+        dataclasses.replace(CONFIG, loss="cee")
+    with pytest.raises(TrainingError, match="bce is of one class and the model has 3"):
+        make_trainer(dataset, tmp_path, config=dataclasses.replace(CONFIG, loss="bce+dice"))
+
+
+def test_a_configuration_from_before_there_were_losses() -> None:
+    stored = CONFIG.as_json()
+    del stored["loss"]
+    assert TrainConfig.from_json(stored) == CONFIG

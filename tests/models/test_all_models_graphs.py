@@ -49,7 +49,7 @@ def test_training_step_is_one_graph(case: ModelCase) -> None:
 
 @each_traced
 def test_export_with_padded_images(case: ModelCase) -> None:
-    model, x = case.model(), case.images(2)
+    model, x = case.model().double(), case.images(2).double()
     with torch.no_grad():
         exported = torch.export.export(model, (x,)).module()
         torch.testing.assert_close(exported(x), model(x))

@@ -198,7 +198,7 @@ def test_pyramid_convolution_without_the_concatenation(
     direction = torch.randn_like(truth)
     wanted = [x, convolution.weight, convolution.bias]
     expected_grads = torch.autograd.grad(truth, wanted, direction)
-    result = pyramid.convolve(x, convolution)
+    result = pyramid.run(x, [convolution])
     torch.testing.assert_close(result, truth)
     assert result.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(torch.autograd.grad(result, wanted, direction), expected_grads)
@@ -219,7 +219,7 @@ def test_aspp(training: bool, separable: bool, memory_format: torch.memory_forma
         return nn.Sequential(*list(plain.project))(torch.cat([*maps, pooled], dim=1))
 
     shapes = []
-    ours.convs[-1].register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
+    ours.convs[-1][-1].register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
     result, expected = ours(x), composition(x)
     torch.testing.assert_close(result, expected)
     assert result.is_contiguous(memory_format=memory_format)

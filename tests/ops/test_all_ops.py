@@ -47,12 +47,17 @@ def _peer(op: Any, values: dict[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _assert_as_accurate(
-    ours: torch.Tensor, peer: torch.Tensor, truth: torch.Tensor, single: torch.Tensor, **rest: Any
+    dtype: torch.dtype,
+    ours: torch.Tensor,
+    peer: torch.Tensor,
+    truth: torch.Tensor,
+    single: torch.Tensor,
+    **rest: Any,
 ) -> None:
-    """assert_as_accurate. For float64 nothing more exact is at hand: there PyTorch's error counts
-    as that of float32 (`single`) scaled by the unit roundoff, the truth may be off by it as well,
-    and four units are always allowed."""
-    if ours.dtype is not torch.float64:
+    """assert_as_accurate for inputs of `dtype`. For float64 nothing more exact is at hand: there
+    PyTorch's error counts as that of float32 (`single`) scaled by the unit roundoff, the truth may
+    be off by it as well, and four units are always allowed."""
+    if dtype is not torch.float64:
         return assert_as_accurate(ours, peer, truth, **rest)
     eps = torch.finfo(torch.float64).eps
     scaled = relative_error(single, truth) * eps / torch.finfo(torch.float32).eps
@@ -74,11 +79,12 @@ def test_as_accurate_as_pytorch(op, variant, dtype, sample):
     single, single_grads = peer, peer_grads
     if dtype is torch.float64:
         single, single_grads = _peer(op, cast(values, torch.float32), torch.float32)
-    _assert_as_accurate(ours, peer, truth, single, ratio=op.tolerance, what="result")
+    arguments = (ours, peer, truth, single)
+    _assert_as_accurate(dtype, *arguments, ratio=op.tolerance, what="result")
     for name, grad in our_grads.items():
         assert grad.shape == values[name].shape and grad.dtype == dtype
         arguments = (grad, peer_grads[name], true_grads[name], single_grads[name])
-        _assert_as_accurate(*arguments, ratio=op.tolerance, what=f"gradient to {name}")
+        _assert_as_accurate(dtype, *arguments, ratio=op.tolerance, what=f"gradient to {name}")
 
 
 def _leaves(result: Any) -> list[torch.Tensor]:

@@ -19,7 +19,9 @@ from op_cases import (
 from torch._dynamo.testing import CompileCounterWithBackend
 
 # Public arguments whose first dimension is the batch.
-BATCHED = ("x", "x2", "x3", "x4", "added", "logits", "target", "values", "features")
+BATCHED = (
+    *("x", "x2", "x3", "x4", "added", "logits", "target", "pixel_weight", "values", "features"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -128,6 +128,38 @@ def upsample_cross_entropy(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def upsample_class_sums(draw: Any) -> dict[str, Any]:
+    values = draw(_logits_and_target())
+    logits, target = values["logits"], values["target"]
+    classes = logits.shape[1] if logits.dim() > 1 else 1
+    softmax = draw(st.booleans())
+    values["activation"] = draw(_usually(st.just(("sigmoid", "softmax")[softmax]), st.just("tanh")))
+    kind = draw(st.sampled_from(["labels", "values", "teacher"]))
+    allowed = ["overlap", "target", "count", "square", "loss"]
+    if kind != "labels" and target.dim() == 3:
+        full = (*logits.shape[:2], *target.shape[1:])
+        values["target"] = MAKER.tensor(*full).sigmoid()
+        if kind == "teacher":
+            values["size"] = draw(_sizes())
+        elif draw(st.booleans()):
+            values["target"] = draw(_labels(full, 2)).clamp(min=0).to(torch.uint8)
+    if kind == "labels" and not softmax and classes == 1:
+        values["target"] = draw(_labels(tuple(target.shape), 2))
+    if kind == "labels" or not softmax:
+        allowed += ["focal", "focal_weight"]
+    allowed += ["every_loss"] + ["negative_loss", "negative_focal", "minimum"] * (not softmax)
+    names = st.lists(st.sampled_from(allowed), unique=True).map(lambda some: ["probability", *some])
+    values["sums"] = draw(_usually(names, st.sampled_from([[], ["count", "count"], ["tp"]])))
+    if draw(st.booleans()) and target.dim() == 3:
+        shape = (logits.shape[0], *values.get("size", target.shape[1:]))
+        if all(isinstance(n, int) and 0 <= n < 100 for n in shape):
+            values["pixel_weight"] = MAKER.tensor(*shape).abs()
+    values["gamma"] = draw(_usually(st.sampled_from([2.0, 1.5, 0.0]), st.just(math.nan)))
+    values["reduced_threshold"] = draw(_usually(st.sampled_from([0.0, 0.3]), st.just(2.0)))
+    return values
+
+
+@st.composite
 def pyramid_pool(draw: Any) -> dict[str, Any]:
     x = draw(maps())
     largest = min(x.shape[2:]) if x.dim() == 4 and x.numel() else 3
@@ -222,6 +254,7 @@ STRATEGIES = {
     "permutohedral_filter": permutohedral_filter(),
     "upsample_bilinear": upsample_bilinear(),
     "upsample_argmax": upsample_argmax(),
+    "upsample_class_sums": upsample_class_sums(),
     "upsample_cross_entropy": upsample_cross_entropy(),
     "upsample_confusion_matrix": _logits_and_target(),
     "pyramid_pool": pyramid_pool(),

@@ -270,6 +270,22 @@ def test_errors(sample):
         SAMPLES.function(**inputs(sample))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_parts_without_channels(kernel, place):
+    """Encoders have them at resolutions that they skip; they still count for the size."""
+    parts = [torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(2, 4, 8, 10)]
+    parts.insert(place, torch.randn(2, 0, 16, 20, requires_grad=True))
+    weight = torch.randn(6, 7, kernel, kernel)
+    resized = [F.interpolate(p, (16, 20), mode="bilinear") for p in parts if p.shape[1]]
+    expected = F.conv2d(torch.cat(resized, 1), weight, padding=kernel // 2)
+    found = upsample_conv2d(parts, weight)
+    assert relative_error(found, expected) <= 1e-5
+    found.sum().backward()
+    with pytest.raises(ValueError, match="parts have no channels"):
+        upsample_conv2d([parts[place], parts[place]], weight[:, :0])
+
+
 def test_parts_must_be_a_sequence_of_maps():
     x, weight = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1)
     with pytest.raises(TypeError, match="parts is a Tensor"):

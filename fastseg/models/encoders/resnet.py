@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...nn import Chain
-from ...nn.chain import run_chain
+from ...nn.chain import run, run_residual
 from .base import Encoder
 
 
@@ -31,9 +31,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, width, ceil(H / stride), ceil(W / stride)]."""
-        y = run_chain(x, self.conv1, self.bn1, self.relu, self.conv2, self.bn2)
-        y += x if self.downsample is None else self.downsample(x)
-        return self.relu(y)
+        layers = (self.conv1, self.bn1, self.relu, self.conv2, self.bn2)
+        return run_residual(x, layers, self.downsample, self.relu)
 
 
 class Bottleneck(nn.Module):
@@ -59,9 +58,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> [N, 4 * width, ceil(H / stride), ceil(W / stride)]."""
         first = (self.conv1, self.bn1, self.relu)
-        y = run_chain(x, *first, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
-        y += x if self.downsample is None else self.downsample(x)
-        return self.relu(y)
+        layers = (*first, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
+        return run_residual(x, layers, self.downsample, self.relu)
 
 
 class ResNetEncoder(Encoder):
@@ -126,7 +124,7 @@ class ResNetEncoder(Encoder):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x and the features after each stage, finest first: depth + 1 maps."""
-        features = [x, run_chain(self.to_early(x), self.conv1, self.bn1, self.relu)]
+        features = [x, run(self.to_early(x), self.conv1, self.bn1, self.relu)]
         for index in range(1, self.depth):
             y = self.maxpool(self.to_late(features[-1])) if index == 1 else features[-1]
             features.append(self.get_submodule(f"layer{index}")(y))

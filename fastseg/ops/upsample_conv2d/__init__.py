@@ -43,7 +43,8 @@ def upsample_conv2d(
     deterministic. Under autocast it runs in the lower precision, as F.conv2d.
 
     Args:
-        parts: maps [N, C_i, h_i, w_i] of one dtype and device; N may be 0.
+        parts: maps [N, C_i, h_i, w_i] of one dtype and device; N may be 0, and so may C_i, but not
+            of all of them.
         weight: [C_out, sum of C_i, k, k] with k = 1 or 3.
         bias: [C_out].
         size: height and width to resize the parts to, and of the result; by default those of the
@@ -65,6 +66,7 @@ def upsample_conv2d(
     target = list(main.shape[2:]) if size is None else size_pair(size)
     check_size(target)
     _check_weight(parts, weight, bias)
+    parts = [part for part in parts if part.shape[1] > 0]
     resize = Resize(target, mode, align_corners)
     layout = map_format(main)
     parts, weight, bias = in_autocast_dtype(parts, weight, bias)
@@ -141,7 +143,8 @@ def _check_parts(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         name = f"parts[{i}]"
         if not isinstance(part, torch.Tensor):
             raise TypeError(f"{name} is a {type(part).__name__}, expected a map [N, C, H, W]")
-        check_map(name, part)
+        # Encoders mark a resolution that they do not have by a map without channels.
+        check_map(name, part, least_channels=0)
         check_same_device(name, part, "parts[0]", first)
         if part.dtype != first.dtype and not autocast_enabled(part):
             raise TypeError(f"{name} has dtype {part.dtype}, expected {first.dtype} as parts[0]")
@@ -156,6 +159,8 @@ def _check_weight(
     parts: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
     channels = sum(p.shape[1] for p in parts)
+    if channels == 0:
+        raise ValueError("parts have no channels, expected at least one in all")
     if weight.dim() != 4 or weight.shape[0] == 0 or weight.shape[2:] not in ((1, 1), (3, 3)):
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, expected [C_out, {channels}, k, k] "

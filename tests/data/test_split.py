@@ -1,4 +1,4 @@
-"""Data sets in folders: layouts, classes, and files that are wrong."""
+"""A split: counts, memory, and files that are wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Image = pytest.importorskip("PIL.Image")
 from tiny_data import make_dataset, read  # noqa: E402
 
 from fastseg.classes import CAMVID  # noqa: E402
-from fastseg.data import DatasetError, Split, find_splits, labelling_of  # noqa: E402
+from fastseg.data import DatasetError, Split, label_options, labelling_of, open_data_set  # noqa: E402
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_layout_classes_and_counts(root: Path) -> None:
-    splits = find_splits(root)
+    splits = open_data_set(root).splits
     assert {name: len(pairs) for name, pairs in splits.items()} == {"train": 3, "val": 2}
     split = read(root, "train")
     assert split.labelling.classes.names == ("ground", "box", "sky")
@@ -47,9 +47,10 @@ def test_cached_or_read_again_is_the_same(root: Path) -> None:
 
 def test_progress_counts_every_file(root: Path) -> None:
     seen = []
-    pairs = find_splits(root)["train"]
+    data = open_data_set(root)
+    pairs = data.splits["train"]
     Split(
-        "train", pairs, labelling_of(root, pairs), threads=2,
+        "train", pairs, labelling_of(data, pairs)[0], threads=2,
         progress=lambda *numbers: seen.append(numbers),
     )  # fmt: skip
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -57,22 +58,24 @@ def test_progress_counts_every_file(root: Path) -> None:
 
 def test_folders_without_splits_and_with_subfolders(tmp_path: Path) -> None:
     flat = make_dataset(tmp_path / "flat", {"": 2})
-    assert [pair.name for pair in find_splits(flat)[""]] == ["0", "1"]
+    assert [pair.name for pair in open_data_set(flat).splits[""]] == ["0", "1"]
     deep = make_dataset(tmp_path / "deep", {"train/street": 1, "train/lake": 1})
-    assert [pair.name for pair in find_splits(deep)["train"]] == ["lake/0", "street/0"]
+    assert [pair.name for pair in open_data_set(deep).splits["train"]] == ["lake/0", "street/0"]
 
 
 def test_classes_from_labels_and_palette(tmp_path: Path) -> None:
     root = make_dataset(tmp_path, {"train": 1}, names=False)
-    labelling = labelling_of(root, find_splits(root)["train"])
+    data = open_data_set(root)
+    labelling, _ = labelling_of(data, data.splits["train"])
     assert labelling.classes.names == ("class 0", "class 1", "class 2")
-    assert "highest label" in labelling.origin
+    assert labelling.origin == "the labels of 1 files"
     path = root / "labels" / "train" / "0.png"
     with Image.open(path) as opened:
         image = opened.copy()
     image.putpalette([9, 8, 7, 6, 5, 4, 3, 2, 1] + 759 * [0])
     image.save(path)
-    labelling = labelling_of(root, find_splits(root)["train"])
+    data = open_data_set(root)
+    labelling, _ = labelling_of(data, data.splits["train"])
     assert labelling.classes.colors == ((9, 8, 7), (6, 5, 4), (3, 2, 1))
 
 
@@ -80,11 +83,12 @@ def test_ignored_labels(root: Path) -> None:
     content = {"classes": ["ground", "box"], "ignore_label": 2}
     (root / "classes.json").write_text(json.dumps(content))
     split = read(root, "train")
-    assert split.labelling.ignored == {2, 255}
+    assert split.labelling.void == [2, 255]
     assert split.pixels.shape == (2,)
     assert split.void == 3 * (3 + 6) * 64
-    pairs = find_splits(root)["train"]
-    other = Split("train", pairs, labelling_of(root, pairs, ignored=[1, 2]))
+    data = open_data_set(root)
+    pairs = data.splits["train"]
+    other = Split("train", pairs, labelling_of(data, pairs, label_options(["1,2"]))[0])
     assert other.pixels[1] == 0
 
 
@@ -106,7 +110,7 @@ def broken_image(root: Path) -> None:
         (lambda root: write_label(root, numpy.full((48, 64), 7, "uint8")), ("label 7", "0 to 2")),
         (lambda root: write_label(root, numpy.full((48, 64), 900, "uint16")), ("label 900",)),
         (lambda root: write_label(root, numpy.full((48, 64), -2, "int32")), ("label -2",)),
-        (lambda root: write_label(root, numpy.zeros((48, 64, 3), "uint8")), ("mode RGB",)),
+        (lambda root: write_label(root, numpy.full((48, 64, 3), (1, 2, 3), "uint8")), ("#010203",)),
         (lambda root: (root / "labels/train/1.png").write_bytes(b"x"), ("labels/train/1.png",)),
         (lambda root: (root / "labels/train/1.png").unlink(), ("images/train/1.png", "no file")),
         (lambda root: (root / "images/train/1.png").unlink(), ("labels/train/1.png", "no file")),
@@ -114,7 +118,7 @@ def broken_image(root: Path) -> None:
         (lambda root: (root / "classes.json").write_text("{}"), ("classes.json", "expected")),
         (
             lambda root: (root / "classes.json").write_text(
-                '{"classes": ["a"], "ignore_label": -1}'
+                '{"classes": ["a"], "ignore_label": "0"}'
             ),
             ("ignore_label",),
         ),
@@ -134,11 +138,12 @@ def test_camvid(shared_data: Path) -> None:
     """The counts of the validation split are those that its description holds."""
     root = shared_data / "camvid"
     meta = json.loads((root / "meta.json").read_text())
-    splits = find_splits(root)
+    data = open_data_set(root)
+    splits = data.splits
     assert {n: len(p) for n, p in splits.items()} == {"train": 367, "val": 101, "test": 233}
-    labelling = labelling_of(root, splits["val"])
+    labelling, _ = labelling_of(data, splits["val"])
     assert labelling.classes is CAMVID
-    assert labelling.ignored == {11, 255}
+    assert labelling.void == [11, 255]
     assert [list(color) for color in CAMVID.colors] == meta["palette_rgb"][:11]
     split = Split("val", splits["val"], labelling, threads=2)
     assert [*split.pixels.tolist(), split.void] == meta["splits"]["val"]["pixels"]

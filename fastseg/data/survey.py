@@ -1,0 +1,124 @@
+"""Which labels the files of a data set hold, and how many pixels of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy
+
+from ..classes import Color
+from .arrays import ImageError
+from .label_files import LabelSource, LabelValues, color_code, read_values
+from .labelling import DatasetError
+from .threads import in_order
+
+_MOST = 65536  # different labels of one file; more are a photograph, or a picture of depths
+_CHUNK = 1 << 22
+
+
+@dataclasses.dataclass
+class Survey:
+    """What the label files that were looked at hold.
+
+    Attributes:
+        files: how many were looked at.
+        numbers: pixels of each number; None as soon as one file has colours alone.
+        colors: pixels of each colour 0xRRGGBB; numbers beyond 8 bits have none, and are -1.
+        colored: the first file whose channels differ.
+        palette: of the first palette file.
+        paletted: whether any file has a palette.
+    """
+
+    files: int = 0
+    numbers: Counter[int] | None = dataclasses.field(default_factory=Counter)
+    colors: Counter[int] = dataclasses.field(default_factory=Counter)
+    colored: Path | LabelSource | None = None
+    palette: tuple[Color, ...] | None = None
+    paletted: bool = False
+
+    def add(self, source: Path | LabelSource, found: FileLabels) -> None:
+        self.files += 1
+        self.colors += found.colors
+        if found.numbers is None:
+            self.colored, self.numbers = self.colored or source, None
+        elif self.numbers is not None:
+            self.numbers += found.numbers
+        if found.palette is not None:
+            self.palette, self.paletted = self.palette or found.palette, True
+
+
+@dataclasses.dataclass(frozen=True)
+class FileLabels:
+    """The same of one file."""
+
+    numbers: Counter[int] | None
+    colors: Counter[int]
+    palette: tuple[Color, ...] | None
+
+
+def survey(
+    sources: Iterable[Path | LabelSource],
+    *,
+    threads: int = 1,
+    enough: Callable[[Survey], bool] = lambda _: False,
+) -> Survey:
+    """Counts the labels of files, one after the other, until it is enough.
+
+    Raises:
+        DatasetError: a file cannot be read, or holds too many different labels.
+    """
+    result = Survey()
+    try:
+        for source, found in in_order(_labels_of, sources, max(1, threads)):
+            result.add(source, found)
+            if enough(result):
+                break
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+    return result
+
+
+def _labels_of(source: Path | LabelSource) -> tuple[Path | LabelSource, FileLabels]:
+    return source, file_labels(source, read_values(source))
+
+
+def file_labels(source: Path | LabelSource, values: LabelValues) -> FileLabels:
+    """Counts the labels of one file.
+
+    Raises:
+        ImageError: it holds too many different ones.
+    """
+    if values.colors is not None and values.numbers is None:
+        return FileLabels(None, _counted(source, values.colors), None)
+    assert values.numbers is not None
+    numbers = _counted(source, values.numbers)
+    colors: Counter[int] = Counter()
+    for number, count in numbers.items():
+        colors[_color_of(number, values.palette)] += count
+    return FileLabels(numbers, colors, values.palette)
+
+
+def _color_of(number: int, palette: tuple[Color, ...] | None) -> int:
+    if palette is None:
+        return number * 0x010101 if 0 <= number < 256 else -1
+    return color_code(palette[number]) if number < len(palette) else -1
+
+
+def _counted(source: Path | LabelSource, values: numpy.ndarray) -> Counter[int]:
+    if values.dtype in (numpy.uint8, numpy.uint16):
+        counts = numpy.bincount(values.ravel())
+        present = numpy.flatnonzero(counts)
+        return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
+    result: Counter[int] = Counter()
+    flat = values.ravel()
+    for start in range(0, flat.size, _CHUNK):
+        found, counts = numpy.unique(flat[start : start + _CHUNK], return_counts=True)
+        result.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        if len(result) > _MOST:
+            raise ImageError(
+                f"{source}: more than {_MOST} different labels or colours: this is no label map"
+            )
+    return result

@@ -1,0 +1,149 @@
+"""Which modules have to be called, because somebody altered them, and which may be passed over.
+
+fastseg computes several layers at once: it reads their parameters and calls none of them. That is
+the same function only as long as the layers are what they seem. This is the one rule for that, kept
+by our own models, by `fastseg.fuse` and by `fastseg.accelerate`: hooks, parametrizations, pruning,
+adapters, quantised or sharded weights and a forward of an instance's own all make a module be
+called, whenever they are put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules import module as torch_module
+
+# On a class with a forward of fastseg's: the pair of the class it took the place of and what for.
+MARK = "_fastseg_swap"
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
+    getattr(torch_module, f"_global{hooks}") for hooks in HOOKS
+)
+
+# The layers whose parameters may be read, with the forward that reading them stands for.
+_LAYERS: dict[type, Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)}
+# What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
+_STORED = (nn.Parameter, torch.Tensor, FakeTensor)
+
+
+def readable(kind: type[nn.Module]) -> Any:
+    """Class decorator: a layer that is the function of its parameters and arguments alone."""
+    _LAYERS[kind] = kind.forward
+    return kind
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module; where `accelerate` exchanged it, the one before.
+
+    If sharding or a parametrization subclassed our class, the class ours replaced.
+    """
+    mark = getattr(type(module), MARK, None)
+    return type(module) if mark is None else mark[0]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is to happen when this module is called."""
+    state = module.__dict__
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+    )
+
+
+def all_are_watched() -> bool:
+    """Whether hooks are registered for every module there is.
+
+    Those of FlopCounterMode are none to call modules for: it counts what is really computed.
+    """
+    for hooks in _GLOBAL_HOOKS:
+        for hook in hooks.values():
+            if getattr(hook, "__module__", None) != "torch.utils.module_tracker":
+                return True
+    return False
+
+
+def is_run_as_written() -> bool:
+    """Whether modules are to call all that is inside: our ops would be taken for constants.
+
+    So it is under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
+    transforms and forward-mode differentiation.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._is_tracing()
+        or torch.fx._symbolic_trace._is_fx_tracing_flag
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def is_unaltered(module: nn.Module) -> bool:
+    """Whether a module without parameters of its own does what its class does, unwatched."""
+    return "forward" not in module.__dict__ and not has_hooks(module)
+
+
+def is_a(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is of one of these very classes, unaltered: it need not be called."""
+    return original_class(module) in kinds and is_unaltered(module)
+
+
+def not_plain(layer: nn.Module) -> str | None:
+    """Why the parameters of a layer cannot be used without calling it, or None."""
+    kind = type(layer)
+    known = original_class(layer)
+    if known not in _LAYERS or (kind is not known and MARK not in kind.__dict__):
+        return f"a {kind.__name__} is inside"
+    if known.forward is not _LAYERS[known]:
+        return f"the forward of all {known.__name__} is overridden"
+    for name, value in layer._parameters.items():
+        if value is not None and type(value) not in _STORED:
+            return f"{name} of a {known.__name__} is a {type(value).__name__}"
+    return None
+
+
+def why_called(module: nn.Module) -> str | None:
+    """Why a module has to be called itself, or None if it may be passed over.
+
+    Of a module without parameters of its own, such as a container, this says nothing of its class
+    and of what is inside.
+    """
+    if has_hooks(module):
+        return f"a {original_class(module).__name__} inside has hooks"
+    if "forward" in module.__dict__:
+        return f"the forward of a {original_class(module).__name__} is overridden"
+    if module._parameters or original_class(module) in _LAYERS:
+        return not_plain(module)
+    return None
+
+
+def why_not_short(
+    module: Any,
+    skips: Callable[[Any], Iterable[nn.Module]],
+    unfit: Callable[[Any], str | None] | None = None,
+) -> str | None:
+    """Why a module has to call all that is inside, instead of computing it at once; or None.
+
+    Args:
+        module: the one that is called.
+        skips: of it, the submodules that the short way does not call.
+        unfit: why the module is not built as the short way expects, or None.
+    """
+    if all_are_watched():
+        return "hooks are registered for all modules"
+    try:
+        reason = None if unfit is None else unfit(module)
+        if reason is not None:
+            return reason
+        for part in skips(module):
+            if (reason := why_called(part)) is not None:
+                return reason
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        return f"is not built as expected ({error})"
+    return None

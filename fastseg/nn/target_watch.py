@@ -1,0 +1,79 @@
+"""A warning about targets from which nothing can be learned, without waiting for a GPU."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+
+import torch
+from torch import nn
+
+_Pending = tuple[torch.Tensor, "torch.cuda.Event | None"]
+# What is known of a module's targets: counts on their way from the device, or None: all is said.
+_known: weakref.WeakKeyDictionary[nn.Module, _Pending | None] = weakref.WeakKeyDictionary()
+
+
+def trust_targets(module: nn.Module) -> None:
+    """Keeps `watch_targets` from looking: the module's targets have been looked through already."""
+    _known[module] = None
+
+
+def watch_targets(module: nn.Module, target: torch.Tensor, ignore_index: int) -> None:
+    """Looks at the first target of a module, and warns if one class and ignored pixels are all.
+
+    So it is with masks of 0 and 255 where 255 is ignored: the loss is finite, and nothing is
+    learned. On a GPU the counts come back with the next call, if they are there by then.
+
+    Args:
+        module: that the loss is of; each is looked at once.
+        target: classes [N, H, W].
+        ignore_index: target value of pixels that do not count.
+    """
+    pending = _known.get(module, _NEW)
+    if pending is None or torch.compiler.is_compiling():
+        return
+    if pending is _NEW:
+        pending = _count(target, ignore_index)
+        if pending is None:
+            return
+        _known[module] = pending
+    counts, event = pending
+    if event is not None and not event.query():
+        return
+    _known[module] = None
+    ignored, total, low, high = counts.tolist()
+    if 0 < ignored < total and low == high:
+        warnings.warn(
+            f"all pixels of the target that count are class {low}, and the others "
+            f"({100 * ignored / total:.0f} %) are {ignore_index}, which is ignored: nothing can be "
+            f"learned from it. If {ignore_index} is a class of its own, as in masks of 0 and 255, "
+            f"pass (target == {ignore_index}).long(), or another ignore_index",
+            stacklevel=3,
+        )
+
+
+_NEW: _Pending = (torch.empty(0), None)
+
+
+@torch.no_grad()
+def _count(target: torch.Tensor, ignore_index: int) -> _Pending | None:
+    """Ignored pixels, all pixels, lowest and highest class; None where they cannot be had now."""
+    if type(target) is not torch.Tensor or target.numel() == 0 or target.is_floating_point():
+        return None
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+        return None
+    if target.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    values = target.detach().long()
+    ignored = values == ignore_index
+    low = values.masked_fill(ignored, torch.iinfo(torch.int64).max).amin()
+    high = values.masked_fill(ignored, torch.iinfo(torch.int64).min).amax()
+    total = torch.full_like(low, target.numel())
+    counts = torch.stack([ignored.sum(), total, low, high])
+    if not target.is_cuda:
+        return (counts, None) if target.device.type == "cpu" else None
+    there = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
+    there.copy_(counts, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return there, event
