@@ -61,7 +61,7 @@ private:
   alignas(64) float weights_[2][kMaxCorners][kBlock];
 };
 
-// Asks for what a later block reads and writes: of the kernels, and of `arrays` [L, P] (null ones
+// Prefetches what a later block reads and writes: of the kernels, and of `arrays` [L, P] (null ones
 // are left out), in which every label is a stream of its own, too many for the processor to
 // foresee. Into the second-level cache only (locality 2): asking for the first level takes up the
 // buffers that the rows of the present block wait for, and is no better than not asking. (Inlined

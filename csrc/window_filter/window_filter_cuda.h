@@ -18,7 +18,7 @@ constexpr int kStrip = 64;   // shifts whose columns are staged at a time
 // Pixels of a thread; labels of a block, in registers (forward) or shared memory (gradient).
 template <class T> constexpr int kRows = sizeof(T) == 8 ? 2 : 4;
 template <class T> constexpr int kMostLabels = sizeof(T) == 8 ? 8 : 24;
-// So many fit a multiprocessor's registers.
+// Resident blocks per multiprocessor, limited by registers.
 template <class Storage> constexpr int kBlocks = sizeof(Storage) == 8 ? 4 : 6;
 
 // exp of less counts as zero: no normal number.

@@ -48,9 +48,9 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
             q = (logits + sum(k.compatibility * filter(q, k) for k in kernels)).softmax(1)
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
-    float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step. (Of a photograph
-    they are a fraction of the pixels; a CUDA graph has room for as many as there could be.)
+    float64, by the composition above). The backward recomputes the probabilities of each step; only
+    the lattice vertices of each step are saved, far fewer than pixels for natural images. (A CUDA
+    graph has room for as many as there could be.)
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
@@ -267,6 +267,7 @@ class _Terms:
     """The kernels as the native core takes them, with everything that their addresses belong to."""
 
     def __init__(self, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> None:
+        # Terms hold addresses: whatever these belong to must live as long.
         self.kept: list[Any] = [*kernels, *matrices]
         self.native = []
         for kernel, matrix in zip(kernels, matrices, strict=True):
@@ -328,6 +329,7 @@ class _MeanField(torch.autograd.Function):
             saved = _native.scratch(sum(floats))
         result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
+        # The logits as they came, not `values`: another reference to what autograd holds already.
         ctx.save_for_backward(logits, saved, *matrices)
         return result.to(logits.dtype)
 
@@ -339,6 +341,7 @@ class _MeanField(torch.autograd.Function):
         grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
+            # Of each image alone and in float64: the images may be computed in any order.
             values.new_zeros((batch, *m.shape), dtype=torch.float64) if needed else None
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]

@@ -139,6 +139,7 @@ class DenseCRF(nn.Module):
             TypeError: dtype of logits or unary, and what is no tensor.
         """
         guide, dtype = self._guide(logits, images, unary, features)
+        # Half precision would lose the small probabilities that later steps build on.
         with torch.autocast(guide.scores.device.type, enabled=False):
             if self._is_frozen_lattice(guide):
                 q = self._run_natively(mean_field, guide)
@@ -227,7 +228,9 @@ class DenseCRF(nn.Module):
         """Whether the native mean field serves: its lattices have no derivative to features."""
         if self.method != "lattice" or len(self.kernels) > MAX_KERNELS:
             return False
-        if torch.compiler.is_exporting():  # a graph holds operators, and it is none
+        if (
+            torch.compiler.is_exporting()
+        ):  # exported graphs need registered ops; the native mean field is not one
             return False
         learned = [k.log_scales for k in self._kernels()] + list(guide.features)
         learned += [] if guide.images is None else [guide.images]
