@@ -1,10 +1,11 @@
 """Models of torchvision, smp and transformers before and after fastseg.accelerate.
 
 The same weights (random ones) in one process; each case is checked before it is timed. `forward`:
-the model's own output. `labels`: the forward and argmax against fastseg.predict. `train`: forward,
-loss and backward, against cross-entropy of full-resolution logits. All variants run in both memory
-formats; ratios compare the best with the best. PSPNet, which none of these libraries has as the
-paper does, is fastseg's own against its parameters run by PyTorch's modules and functions.
+the model's own output. `labels`: the forward and argmax against fastseg.predict_labels. `train`:
+forward, loss and backward, against cross-entropy of full-resolution logits. All variants run in
+both memory formats; ratios compare the best with the best. PSPNet, which none of these libraries
+has as the paper does, is fastseg's own against its parameters run by PyTorch's modules and
+functions.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def _step(
     @torch.no_grad()
     def labels(_: Any) -> torch.Tensor:
         if label == "fastseg":
-            return fastseg.predict(model, x)
+            return fastseg.predict_labels(model, x)
         y = logits(model(x))
         if y.shape[2:] != x.shape[2:]:
             y = F.interpolate(y, x.shape[2:], mode="bilinear")

@@ -70,7 +70,7 @@ def test_photograph_to_labels(
         return network(model.pad(x))[:, :, :height, :width].argmax(1)
 
     with torch.inference_mode():
-        same = [(ours.predict(x) == labels(peer, x)).double().mean().item() for x in images]
+        same = [(ours.predict_labels(x) == labels(peer, x)).double().mean().item() for x in images]
     agreement = sum(same) / len(same)
     assert agreement >= AGREEMENT[dtype]
 
@@ -83,7 +83,7 @@ def test_photograph_to_labels(
 
         return one
 
-    variants = [Variant("fastseg channels_last", run(ours.predict, torch.channels_last))]
+    variants = [Variant("fastseg channels_last", run(ours.predict_labels, torch.channels_last))]
     for name, layout in FORMATS.items():
         network = _smp(model, device).to(memory_format=layout)
         variants.append(

@@ -181,7 +181,7 @@ def _step(
 
     def predict(_: Any) -> torch.Tensor:
         with torch.no_grad():
-            return model.predict(x) if label == "fastseg" else model(x).argmax(1)
+            return model.predict_labels(x) if label == "fastseg" else model(x).argmax(1)
 
     def train(_: Any) -> torch.Tensor:
         model.zero_grad()

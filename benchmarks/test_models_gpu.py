@@ -1,7 +1,7 @@
 """Whole models on a GPU, and the ASPP of one: fastseg against eager PyTorch and torch.compile, both
 in channels_last and AMP, with the same weights in one process.
 
-`predict`: images to label maps. fastseg three times: model.predict under autocast, the same of
+`predict`: images to label maps. fastseg three times: model.predict_labels under autocast, that of
 fastseg.fuse(model, torch.bfloat16), and that as one CUDA graph (fastseg.capture). `train`: forward,
 loss and backward under autocast. Each case is checked against float32 before it is timed: other
 labels, or a loss further off, than twice eager's own (and a little) are an error. Peak memory is
@@ -228,8 +228,8 @@ def _predictions(
         return call
 
     calls: Calls = {
-        "fastseg": amp(model.predict),
-        "fastseg fused": lambda: fused.predict(x),
+        "fastseg": amp(model.predict_labels),
+        "fastseg fused": lambda: fused.predict_labels(x),
         "eager": amp(lambda images: plain(images).argmax(1)),
     }
     if device == "cuda":

@@ -2,7 +2,7 @@
 
 from . import crf
 from ._version import __version__
-from .accelerate import accelerate, predict, restore
+from .accelerate import accelerate, predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
@@ -40,6 +40,7 @@ __all__ = [
     "load_checkpoint",
     "permutohedral_filter",
     "predict",
+    "predict_labels",
     "pyramid_pool",
     "restore",
     "upsample_argmax",

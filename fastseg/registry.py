@@ -1,4 +1,4 @@
-"""From one OpSpec to a PyTorch operator: schema, fake, CPU and CUDA kernels, autograd, autocast.
+"""From one OpSpec to a PyTorch operator: schema, fake, kernels, derivatives, autocast, vmap.
 
 Every op is `torch.ops.fastseg.<name>`. Which backend runs is decided inside it (backends.choose),
 so torch.compile and torch.export see one node whatever runs.
@@ -7,24 +7,22 @@ so torch.compile and torch.export see one node whatever runs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
 
-from .backends import Backend, choose, forced_backend, use_backend
+from . import _private_torch
+from .backends import Backend, choose
+from .batching import vmap_rule
+from .derivatives import Autograd, autograd_kernel
+
+__all__ = ["ALL_OPS", "Autograd", "Function", "OpSpec", "define"]
 
 LIBRARY = torch.library.Library("fastseg", "DEF")
 ALL_OPS: dict[str, OpSpec] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Autograd:
-    """The derivative of one function: what torch.library.register_autograd takes."""
-
-    setup_context: Callable[..., None]  # (ctx, inputs, output)
-    backward: Callable[..., Any]  # (ctx, *grads) -> one gradient or None per input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,8 @@ class Function:
         autograd: None where no output is differentiable, or none should be: asking for the
             gradient of a floating-point output is then an error.
         implementation: the function of a backend module that computes it.
+        batched: the tensor arguments whose first dimension is the batch, where every result has it
+            too and each image is computed by itself. torch.vmap then makes one call of many.
         layout: the memory format of a Tensor result (of each, for a tuple), from the arguments: the
             same whatever backend ran. None for results without layout (scalars, labels, matrices).
     """
@@ -48,6 +48,7 @@ class Function:
     check: Callable[..., None] = lambda *args: None
     autograd: Autograd | None = None
     implementation: str = "forward"
+    batched: tuple[str, ...] = ()
     layout: Callable[..., torch.memory_format | tuple[torch.memory_format, ...]] | None = None
 
 
@@ -62,7 +63,7 @@ class OpSpec:
             perhaps unsupported_reason and passed_over (see backends.choose).
         autocast: "input dtype": the op runs in its input's dtype (its kernels accumulate in
             float32); "lower precision": tensors are cast to the autocast dtype, as for
-            convolutions.
+            convolutions; or what autocast makes of the arguments, where the op has one for it.
         tolerance: largest allowed ratio of our error to PyTorch's own error in the same dtype,
             both against float64.
     """
@@ -70,7 +71,9 @@ class OpSpec:
     name: str
     functions: dict[str, Function]
     backends: dict[Backend, ModuleType]
-    autocast: Literal["input dtype", "lower precision"] = "input dtype"
+    autocast: Literal["input dtype", "lower precision"] | Callable[[list[Any]], list[Any]] = (
+        "input dtype"
+    )
     tolerance: float = 2.0
 
 
@@ -96,13 +99,15 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         try:
             function.check(*args)
         except (ValueError, TypeError) as error:
-            raise _traceable(error) from None
+            raise _private_torch.traceable_error(error) from None
         return function.fake(*args)
 
     def kernel(*args: Any) -> Any:
         function.check(*args)
         backend = choose(spec, function.implementation, dict(zip(names, args, strict=True)))
-        with torch._C._DisableAutocast():  # it would reach the torch functions a backend calls
+        with (
+            _private_torch.autocast_disabled()
+        ):  # it would reach the torch functions a backend calls
             result = getattr(backend, function.implementation)(*args)
         if function.layout is not None:
             result = _with_layout(result, function.layout(*args))
@@ -112,10 +117,14 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
 
     torch.library.register_fake(f"fastseg::{name}", fake, lib=LIBRARY)
     _implement(name, kernel, "CPU", "CUDA")
-    _implement(name, _autograd_kernel(op, function.autograd), "Autograd")
-    if spec.autocast == "lower precision":
-        for device in ("cpu", "cuda"):
-            _register_lower_precision(name, device)
+    _implement(name, autograd_kernel(op, function.autograd), "Autograd")
+    rule = vmap_rule(op, function.batched)
+    torch.library.register_vmap(f"fastseg::{name}", rule, lib=LIBRARY)
+    for device in ("cpu", "cuda"):
+        if spec.autocast == "lower precision":
+            _register_autocast(name, device, functools.partial(_in_lower_precision, device))
+        elif callable(spec.autocast) and name == spec.name:
+            _register_autocast(name, device, spec.autocast)
 
 
 def _with_layout(result: Any, layout: Any) -> Any:
@@ -127,90 +136,32 @@ def _with_layout(result: Any, layout: Any) -> Any:
 def _implement(name: str, kernel: Any, *keys: str) -> None:
     for key in keys:
         LIBRARY.impl(name, kernel, key)
-    # When an op runs between two graphs, Dynamo shall not compile what is inside. (With
-    # torch.compiler.disable every call would pay for it, and the first would import Dynamo.)
-    frames = torch._C._dynamo.eval_frame
-    if hasattr(frames, "set_code_exec_strategy"):  # torch >= 2.7
-        skip = frames._FrameAction.SKIP
-        frames.set_code_exec_strategy(kernel.__code__, frames._FrameExecStrategy(skip, skip))
+    _private_torch.keep_out_of_graphs(kernel)
 
 
-def _traceable(error: ValueError | TypeError) -> Exception:
-    """`error`, in a form that torch.compile hands on to the user.
-
-    Dynamo wraps what a fake implementation raises into a RuntimeError, except for its own
-    Unsupported: at that it leaves the graph and runs the op, which then raises the plain error.
-    With fullgraph=True the user gets this exception, which is a ValueError (or TypeError) too.
-    """
-    if torch._guards.TracingContext.try_get() is None:
-        return error
-    from torch._dynamo.exc import Unsupported
-
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    return type(kind.__name__, (Unsupported, kind), {})(str(error))
-
-
-def _autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
-    """What torch.library.register_autograd would register, at half its cost per call."""
-
-    count = len(op._schema.arguments)
-
-    def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args[:count])
-        if autograd is not None:
-            ctx.forced_backend = forced_backend()
-            autograd.setup_context(ctx, args, output)
-        return output
-
-    def backward(ctx: Any, *grads: Any) -> Any:
-        if autograd is None:
-            raise NotImplementedError(f"{op} has no derivative")
-        # The backward follows the forward's choice: it may run outside the with block, or on an
-        # autograd thread that does not see the context variable.
-        if ctx.forced_backend is forced_backend() or torch.compiler.is_compiling():
-            return autograd.backward(ctx, *grads)
-        with use_backend(ctx.forced_backend):
-            return autograd.backward(ctx, *grads)
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    derivative: Any = type(op._opname, (torch.autograd.Function,), members)
-
-    def kernel(*args: Any) -> Any:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return derivative.apply(*args, *_listed(args))
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
-
-    return kernel
-
-
-def _listed(args: tuple[Any, ...]) -> list[torch.Tensor]:
-    """Tensors in lists, which autograd does not look into: those of functions that have no
-    derivative, so that asking for it is an error there too."""
-    lists = (a for a in args if isinstance(a, (list, tuple)))
-    return [t for values in lists for t in values if isinstance(t, torch.Tensor)]
-
-
-def _register_lower_precision(name: str, device: str) -> None:
+def _register_autocast(name: str, device: str, convert: Callable[[list[Any]], list[Any]]) -> None:
     key = "AutocastCPU" if device == "cpu" else "AutocastCUDA"
-    keyset = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-    def cast(value: Any, dtype: torch.dtype) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [cast(v, dtype) for v in value]
-        castable = (
-            isinstance(value, torch.Tensor)
-            and value.is_floating_point()
-            and value.device.type == device
-            and value.dtype is not torch.float64
-        )
-        return value.to(dtype) if castable else value
+    op = getattr(torch.ops.fastseg, name).default
 
     def autocast_kernel(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
-        with torch._C._ExcludeDispatchKeyGuard(keyset):
-            op = getattr(torch.ops.fastseg, name).default
-            return op(*(cast(a, dtype) for a in args))
+        with _private_torch.without_dispatch_key(key):
+            return op(*convert(list(args)))
 
     _implement(name, autocast_kernel, key)
+
+
+def _in_lower_precision(device: str, args: list[Any]) -> list[Any]:
+    dtype = torch.get_autocast_dtype(device)
+    return [_cast(a, device, dtype) for a in args]
+
+
+def _cast(value: Any, device: str, dtype: torch.dtype) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_cast(v, device, dtype) for v in value]
+    castable = (
+        isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and value.device.type == device
+        and value.dtype is not torch.float64
+    )
+    return value.to(dtype) if castable else value

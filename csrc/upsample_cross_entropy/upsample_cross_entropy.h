@@ -55,8 +55,8 @@ struct ForwardArguments {
   bool mean;                // of the loss; else the sum
   double* partials;         // workspace of partial_sums(shape) numbers
   void* sums;               // null: not wanted
-  void* pixel_loss;         // [N, out_h, out_w], type of logits; null: not wanted
-  void* loss;               // one number, type of logits
+  void* pixel_loss;         // [N, out_h, out_w], compute type; null: not wanted
+  void* loss;               // one number, compute type
   double* total_weight;     // one number: the sum of the target classes' weights
   std::int64_t* bad;        // lowered to the flat index of the first bad target; may be null
 };
@@ -70,7 +70,7 @@ struct BackwardArguments {
   const void* target;
   const void* class_weight;
   const void* sums;           // of the forward
-  const void* grad_loss;      // one number, or [N, out_h, out_w] dense; type of logits
+  const void* grad_loss;      // one number, or [N, out_h, out_w] dense; compute type
   bool per_pixel;             // grad_loss has a number for each pixel
   const double* total_weight; // the mean's; null for a sum
   void* grad_logits;          // [N, C, in_h, in_w] dense, type of logits

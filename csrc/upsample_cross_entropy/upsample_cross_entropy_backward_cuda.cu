@@ -42,7 +42,7 @@ FASTSEG_DEVICE TilePlace begin_block(const Backward<Storage>& p, BlockState<T>& 
   const Owned columns = owned_axis(p.tiles.columns, column * p.cell_columns, p.cell_columns);
   const TilePlace place{at.quotient, rows.pieces, columns.pieces};
   if (threadIdx.x != 0) return place;
-  T scale = p.per_pixel ? T(1) : to_compute(load(p.grad_loss));
+  T scale = p.per_pixel ? T(1) : load(p.grad_loss);
   if (p.total_weight != nullptr)
     scale = *p.total_weight == 0.0 ? T(0) : static_cast<T>(scale / *p.total_weight);
   const bool one = BlockTiles<Storage>::one_tile_each(place);
@@ -220,7 +220,7 @@ void backward_typed(LabelType target_type, const BackwardArguments& a, const Sha
   p.tiles = logit_tiles("upsample_cross_entropy", static_cast<const Storage*>(a.logits), s);
   p.loss = loss_of<T>(target_type, a, s);
   p.sums = static_cast<const T*>(a.sums);
-  p.grad_loss = static_cast<const Storage*>(a.grad_loss);
+  p.grad_loss = static_cast<const T*>(a.grad_loss);
   p.per_pixel = a.per_pixel;
   p.total_weight = a.total_weight;
   p.grad_logits = static_cast<Storage*>(a.grad_logits);

@@ -12,7 +12,7 @@ template <class Storage> struct Forward {
   LogitTiles<Storage> tiles;
   Loss<T> loss;
   T* sums;
-  Storage* pixel_loss;
+  T* pixel_loss;
   double* partials; // [block][2]: losses, weights
   long long* bad;
 };
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
     if (!is_inside(r, k)) return;
     const std::int64_t at = pixel_at(r, k);
     if (p.sums != nullptr) p.sums[at] = saved;
-    if (p.pixel_loss != nullptr) from_compute(loss, p.pixel_loss[at]);
+    if (p.pixel_loss != nullptr) p.pixel_loss[at] = loss;
     if (label == -2 && p.bad != nullptr) atomicMin(p.bad, static_cast<long long>(at));
   });
   losses = block_sum(losses, reduced);
@@ -209,10 +209,10 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
 }
 
 // The sums of all blocks, by one block in a fixed order.
-template <class Storage>
+template <class T>
 __global__ void __launch_bounds__(kTileThreads)
     upsample_cross_entropy_fwd_total_kernel(const double* partials, std::int64_t blocks, bool mean,
-                                            Storage* loss, double* total_weight) {
+                                            T* loss, double* total_weight) {
   FASTSEG_SHARED(reduced, double[kTileThreads / 32]);
   double losses = 0.0, weights = 0.0;
   for (std::int64_t i = threadIdx.x; i < blocks; i += kTileThreads) {
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kTileThreads)
   losses = block_sum(losses, reduced);
   weights = block_sum(weights, reduced);
   if (threadIdx.x != 0) return;
-  from_compute(static_cast<compute_t<Storage>>(mean ? losses / weights : losses), *loss);
+  *loss = static_cast<T>(mean ? losses / weights : losses);
   *total_weight = weights;
 }
 
@@ -234,14 +234,14 @@ void forward_typed(LabelType target_type, const ForwardArguments& a, const Shape
   p.tiles = logit_tiles("upsample_cross_entropy", static_cast<const Storage*>(a.logits), s);
   p.loss = loss_of<T>(target_type, a, s);
   p.sums = static_cast<T*>(a.sums);
-  p.pixel_loss = static_cast<Storage*>(a.pixel_loss);
+  p.pixel_loss = static_cast<T*>(a.pixel_loss);
   p.partials = a.partials;
   p.bad = reinterpret_cast<long long*>(a.bad);
   const std::int64_t blocks = s.batch * p.tiles.block_rows * p.tiles.block_columns;
   launch("upsample_cross_entropy", upsample_cross_entropy_fwd_kernel<Storage>, blocks, kTileThreads,
          0, stream, p);
-  launch("upsample_cross_entropy total", upsample_cross_entropy_fwd_total_kernel<Storage>, 1,
-         kTileThreads, 0, stream, a.partials, blocks, a.mean, static_cast<Storage*>(a.loss),
+  launch("upsample_cross_entropy total", upsample_cross_entropy_fwd_total_kernel<T>, 1,
+         kTileThreads, 0, stream, a.partials, blocks, a.mean, static_cast<T*>(a.loss),
          a.total_weight);
 }
 

@@ -12,7 +12,7 @@ template <class Storage> struct Backward {
   LogitTiles<Storage> tiles;
   Loss<T> loss;
   const T* sums;
-  const Storage* grad_loss;
+  const T* grad_loss;
   bool per_pixel;
   const double* total_weight; // null: a sum
   Storage* grad_logits;
@@ -59,7 +59,7 @@ template <class T> struct TileSums {
 template <class Storage>
 FASTSEG_DEVICE compute_t<Storage> gradient_of_pixel(const Backward<Storage>& p,
                                                     std::int64_t pixel) {
-  return p.per_pixel ? to_compute(load(p.grad_loss + pixel)) : compute_t<Storage>(1);
+  return p.per_pixel ? load(p.grad_loss + pixel) : compute_t<Storage>(1);
 }
 
 // A thread's pixels, for sums without maximum: d(loss) / d(z_c) = 2^z_c * factor - what the target

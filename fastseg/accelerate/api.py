@@ -1,8 +1,9 @@
-"""accelerate, restore and predict."""
+"""accelerate, restore and predict_labels."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from .._checks import check_module
 from ..nn.altered import has_hooks, original_class
+from ..nn.evaluation import in_eval_mode
 from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 from .flops import Counter
@@ -129,13 +131,13 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The most likely class of every pixel, without making full-resolution logits.
 
     The same as the argmax of the model's logits at the size of its output, or of the images for
     SegFormer of transformers. With a single class, the labels are 1 where its logit is positive and
-    0 elsewhere. The model need not be accelerated, and stays in the mode it is in: call eval()
-    first.
+    0 elsewhere. The model need not be accelerated. It is evaluated in eval mode, and then is in
+    the mode that it was in.
 
     A model that is not known is called, and its logits are resized to the images. One that is
     known, but whose head was modified, is called as well, and its output is taken as it is.
@@ -150,10 +152,25 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         TypeError: the model returns no logits.
         ValueError: a modified head gives a single class, and nothing tells its threshold.
     """
+    return in_eval_mode(model, lambda: _labels(model, images))
+
+
+def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """`predict_labels`, by the name that it had."""
+    warnings.warn(
+        "fastseg.predict is fastseg.predict_labels now: predict means another thing in "
+        "segmentation_models_pytorch",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return predict_labels(model, images)
+
+
+def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     layers = _layers_of(model)
     root = layers[-1]
     if callable(getattr(root, "coarse_logits", None)):  # fastseg's own
-        return root.predict(images)
+        return root.predict_labels(images)
     known = model_for(root)
     align_corners = known is not None and known.loss(root).align_corners
     if known is None:

@@ -45,7 +45,8 @@ class Swap:
     def skips(self, module: Any) -> Iterable[nn.Module]:
         """Submodules that `forward` does not call, or whose parameters it reads.
 
-        All of them have to be PyTorch's or the same library's: an adapter in the place of one runs.
+        All of them have to be PyTorch's or of the same library: a user's module in the place of one
+        is called, with all the others.
         """
         return ()
 
@@ -85,16 +86,10 @@ def reason_against(swap: Swap, module: Any) -> str | None:
 
 def reason_at_call(swap: Swap, module: Any) -> str | None:
     """Why an exchanged module runs its original forward this time, or None."""
-    home = original_class(module).__module__.partition(".")[0]
-
-    def unfit(module: Any) -> str | None:
-        for part in swap.skips(module):
-            kind = original_class(part)
-            if kind.__module__.partition(".")[0] not in (home, "torch"):
-                return f"a {kind.__name__} is inside"
-        return swap.unfit(module)
-
-    return why_not_short(module, swap.skips, unfit)
+    kind = type(swap)
+    if kind.skips is Swap.skips and kind.unfit is Swap.unfit:
+        return None  # it calls all that is inside
+    return why_not_short(module, swap.skips, swap.unfit)
 
 
 def _arguments(forward: Any) -> list[str]:

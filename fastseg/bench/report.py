@@ -54,6 +54,7 @@ PEER_COLOURS = {
     (EAGER, "channels_last"): "#56B4E9",
     (COMPILED, ""): "#E69F00",
 }
+LARGEST_PICTURE = 60_000  # pixels of a side; matplotlib draws up to 65,536
 OTHER_COLOUR = "#009E73"
 
 
@@ -174,12 +175,20 @@ def draw(data: dict[str, Any], path: Path) -> None:
         data: what results.bundle made; with at least one row.
         path: where to; the suffix chooses the format.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
+    with matplotlib.rc_context({"text.parse_math": False}):  # a workload may have a $ in its name
+        _draw(data, path, Figure)
+
+
+def _draw(data: dict[str, Any], path: Path, make_figure: Any) -> None:
     dtypes = list(dict.fromkeys(row["dtype"] for row in data["results"]))
     columns = [[row for row in data["results"] if row["dtype"] == dtype] for dtype in dtypes]
     height = 2.2 + 0.62 * max(_lines(rows) for rows in columns)
-    figure = Figure(figsize=(1.5 + 8.0 * len(columns), height), layout="constrained", dpi=120)
+    width = 1.5 + 8.0 * len(columns)
+    dpi = min(120.0, LARGEST_PICTURE / max(width, height))
+    figure = make_figure(figsize=(width, height), layout="constrained", dpi=dpi)
     axes = figure.subplots(1, len(columns), squeeze=False, sharex=True)[0]
     for axis, dtype, rows in zip(axes, dtypes, columns, strict=True):
         _draw_bars(axis, rows)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+from .._json import checked, read_json
+from .._schema import (
+    PLAIN,
+    Array,
+    Instance,
+    Integer,
+    Number,
+    Record,
+    Table,
+    Text,
+    Unfit,
+    nullable,
+    shown,
+)
+from .candidates import OURS
 from .harness import Settings
 from .machine import Ceilings
 
 FORMAT = "fastseg-bench"
 VERSION = 1
+DTYPES, LAYOUTS = ("float32", "bfloat16", "float16", "float64"), ("NCHW", "channels_last")
 
 
 def bundle(
@@ -37,16 +52,15 @@ def load(path: Path) -> dict[str, Any]:
     """Reads what `bundle` made, or what `pytest benchmarks/ --benchmark-json` wrote.
 
     Raises:
-        ValueError: the file is neither.
+        OSError: the file cannot be read.
+        ValueError: the file is neither, or damaged; the message names the field.
     """
-    try:
-        data = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
+    data = read_json(path)
     if isinstance(data, dict) and data.get("format") == FORMAT:
         if data.get("version") != VERSION:
-            raise ValueError(f"{path} has version {data.get('version')}, this reads {VERSION}")
-        return data
+            version = shown(data.get("version"))
+            raise ValueError(f"{path}: version is {version}, expected {VERSION}")
+        return checked(str(path), data, _BUNDLE)
     try:
         about = data["machine_info"][FORMAT]
         infos = [entry["extra_info"] for entry in data["benchmarks"]]
@@ -54,9 +68,70 @@ def load(path: Path) -> dict[str, Any]:
         rows = [info[FORMAT] for info in infos if FORMAT in info]
         if not rows:
             raise KeyError(FORMAT)
+        return checked(str(path), {**about, "results": rows, "failures": []}, _BUNDLE)
     except (KeyError, TypeError):
         raise ValueError(
-            f"{path} holds no results: expected a file written by 'fastseg bench run' or by "
+            f"{path}: holds no results, expected a file written by 'fastseg bench run' or by "
             "'pytest benchmarks/ --benchmark-json'"
         ) from None
-    return {**about, "results": rows, "failures": []}
+
+
+_MOST_ROWS = 1000
+_RATE = Number(low=0, high=1e30)
+_MESSAGE = Instance(str, "text")  # of an exception perhaps, of any length
+_VARIANT = Record(
+    {
+        "kind": Text(longest=60),
+        "layout": Text(LAYOUTS),
+        "median_s": Number(above=0, high=1e9),
+        "peak_extra_bytes": nullable(Number()),
+    },
+    others=PLAIN,
+)
+
+
+class _Variants(Array):
+    """Times of one case: those of fastseg among them, for all others are compared with it."""
+
+    def check(self, value: Any, field: str = "") -> list[Any]:
+        variants = super().check(value, field)
+        if not any(variant["kind"] == OURS for variant in variants):
+            raise Unfit(f"{field} holds no variant of kind {OURS!r}", field)
+        return variants
+
+
+_ROW = Record(
+    {
+        "op": Text(longest=100),
+        "workload": Text(longest=300),
+        "dtype": Text(DTYPES),
+        "direction": Text(longest=60),
+        "bound": Text(("memory", "arithmetic")),
+        "fraction_of_ceiling": _RATE,
+        "gb_per_s": _RATE,
+        "gflop_per_s": _RATE,
+        "speedup": Table(_RATE, longest=100),
+        "variants": _Variants(_VARIANT, 1, 100),
+        "left_out": Table(_MESSAGE, longest=100),
+    },
+    others=PLAIN,
+)
+_BUNDLE = Record(
+    {
+        "machine": Record(
+            {
+                "device": Text(("cpu", "cuda")),
+                "name": Text(longest=200),
+                "threads": Integer(1, 1 << 20),
+                "torch": Text(longest=100),
+                "fastseg": Text(longest=100),
+                "native_core": _MESSAGE,
+            },
+            others=PLAIN,
+        ),
+        "ceilings": Record({"copy_bytes_per_s": _RATE, "flops_per_s": _RATE}, others=PLAIN),
+        "results": Array(_ROW, longest=_MOST_ROWS),
+        "failures": Array(Record({"case": _MESSAGE, "reason": _MESSAGE}), longest=_MOST_ROWS),
+    },
+    others=PLAIN,
+)

@@ -13,7 +13,7 @@ from ..data.label_files import LabelValues, read_array, read_values
 from ..data.label_options import LabelOptions
 from ..data.labelling import IGNORE, DatasetError, as_colors, orientation_of
 from ..data.layouts.known import palette_of
-from ..data.meaning import binary_classes
+from ..data.meaning import binary_classes, foreground_label
 from ..data.orientation import as_its_image, sizes_differ, upright
 
 _LARGEST_LABEL = 65535
@@ -101,12 +101,11 @@ def _labels(path: Path, values: LabelValues, options: LabelOptions) -> GivenLabe
     numbers = values.numbers.astype(numpy.int64)
     present = numpy.unique(numbers).tolist()
     void = frozenset({IGNORE}) if options.void is None else options.void
-    if options.void is None and not options.numbers and present == [0, IGNORE]:
-        classes = binary_classes(None)
-        return GivenLabels(
-            (numbers == IGNORE).astype(numpy.int64), -1, classes,
-            "the labels are 0 and 255: background and foreground",
-        )  # fmt: skip
+    white = foreground_label(present, None, options) if options.void is None else None
+    if white is not None:
+        said = f"the labels are 0 and {white}: background and foreground"
+        mask = (numbers == white).astype(numpy.int64)
+        return GivenLabels(mask, -1, binary_classes(None), said)
     unknown = min(void) if void else -1
     labels = numbers.copy()
     for number in void:

@@ -60,11 +60,12 @@ class Labelling:
         """
         values = read_values(label)
         seen = upright(self.indices(label, values), values.orientation)
-        of_photo = orientation_of(photo) if isinstance(label, Path) else 1
-        drawn = 1 if self.drawn == "upright" else of_photo
-        classes = as_its_image(seen, size, drawn, values.orientation)
+        on_stored = self.drawn == "stored" and isinstance(label, Path)
+        classes = as_its_image(
+            seen, size, orientation_of(photo) if on_stored else 1, values.orientation
+        )
         if classes is None:
-            shape = (seen.shape[0], seen.shape[1])
+            shape, of_photo = (seen.shape[0], seen.shape[1]), orientation_of(photo)
             raise ImageError(sizes_differ(str(label), shape, photo.name, size, of_photo))
         return numpy.ascontiguousarray(classes)
 

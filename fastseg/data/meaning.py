@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..classes import ClassSet, Color, bright_colors, numbered_classes
 from .classes_file import Declared
@@ -13,7 +13,8 @@ from .labelling import IGNORE, DatasetError, Labelling
 from .layouts.known import KNOWN_PALETTES, palette_of
 from .survey import Survey
 
-_BINARY = {0, 255}
+# White of 8 and of 16 bits, which is the foreground where no label is but it and 0.
+_WHITES = (255, 65535)
 _MOST_CLASSES = 100  # that are believed without names
 _FIRST_SPARSE = 32  # the highest label from which on gaps are suspicious
 OVERRIDE = "--trust-labels uses them all the same"
@@ -55,7 +56,8 @@ def _by_color(
         if declared is None or not own or not seen <= set(own) or -1 in found.colors:
             return None
         numbers = declared.numbered() | {void: IGNORE for void in _void(declared, options)}
-        if not found.paletted and set(found.numbers or ()) <= set(numbers):
+        plain = not found.paletted and not found.channelled
+        if plain and set(found.numbers or ()) <= set(numbers):
             return None
         if found.paletted and _agree(found, numbers, own):
             return None
@@ -135,12 +137,13 @@ def _by_number(
     where: str,
 ) -> Meaning:
     void = _void(declared, options)
-    if _is_binary(seen, declared, options):
+    white = foreground_label(seen, declared, options)
+    if white is not None:
         classes = binary_classes(declared)
-        numbers = dict.fromkeys(void, IGNORE) | {0: 0, 255: 1}
+        numbers = dict.fromkeys(void, IGNORE) | {0: 0, white: 1}
         origin = declared.origin if declared is not None else "the label files"
         background, foreground = classes.names
-        said = f"the labels are 0 and 255: 0 is {background}, 255 is {foreground}"
+        said = f"the labels are 0 and {white}: 0 is {background}, {white} is {foreground}"
         return Meaning(Labelling(classes, numbers, None, origin), said)
     said = "numbers are classes"
     if declared is not None:
@@ -186,21 +189,26 @@ def _has_foreground(
     return 1 in others or any(target in named for target in options.numbers.values())
 
 
-def _is_binary(seen: Mapping[int, int], declared: Declared | None, options: LabelOptions) -> bool:
-    """Whether 255 is the foreground rather than void."""
-    if options.numbers or (options.void and IGNORE in options.void):
-        return False
-    others = set(options.void or ())
+def foreground_label(
+    seen: Iterable[int], declared: Declared | None, options: LabelOptions
+) -> int | None:
+    """The label that is the foreground rather than void, beside the background 0; None: none is.
+
+    Args:
+        seen: all labels of the data set.
+    """
+    if options.numbers:
+        return None
+    void = set(options.void or ())
     if declared is not None:
         if not declared.own or len(declared.classes) > 2:
-            return False
+            return None
         if options.void is None and declared.void is not None:
-            if IGNORE in declared.void:
-                return False
-            others |= declared.void
-    if 1 in seen or (declared is not None and any(0 < v < len(declared.classes) for v in seen)):
-        return False  # 255 is beside numbers that count classes
-    return set(seen) - others == _BINARY
+            void |= declared.void
+    if 1 in seen:
+        return None  # white is beside numbers that count classes
+    others = set(seen) - void
+    return next((white for white in _WHITES if others == {0, white}), None)
 
 
 def binary_classes(declared: Declared | None) -> ClassSet:
@@ -261,7 +269,7 @@ def _inferred(
 
 def _is_smoothed(seen: Mapping[int, int]) -> bool:
     """Whether few pixels lie between 0 and 255, with many values."""
-    if not set(seen) >= _BINARY or len(seen) < 8 or not set(seen) <= set(range(256)):
+    if not set(seen) >= {0, 255} or len(seen) < 8 or not set(seen) <= set(range(256)):
         return False
     return seen[0] + seen[255] > 0.8 * sum(seen.values())
 

@@ -10,7 +10,7 @@ from .arrays import ImageError
 from .classes_file import Declared
 from .images import opened, stored_orientation
 from .label_options import LabelOptions
-from .labelling import DatasetError, Labelling
+from .labelling import DatasetError, Labelling, orientation_of
 from .layouts import DataSet, Pair
 from .meaning import OVERRIDE, decide, labels_line
 from .split import Split
@@ -57,14 +57,19 @@ def labelling_of(
 
 
 def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
-    """Where classes are known, a few files say how they are written: unless all that these hold is
-    0 and 255, which is foreground and background only if no file has other labels."""
+    """Where classes are known, a few files say how they are written.
+
+    More are looked at where these hold 0 and 255 alone, which is background and foreground only if
+    no file has other labels.
+    """
 
     def enough(found: Survey) -> bool:
         if declared is None or found.files < _FIRST_FILES:
             return False
+        if found.channelled and found.colored is None:
+            return False  # a coloured file may still come
         few = declared.own and len(declared.classes) <= 2
-        return not few or found.numbers is None or not set(found.numbers) <= {0, 255}
+        return not few or found.numbers is None or not set(found.numbers) <= {0, 255, 65535}
 
     return enough
 
@@ -105,14 +110,15 @@ def _drawn_on(pairs: list[Pair], options: LabelOptions, threads: int) -> tuple[s
     """Whether labels were drawn on stored or on upright pixels, and what to say about it.
 
     The sizes of photographs that are turned by 90 degrees say it, for all photographs of the data
-    set; without such ones labels belong to the stored pixels.
+    set; without such ones labels belong to the stored pixels. Where no photograph has an
+    orientation, there is nothing to turn.
 
     Raises:
         DatasetError: the sizes contradict each other.
     """
     seen = [s for s in in_order(_orientation_and_sizes, pairs, max(1, threads)) if s]
     if not seen:
-        return "stored", ""
+        return "upright", ""
     stored = next((pair for pair, drawn in seen if drawn == "stored"), None)
     upright = next((pair for pair, drawn in seen if drawn == "upright"), None)
     drawn, why = options.drawn, "--labels-drawn"
@@ -146,7 +152,11 @@ def _orientation_and_sizes(pair: Pair) -> tuple[Pair, str] | None:
                 return None
             size = label.size
     except ImageError:
-        return None  # reading it says why
+        # Of a kind that Pillow has not, or damaged, and then reading it says why.
+        try:
+            return (pair, "") if orientation_of(pair.image) != 1 else None
+        except ImageError:
+            return None
     if orientation < 5 or stored[0] == stored[1]:
         return pair, ""
     if size == stored:

@@ -30,6 +30,7 @@ class Survey:
         colored: the first file whose channels differ.
         palette: of the first palette file.
         paletted: whether any file has a palette.
+        channelled: whether any file has red, green and blue, perhaps all the same.
     """
 
     files: int = 0
@@ -38,10 +39,12 @@ class Survey:
     colored: Path | LabelSource | None = None
     palette: tuple[Color, ...] | None = None
     paletted: bool = False
+    channelled: bool = False
 
     def add(self, source: Path | LabelSource, found: FileLabels) -> None:
         self.files += 1
         self.colors += found.colors
+        self.channelled |= found.channelled
         if found.numbers is None:
             self.colored, self.numbers = self.colored or source, None
         elif self.numbers is not None:
@@ -57,6 +60,7 @@ class FileLabels:
     numbers: Counter[int] | None
     colors: Counter[int]
     palette: tuple[Color, ...] | None
+    channelled: bool = False
 
 
 def survey(
@@ -92,13 +96,13 @@ def file_labels(source: Path | LabelSource, values: LabelValues) -> FileLabels:
         ImageError: it holds too many different ones.
     """
     if values.colors is not None and values.numbers is None:
-        return FileLabels(None, _counted(source, values.colors), None)
+        return FileLabels(None, _counted(source, values.colors), None, True)
     assert values.numbers is not None
     numbers = _counted(source, values.numbers)
     colors: Counter[int] = Counter()
     for number, count in numbers.items():
         colors[_color_of(number, values.palette)] += count
-    return FileLabels(numbers, colors, values.palette)
+    return FileLabels(numbers, colors, values.palette, values.colors is not None)
 
 
 def _color_of(number: int, palette: tuple[Color, ...] | None) -> int:

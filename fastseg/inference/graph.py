@@ -11,7 +11,7 @@ _WARM_UP_CALLS = 3  # kernels are compiled, and cuDNN chooses its algorithms
 
 
 class CapturedPredict:
-    """What `capture` returns: predict(images) for images of one shape.
+    """What `capture` returns: labels(images) for images of one shape.
 
     Attributes:
         shape, dtype, device: of the images that it takes.
@@ -27,11 +27,11 @@ class CapturedPredict:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_CALLS):
-                    model.predict(self._images)
+                    model.predict_labels(self._images)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._labels = model.predict(self._images)
+                self._labels = model.predict_labels(self._images)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Labels [N, H, W] of images [N, 3, H, W], in new memory, on the current stream.
@@ -55,7 +55,7 @@ class CapturedPredict:
 
 
 def capture(model: SegmentationModel, images: torch.Tensor) -> CapturedPredict:
-    """`model.predict` for images of this shape, as one CUDA graph.
+    """`model.predict_labels` for images of this shape, as one CUDA graph.
 
     All kernels of a prediction are started by one call: for small images and batches, whose kernels
     end sooner than Python starts the next one, that is most of the time. Weights that are changed
@@ -70,7 +70,7 @@ def capture(model: SegmentationModel, images: torch.Tensor) -> CapturedPredict:
         images: map [N, 3, H, W] on the model's device; its values do not matter.
 
     Returns:
-        A function of images of this shape, dtype and device, whose results are predict's.
+        A function of images of this shape, dtype and device, whose results are predict_labels'.
 
     Raises:
         ValueError: model in training mode, images not on a CUDA device, or not on the model's.
@@ -81,7 +81,8 @@ def capture(model: SegmentationModel, images: torch.Tensor) -> CapturedPredict:
         raise ValueError("model is in training mode, capture needs eval(): statistics would change")
     if not images.is_cuda:
         raise ValueError(
-            f"images is on {images.device}, capture needs a CUDA device: call model.predict there"
+            f"images is on {images.device}, capture needs a CUDA device: "
+            "call model.predict_labels there"
         )
     device = next(model.parameters()).device
     if device != images.device:

@@ -69,7 +69,7 @@ def predict_tiled(
     for inner, outer in _tiles(
         image.shape[:2], _up(tile, step), 128 if halo is None else halo, step
     ):
-        labels = model.predict(model.preprocess(numpy.ascontiguousarray(image[outer])))[0]
+        labels = model.predict_labels(model.preprocess(numpy.ascontiguousarray(image[outer])))[0]
         rows, columns = _relative(inner, outer)
         out[inner] = labels[rows, columns].cpu().numpy()
     return out

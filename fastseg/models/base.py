@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 
 from ..classes import ClassSet, label_classes
+from ..nn.evaluation import in_eval_mode
 from ..nn.fusion import is_fused
 from ..nn.logits import with_background
 from ..nn.losses import CombinedLoss, SumsLoss
@@ -51,6 +52,11 @@ class SegmentationModel(Pretrained):
     size_offset: int = 0
     working_size: int = 513
     auxiliary_weight: float = 0.4
+    # segmentation_models_pytorch's, which its programs ask.
+    requires_divisible_input_shape: bool = False
+    _is_torch_scriptable: bool = False
+    _is_torch_exportable: bool = True
+    _is_torch_compilable: bool = True
 
     @property
     def in_channels(self) -> int:
@@ -71,16 +77,10 @@ class SegmentationModel(Pretrained):
         Returns:
             `fastseg.classes.label_classes(self.classes, outputs)`.
         """
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            side = 2 * self.size_step + self.size_offset
-            parameter = next(self.parameters())
-            x = parameter.new_zeros(1, self.in_channels, max(side, 33), max(side, 33))
-            outputs = self.coarse_logits(x).shape[1]
-        finally:
-            for module in training:
-                module.training = True
+        side = 2 * self.size_step + self.size_offset
+        parameter = next(self.parameters())
+        x = parameter.new_zeros(1, self.in_channels, max(side, 33), max(side, 33))
+        outputs = in_eval_mode(self, lambda: self.coarse_logits(x)).shape[1]
         return label_classes(self.classes, outputs)
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,6 +112,17 @@ class SegmentationModel(Pretrained):
             )
         super().train(mode)
         return self
+
+    def __prepare_scriptable__(self) -> Any:
+        """What torch.jit.script asks for before it compiles a module.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            f"a {type(self).__name__} cannot be compiled by torch.jit.script, which PyTorch has "
+            "deprecated: use torch.export.export or torch.compile"
+        )
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, 3, H, W] with its border repeated at the bottom and right, up to `padded_size`.
@@ -148,13 +159,30 @@ class SegmentationModel(Pretrained):
         out = upsample_bilinear(logits, size, align_corners=self.align_corners)
         return out[:, :, :height, :width]
 
+    @torch.inference_mode()
+    def predict(self, x: torch.Tensor) -> Any:
+        """`forward` without gradients, after switching the model to eval mode.
+
+        The same as `predict` of segmentation_models_pytorch; for labels see `predict_labels`. The
+        model stays in eval mode.
+
+        Args:
+            x: input map [N, 3, H, W], as `preprocess` makes it.
+
+        Returns:
+            What `forward` returns: floating, after the activation.
+        """
+        if self.training:
+            self.eval()
+        return self(x)
+
     @torch.no_grad()
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
+    def predict_labels(self, x: torch.Tensor) -> torch.Tensor:
         """The most likely class of every pixel, without building the full-resolution logits.
 
-        The same as model(x).argmax(1) of a model without activation. With a single class, the
-        labels are 1 where its logit is positive (its probability above 0.5) and 0 elsewhere.
-        The model stays in the mode it is in: call eval() first.
+        The same as model.eval()(x).argmax(1) of a model without activation. With a single class,
+        the labels are 1 where its logit is positive (its probability above 0.5) and 0 elsewhere.
+        The model is evaluated in eval mode, and then is in the mode that it was in.
 
         Args:
             x: input map [N, 3, H, W], as `preprocess` makes it.
@@ -165,7 +193,7 @@ class SegmentationModel(Pretrained):
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        logits = with_background(self.coarse_logits(x))
+        logits = with_background(in_eval_mode(self, lambda: self.coarse_logits(x)))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
         return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
@@ -281,7 +309,8 @@ class SegmentationModel(Pretrained):
             planes = pixels.cpu().permute(0, 3, 1, 2)
             planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
             pixels = planes.permute(0, 2, 3, 1)
-        logits = with_background(self.coarse_logits(self.preprocess(pixels)))
+        x = self.preprocess(pixels)
+        logits = with_background(in_eval_mode(self, lambda: self.coarse_logits(x)))
         if crf is None:
             return upsample_argmax(logits, (height, width), align_corners=self.align_corners)[0]
         logits = upsample_bilinear(logits, (height, width), align_corners=self.align_corners)

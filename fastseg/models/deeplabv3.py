@@ -251,8 +251,8 @@ class DeepLabV3(EncoderDecoder):
             upsampling,
             activation,
             aux_params,
+            align_corners=align_corners,
         )
-        self.align_corners = align_corners
         self._add_auxiliary_head(auxiliary_channels)
 
 
@@ -344,9 +344,16 @@ class DeepLabV3Plus(EncoderDecoder):
             decoder_fusions,
         )
         super().__init__(
-            encoder, decoder, decoder_channels, classes, 4, upsampling, activation, aux_params
+            encoder,
+            decoder,
+            decoder_channels,
+            classes,
+            4,
+            upsampling,
+            activation,
+            aux_params,
+            align_corners=align_corners,
         )
-        self.align_corners = align_corners
         self._add_auxiliary_head(auxiliary_channels)
 
 

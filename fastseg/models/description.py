@@ -179,5 +179,12 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
         encoder_weights=None,
         classes=description.classes,
     )
+    for name in ("mean", "std"):
+        values = getattr(description, name)
+        if values is not None and len(values) not in (3, model.in_channels):
+            raise ValueError(
+                f"{origin}: description.{name} has {len(values)} numbers, expected one for each of "
+                f"{model.in_channels} bands"
+            )
     description._prepare(model)
     return fill(origin, description.architecture, model, weights)

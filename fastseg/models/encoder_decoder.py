@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..classes import ClassSet, as_class_set
+from ..nn.altered import why_not_short
 from ..nn.heads import (
+    Activation,
     ActivationName,
     AuxiliaryHead,
     ClassificationHead,
     SegmentationHead,
-    make_activation,
+    Upsampling,
 )
 from .base import SegmentationModel
 from .encoders import Encoder
@@ -40,13 +44,16 @@ class EncoderDecoder(SegmentationModel):
     they lie on every stride-th pixel; other inputs are padded at the bottom and right by repeating
     the border, and the output is cropped.
 
+    The segmentation head is smp's: convolution, upsampling, activation. Its convolution alone is
+    called, and the upsampling left to the fused ops. A head that somebody altered or replaced is
+    called itself, on inputs padded to multiples of the output stride, and what it gives before a
+    known activation counts as logits.
+
     Attributes:
         logits_stride: pixels between two coarse logits.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
     """
-
-    align_corners = True
 
     def __init__(
         self,
@@ -59,23 +66,29 @@ class EncoderDecoder(SegmentationModel):
         activation: ActivationName,
         aux_params: dict[str, Any] | None,
         head_kernel_size: int = 1,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.classes = as_class_set(classes)
         self.encoder = encoder
         self.decoder: Decoder = decoder
-        self.segmentation_head = SegmentationHead(
-            decoder_channels, len(self.classes), head_kernel_size
+        self.align_corners = align_corners
+        self.logits_stride = logits_stride
+        self.upsampling = logits_stride if upsampling is None else max(1, upsampling)
+        self.segmentation_head: Any = SegmentationHead(
+            decoder_channels,
+            len(self.classes),
+            head_kernel_size,
+            activation,
+            self.upsampling,
+            align_corners,
         )
-        self.activation = make_activation(activation)
         self.classification_head = (
             ClassificationHead(encoder.out_channels[-1], **aux_params) if aux_params else None
         )
         self.auxiliary_head: AuxiliaryHead | None = None
         self.size_step = encoder.output_stride
-        self.logits_stride = logits_stride
-        self.upsampling = logits_stride if upsampling is None else max(1, upsampling)
-        self._encoder_frozen = False
+        self._is_encoder_frozen = False
 
     def _add_auxiliary_head(self, channels: int | None) -> None:
         """A second head on the features before the last, for `loss`; none for None or 0."""
@@ -93,7 +106,11 @@ class EncoderDecoder(SegmentationModel):
 
     def _on_pixels(self, side: int) -> bool:
         """Whether logits lie on the first and the last pixel of a side of this length."""
-        return self.align_corners and side % self.size_step == 1
+        return self.align_corners and side % self.size_step == 1 and self._head_is_short()
+
+    def _head_is_short(self) -> bool:
+        """Whether the head's convolution may be called alone."""
+        return why_not_short(self, _head_skips, _head_unfit) is None
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of `forward`'s logits for an input of this size."""
@@ -116,14 +133,32 @@ class EncoderDecoder(SegmentationModel):
             pair of it and the labels of the whole image [N, aux_params["classes"]].
         """
         features = self.encoder(self.pad(x))
-        masks = self._upsampled(self.decode(features), x)
-        masks = self.activation(masks)
+        y = self.decoder(features)
+        head = self.segmentation_head
+        if self._head_is_short():
+            masks = head[2](self._upsampled(head[0](y), x))
+        else:
+            masks = self._cropped(head(y), x)
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(features[-1])
 
+    def _cropped(self, masks: Any, x: torch.Tensor) -> Any:
+        """What a head made of the padded input, without what it made of the padding."""
+        padded = self.padded_size(x.shape[2], x.shape[3])
+        if padded == (x.shape[2], x.shape[3]) or masks.dim() < 3:
+            return masks
+        rows, columns = (
+            -(-side * made // given)
+            for side, made, given in zip(x.shape[2:], masks.shape[-2:], padded, strict=True)
+        )
+        return masks[..., :rows, :columns]
+
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, classes, h, w] of x [N, in_channels, H, W], one per logits_stride pixels."""
+        """Logits [N, classes, h, w] of x [N, in_channels, H, W], one per logits_stride pixels.
+
+        An altered head gives its own number of them.
+        """
         return self.decode(self.encoder(self.pad(x)))
 
     def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -134,7 +169,12 @@ class EncoderDecoder(SegmentationModel):
 
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Coarse logits of the encoder's features, finest first."""
-        return self.segmentation_head(self.decoder(features))
+        head, y = self.segmentation_head, self.decoder(features)
+        if self._head_is_short():
+            return head[0](y)
+        if _head_unfit(self) is None and not isinstance(head[2].activation, nn.Identity):
+            return head[1](head[0](y))  # watched, but its output is no logits
+        return head(y)
 
     def unused_keys(self, names: Iterable[str]) -> list[str]:
         """Names of tensors of encoder stages that smp builds and this model never uses."""
@@ -143,21 +183,60 @@ class EncoderDecoder(SegmentationModel):
         return [prefix + name for name in self.encoder.unused_keys(inner)]
 
     def freeze_encoder(self) -> None:
-        """Stops training the encoder: no gradients, and its batch norms stay in eval mode."""
+        """Stops training the encoder: no gradients, and its norms stay in eval mode.
+
+        The same as in segmentation_models_pytorch: `train` and `eval` leave the encoder alone.
+        """
         self._set_encoder_frozen(True)
 
     def unfreeze_encoder(self) -> None:
-        """Undoes `freeze_encoder`."""
+        """Undoes `freeze_encoder`; the encoder's norms are in training mode then."""
         self._set_encoder_frozen(False)
 
     def _set_encoder_frozen(self, frozen: bool) -> None:
         self.encoder.requires_grad_(not frozen)
-        self._encoder_frozen = frozen
-        self.encoder.train(self.training and not frozen)
+        for module in self.encoder.modules():
+            if isinstance(module, _NormBase):
+                module.train(not frozen)
+        self._is_encoder_frozen = frozen
 
     def train(self, mode: bool = True) -> EncoderDecoder:
-        """Sets the mode of every module; a frozen encoder stays in eval mode."""
+        """Sets the mode of every module; a frozen encoder keeps its own."""
+        modes = [(m, m.training) for m in self.encoder.modules()] if self._is_encoder_frozen else []
         super().train(mode)
-        if self._encoder_frozen:
-            self.encoder.eval()
+        for module, kept in modes:
+            module.training = kept
         return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """nn.Module's; without `strict`, tensors of another shape are left out with a warning."""
+        if not strict:
+            own = self.state_dict()
+            misshapen = [k for k, v in state_dict.items() if k in own and own[k].shape != v.shape]
+            if misshapen:
+                warnings.warn(
+                    f"not loaded, since their shapes differ: {', '.join(misshapen)}; these tensors "
+                    "keep their values, train the model before using it",
+                    stacklevel=2,
+                )
+            state_dict = {k: v for k, v in state_dict.items() if k not in set(misshapen)}
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+def _head_skips(model: Any) -> Iterable[nn.Module]:
+    head = model.segmentation_head
+    last = head[2]
+    # `loss` and `predict_labels` leave out an activation; one that does nothing may be watched.
+    nothing = (last, last.activation) if type(last.activation) is nn.Identity else ()
+    return head, head[1], *nothing
+
+
+def _head_unfit(model: Any) -> str | None:
+    head = model.segmentation_head
+    if type(head) is not SegmentationHead or len(head) != 3:
+        return "the segmentation head was replaced"
+    if type(head[1]) not in (Upsampling, nn.Identity) or type(head[2]) is not Activation:
+        return "a layer of the segmentation head was replaced"
+    return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..limits import limits
 from ..nn.fusion import is_fused
 from .constructor import build
 from .files import fill, read_tensors, unwrap
+from .hub import CARD, card, upload
 from .stored_classes import StoredClasses, stored
 
 CONFIG = "config.json"
@@ -73,11 +76,29 @@ class Pretrained(nn.Module):
                 config[f"_{name}"] = _plain(name, getattr(self, name))
         return {"_model_class": type(self).__name__, **config}
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        dataset: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **upload_options: Any,
+    ) -> str | None:
         """Writes config.json and model.safetensors, each whole or not at all.
 
         Args:
-            folder: made if it is not there.
+            save_directory: folder, made if it is not there.
+            dataset: name of the data that the model was trained on; with it or with metrics a
+                README.md, the model's card, is written too.
+            metrics: name -> value, for the card.
+            push_to_hub: uploads the folder to the Hugging Face hub.
+            repo_id: "owner/name" of the repository; by default the folder's name.
+            upload_options: private, token, revision and message of `fastseg.models.hub.upload`.
+
+        Returns:
+            URL of the commit where the folder is uploaded.
 
         Raises:
             ValueError: safetensors is not installed, an argument of the model is no plain value, or
@@ -92,12 +113,41 @@ class Pretrained(nn.Module):
         content = json.dumps(self.config(), indent=2) + "\n"
         weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         # The weights last: a folder that has them is complete.
-        for name, data in ((CONFIG, content.encode()), (WEIGHTS, save(weights))):
-            with written_whole(Path(folder) / name) as file:
+        files = {CONFIG: content.encode(), WEIGHTS: save(weights)}
+        if dataset is not None or metrics is not None:
+            text = card(type(self).__name__, self.config(), dataset, metrics)
+            files = {CARD: text.encode(), **files}
+        folder = Path(save_directory)
+        for name, data in files.items():
+            with written_whole(folder / name) as file:
                 file.write(data)
+        return upload(folder, repo_id or folder.name, **upload_options) if push_to_hub else None
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str | None:
+        """Saves the model to a temporary folder and uploads it to the Hugging Face hub.
+
+        Args:
+            repo_id: "owner/name"; made if it is not there.
+            options: of `save_pretrained`.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            ValueError: huggingface_hub or safetensors is not installed, or as in `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **options)
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        strict: bool = True,
+        **arguments: Any,
+    ) -> Any:
         """The model in a folder, or in a repository of the Hugging Face hub.
 
         Called on a model's class it accepts that class only, on SegmentationModel any.
@@ -106,6 +156,10 @@ class Pretrained(nn.Module):
             source: folder that holds config.json and model.safetensors, or "owner/name" of a
                 repository, which is downloaded (and kept by huggingface_hub).
             revision: branch, tag or commit of the repository.
+            strict: whether every tensor has to fit. Without, those that are missing or of another
+                shape keep their initial values, with a warning that names them.
+            arguments: of the model's constructor, in place of those in config.json; to train a
+                model for other classes, `classes=3, strict=False`.
 
         Returns:
             The model in eval mode, float32, on the CPU.
@@ -120,27 +174,47 @@ class Pretrained(nn.Module):
         config = _read_config(folder / CONFIG)
         name = config.pop("_model_class", None)
         allowed = {c.__name__: c for c in _subclasses(cls)}
-        if name not in allowed:
+        if not isinstance(name, str) or name not in allowed:
             raise ValueError(
                 f"{origin}: _model_class is {shown(name)}, allowed are {', '.join(allowed)}"
             )
         extras = checked(origin, {k: v for k, v in config.items() if k.startswith("_")}, _extras())
-        arguments = {k: v for k, v in config.items() if not k.startswith("_")}
-        if "encoder_weights" in arguments:
-            arguments["encoder_weights"] = None
+        if "classes" in arguments:
+            extras.pop("_classes", None)
+        stored_arguments = {
+            k: v for k, v in config.items() if not k.startswith("_") and k not in arguments
+        }
+        for given in (stored_arguments, arguments):
+            if "encoder_weights" in given:
+                given["encoder_weights"] = None
         path = folder / WEIGHTS
         if not path.is_file():
             raise ValueError(f"{path}: is not there")
         weights = unwrap(str(path), read_tensors(path))
-        model = _build(origin, allowed[name], arguments, extras, len(weights))
-        return fill(str(path), name, model, weights)
+        model = _build(origin, allowed[name], stored_arguments, arguments, extras, len(weights))
+        if strict:
+            return fill(str(path), name, model, weights)
+        started = allowed[name](**model._arguments)
+        for attribute in _PREPROCESSING:
+            setattr(started, attribute, getattr(model, attribute))
+        started.load_state_dict(weights, strict=False)
+        return started.eval()
 
 
 def _build(
-    origin: str, cls: type[Any], arguments: dict[str, Any], extras: dict[str, Any], tensors: int
+    origin: str,
+    cls: type[Any],
+    arguments: dict[str, Any],
+    trusted: dict[str, Any],
+    extras: dict[str, Any],
+    tensors: int,
 ) -> Any:
-    """The model on the meta device, with its classes and what it expects of images."""
-    trusted = {}
+    """The model on the meta device, with its classes and what it expects of images.
+
+    Args:
+        arguments: as they stand in the file. trusted: those that the caller gives.
+    """
+    trusted = dict(trusted)
     if "_classes" in extras:
         trusted["classes"] = extras["_classes"]
         count = arguments.pop("classes", len(extras["_classes"]))
@@ -153,11 +227,10 @@ def _build(
     for attribute in _PREPROCESSING:
         if f"_{attribute}" in extras:
             value = extras[f"_{attribute}"]
-            allowed = (3, arguments.get("in_channels", 3))
-            if isinstance(value, list) and len(value) not in allowed:
+            if isinstance(value, list) and len(value) not in (3, model.in_channels):
                 raise ValueError(
                     f"{origin}: _{attribute} has {len(value)} numbers, expected one for each of "
-                    f"{allowed[1]} channels"
+                    f"{model.in_channels} channels"
                 )
             setattr(model, attribute, tuple(value) if isinstance(value, list) else value)
     return model

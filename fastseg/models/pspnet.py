@@ -157,8 +157,8 @@ class PSPNet(EncoderDecoder):
             activation,
             aux_params,
             head_kernel_size,
+            align_corners,
         )
-        self.align_corners = align_corners
         self._add_auxiliary_head(auxiliary_channels)
         self._initialise()
 

@@ -123,12 +123,19 @@ def why_called(module: nn.Module) -> str | None:
     return None
 
 
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
 def why_not_short(
     module: Any,
     skips: Callable[[Any], Iterable[nn.Module]],
     unfit: Callable[[Any], str | None] | None = None,
 ) -> str | None:
     """Why a module has to call all that is inside, instead of computing it at once; or None.
+
+    What is passed over has to be PyTorch's, ours, or of the library that the module is from: a
+    user's own class, such as an adapter around a layer, is called however much it looks like one.
 
     Args:
         module: the one that is called.
@@ -141,7 +148,11 @@ def why_not_short(
         reason = None if unfit is None else unfit(module)
         if reason is not None:
             return reason
+        known = ("torch", "fastseg", _package(original_class(module)))
         for part in skips(module):
+            kind = original_class(part)
+            if _package(kind) not in known:
+                return f"a {kind.__name__} is inside"
             if (reason := why_called(part)) is not None:
                 return reason
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -47,11 +47,11 @@ def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     A module that was altered (see `altered`) is called itself. Under torch.compile and torch.export
     all are, since the compiler joins elementwise operations by itself.
     """
-    layers = list(flat(modules))
     if _each_is_called():
-        for layer in layers:
-            x = layer(x)
+        for module in modules:
+            x = module(x)
         return x
+    layers = list(flat(modules))
     step = _training_step if torch.is_grad_enabled() else _inference_step
     position = 0
     while position < len(layers):

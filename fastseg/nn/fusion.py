@@ -31,8 +31,8 @@ class _Place(NamedTuple):
 def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     """A copy of the model for inference, its batch norms folded into its convolutions.
 
-    The weights are folded in float32 at least and rounded once; `predict` and `forward` then run
-    convolution, norm and activation as one pass over the map each, where the device has that. The
+    The weights are folded in float32 at least and rounded once; `predict_labels` and `forward` then
+    run convolution, norm and activation as one pass over the map, where the device has that. The
     outputs are those of model.eval() up to rounding. The weights are in channels_last, the format
     that convolutions are fastest in, and what `forward` gives is so too.
 

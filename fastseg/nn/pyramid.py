@@ -182,7 +182,7 @@ def unusual_pools(pools: Iterable[Any]) -> str | None:
 def unusual_branches(branches: Iterable[Any]) -> str | None:
     """Why `run_pooled` cannot take the place of some sequences, or None."""
     for branch in branches:
-        if not is_sequence(branch) and not isinstance(branch, list | nn.ModuleList):
+        if not isinstance(branch, list | nn.ModuleList) and not is_sequence(branch):
             return f"a {original_class(branch).__name__} is inside"
         if len(branch) != 2:
             return f"a branch has {len(branch)} layers"

@@ -123,7 +123,7 @@ def test_predict(case: Case, peers: Any) -> None:
         full = logits(theirs(x))
         full = F.interpolate(full, x.shape[2:], mode="bilinear")
     for model in (theirs, ours):
-        labels = fastseg.predict(model, x)
+        labels = fastseg.predict_labels(model, x)
         assert labels.dtype is torch.uint8 and labels.shape == (1, 64, 64)
         chosen = full.gather(1, labels[:, None].long())
         assert bool((chosen >= full.amax(1, True) - 1e-4 * full.abs().max()).all())
@@ -322,7 +322,7 @@ def test_unknown_models_stay_as_they_are() -> None:
     with pytest.raises(ValueError, match="low_resolution: the model is a Sequential"):
         fastseg.accelerate(model, low_resolution=True)
     x = torch.randn(1, 3, 10, 10)
-    assert fastseg.predict(model.eval(), x).shape == (1, 10, 10)
+    assert fastseg.predict_labels(model.eval(), x).shape == (1, 10, 10)
 
 
 def test_depthwise_dilated_convolutions_anywhere() -> None:
@@ -347,7 +347,9 @@ def test_heads_without_logits(peers: Any) -> None:
         fastseg.accelerate(model, low_resolution=True, image_size=None)
     x = images(torch.float32, batch=1)
     with torch.no_grad():
-        assert torch.equal(fastseg.predict(model, x)[:, None], (model(x) > 0.5).to(torch.uint8))
+        assert torch.equal(
+            fastseg.predict_labels(model, x)[:, None], (model(x) > 0.5).to(torch.uint8)
+        )
     clamped = smp.Unet("resnet18", encoder_weights=None, classes=1, activation="clamp").eval()
     with pytest.raises(ValueError, match="no threshold"):
-        fastseg.predict(clamped, x)
+        fastseg.predict_labels(clamped, x)

@@ -171,7 +171,7 @@ def test_before_and_after_ddp(peers: Any, one_process: None) -> None:
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
         for p, q in zip(model.parameters(), plain.parameters(), strict=True):
             assert torch.allclose(p.grad, q.grad, rtol=1e-8, atol=1e-11)
-        labels = fastseg.predict(wrapped, x)
+        labels = fastseg.predict_labels(wrapped, x)
         assert labels.shape == (2, 64, 64)
         fastseg.restore(wrapped)
         assert type(wrapped.module) is type(plain)
@@ -192,7 +192,7 @@ def test_sharded_models(peers: Any, one_process: None) -> None:
         fsdp.fully_shard(model, mesh=mesh)
         with torch.no_grad():
             assert relative_error(outputs(model(x)), expected) <= 1e-12
-            assert fastseg.predict(model, x).shape == (2, 64, 64)
+            assert fastseg.predict_labels(model, x).shape == (2, 64, 64)
             fastseg.restore(model)
             assert relative_error(outputs(model(x)), expected) <= 1e-12
     model = copy.deepcopy(plain)

@@ -161,11 +161,11 @@ def test_smp(peers: Any, change: Callable[[Any], None], first: bool) -> None:
         change(model)
     x = images(torch.float32)
     with torch.no_grad():
-        found = fastseg.predict(model, x)
+        found = fastseg.predict_labels(model, x)
         full = model(x)
         assert_labels(found, full)
         plain = fastseg.restore(model)(x)
-        assert_labels(fastseg.predict(model, x), plain)
+        assert_labels(fastseg.predict_labels(model, x), plain)
     assert torch.allclose(full, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -214,11 +214,11 @@ def test_one_class(peers: Any, change: Callable[[Any], None], threshold: float |
     x = images(torch.float32)
     if threshold is None:
         with pytest.raises(ValueError, match="no threshold is known for one class: its head is a"):
-            fastseg.predict(model, x)
+            fastseg.predict_labels(model, x)
         return
     with torch.no_grad():
         expected = (model(x) > threshold)[:, 0]
-    assert float((fastseg.predict(model, x) == expected).double().mean()) > 0.999
+    assert float((fastseg.predict_labels(model, x) == expected).double().mean()) > 0.999
 
 
 @pytest.mark.parametrize("name", ["torchvision-fcn", "torchvision-deeplabv3", "torchvision-lraspp"])
@@ -253,9 +253,9 @@ def test_torchvision(peers: Any, name: str, change: str) -> None:
     fastseg.accelerate(model, image_size=None)
     with torch.no_grad():
         full = logits(model(x))
-        assert_labels(fastseg.predict(model, x), full)
+        assert_labels(fastseg.predict_labels(model, x), full)
         plain = logits(fastseg.restore(model)(x))
-        assert_labels(fastseg.predict(model, x), plain)
+        assert_labels(fastseg.predict_labels(model, x), plain)
     assert torch.allclose(full, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -291,9 +291,9 @@ def test_transformers(peers: Any, name: str, change: str) -> None:
     fastseg.accelerate(model, image_size=None)
     with torch.no_grad():
         full = F.interpolate(logits(model(x)), x.shape[2:], mode="bilinear")
-        assert_labels(fastseg.predict(model, x), full)
+        assert_labels(fastseg.predict_labels(model, x), full)
         plain = F.interpolate(logits(fastseg.restore(model)(x)), x.shape[2:], mode="bilinear")
-        assert_labels(fastseg.predict(model, x), plain)
+        assert_labels(fastseg.predict_labels(model, x), plain)
 
 
 def test_hooks_of_a_wrapper(peers: Any) -> None:
@@ -303,4 +303,4 @@ def test_hooks_of_a_wrapper(peers: Any) -> None:
     wrapper.register_forward_hook(lambda *a: a[2].flip(1))
     x = images(torch.float32)
     with torch.no_grad():
-        assert_labels(fastseg.predict(wrapper, x), wrapper(x))
+        assert_labels(fastseg.predict_labels(wrapper, x), wrapper(x))

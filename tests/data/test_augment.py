@@ -107,6 +107,27 @@ def test_color_changes() -> None:
     assert colorsys.rgb_to_hsv(200, 40, 90)[0] == pytest.approx(0.948, abs=1e-3)
 
 
+@pytest.mark.parametrize("bands", [1, 2, 4, 5])
+def test_bands_are_resized_and_changed_alike(bands: int) -> None:
+    """Each band of a view is that of the same window of an RGB image; only its contrast differs."""
+    image, label = coordinates(120, 160)
+    several = image[..., numpy.arange(bands) % 3]
+    augmentation = Augmentation((48, 64), 160, fill=(9,) * 3, hue=0.0, saturation=0.0)
+    other = Augmentation((48, 64), 160, fill=(9,) * bands, hue=0.0, saturation=0.0)
+    for seed in range(5):
+        view, labels, _ = augmentation(image, label, numpy.random.default_rng(seed))
+        values, same, change = other(several, label, numpy.random.default_rng(seed))
+        assert numpy.array_equal(labels, same)
+        assert numpy.array_equal(values, view[..., numpy.arange(bands) % 3])
+        assert change.shape == (bands, bands + 1) and change.dtype == numpy.float32
+        matrix, offset = change[:, :bands], change[:, bands]
+        assert numpy.array_equal(matrix, matrix[0, 0] * numpy.eye(bands, dtype="float32"))
+        # Contrast about the band's own mean leaves that mean to the brightness alone.
+        mean = values.mean((0, 1))
+        brightness = (matrix @ mean + offset)[mean > 0] / mean[mean > 0]
+        assert brightness == pytest.approx(brightness[0])
+
+
 def test_samples_depend_on_seed_and_position_alone(tmp_path: Path) -> None:
     split = read(make_dataset(tmp_path, {"train": 5}), "train")
     augmentation = Augmentation((32, 40), 64)

@@ -185,6 +185,15 @@ def test_void_0_and_255_alone_are_background_and_foreground(tmp_path: Path, abou
     assert "pixels of 2 label files: 0 50.0 %, 255 50.0 %" in lines[0]
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_void_0_and_65535_are_the_same_at_16_bits(tmp_path: Path, declared: bool) -> None:
+    values = classes_map(2)
+    about = {"classes": ["nothing", "box"]} if declared else None
+    root = write_set(tmp_path, [65535 * values.astype("uint16")], about=about)
+    assert numpy.array_equal(loaded(read_set(root))[0], values)
+    refused(root, "one class", void=["65535"]) if declared else None
+
+
 def test_void_0_and_255_in_different_files(tmp_path: Path) -> None:
     """The meaning is that of all files together."""
     maps = [numpy.zeros(SIZE, "uint8"), numpy.full(SIZE, 255, "uint8")]
@@ -370,6 +379,16 @@ def test_colours_of_one_class_on_black(tmp_path: Path) -> None:
     split = read_set(write_set(tmp_path, [colors], about=about))
     assert numpy.array_equal(loaded(split)[0], expected)
     assert split.labelling.classes.names == ("background", "box")
+
+
+@pytest.mark.parametrize("palette", [True, False])
+def test_colours_after_many_black_files(tmp_path: Path, palette: bool) -> None:
+    colors = numpy.array([[0, 0, 0], [128, 0, 0]], "uint8")
+    maps = [numpy.zeros(SIZE, "uint8")] * 17 + [classes_map(2)]
+    about: dict[str, object] = {"classes": ["nothing", "box"]}
+    about |= {"palette_rgb": colors.tolist()} if palette else {"classes": list(VOC.names)}
+    split = read_set(write_set(tmp_path, [colors[m] for m in maps], about=about))
+    assert sum(int(label.sum()) for label in loaded(split)) == int(classes_map(2).sum())
 
 
 def test_colours_that_belong_to_no_class_are_named(tmp_path: Path) -> None:

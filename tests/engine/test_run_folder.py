@@ -345,16 +345,16 @@ def test_fields_that_older_versions_did_not_write_have_their_defaults(
 class LaterConfig(TrainConfig):
     """A version with one more field."""
 
-    loss: str = "ce"
+    later: str = "ce"
 
 
 def test_a_new_field_of_the_configuration_needs_nothing_else() -> None:
     """A checkpoint without it is one with its default; other values are other runs."""
     stored = LaterConfig.from_json(json.loads(json.dumps(CONFIG.as_json())))
     assert stored == LaterConfig(**dataclasses.asdict(CONFIG))
-    assert LaterConfig(**dataclasses.asdict(CONFIG), loss="ce").differences(stored) == []
-    other = LaterConfig(**dataclasses.asdict(CONFIG), loss="ce+dice")
-    assert other.differences(stored) == ["loss is ce+dice, was ce"]
+    assert LaterConfig(**dataclasses.asdict(CONFIG), later="ce").differences(stored) == []
+    other = LaterConfig(**dataclasses.asdict(CONFIG), later="ce+dice")
+    assert other.differences(stored) == ["later is ce+dice, was ce"]
 
 
 def test_options_are_recorded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def model(kind: type = DeepLabV3Plus, encoder: str = "mobilenet_v2") -> Any:
 
 def test_says_what_it_needs() -> None:
     images = torch.randn(1, 3, 33, 33)
-    with pytest.raises(ValueError, match=r"images is on cpu.*a CUDA device.*model\.predict"):
+    with pytest.raises(ValueError, match=r"images is on cpu.*a CUDA device.*model\.predict_labels"):
         fastseg.capture(model(), images)
     with pytest.raises(ValueError, match=r"training mode.*eval\(\)"):
         fastseg.capture(model().train(), images)
@@ -41,8 +41,8 @@ def test_the_labels_of_predict_for_new_images(
     first, second = (torch.randn(2, 3, 65, 81, device="cuda") for _ in range(2))
     predict = fastseg.capture(network, first)
     one, two = predict(first), predict(second)
-    assert torch.equal(one, network.predict(first))
-    assert torch.equal(two, network.predict(second))
+    assert torch.equal(one, network.predict_labels(first))
+    assert torch.equal(two, network.predict_labels(second))
     assert not torch.equal(one, two)
 
 
@@ -52,7 +52,7 @@ def test_weights_changed_in_place_count() -> None:
     predict = fastseg.capture(network, images)
     other = model()
     network.load_state_dict(other.state_dict())
-    assert torch.equal(predict(images), other.cuda().predict(images))
+    assert torch.equal(predict(images), other.cuda().predict_labels(images))
 
 
 @pytest.mark.gpu

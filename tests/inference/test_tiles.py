@@ -69,7 +69,7 @@ def test_plain_tiles_cover_the_image():
     assert labels.max() < 4
     # A single tile is the image itself.
     alone = predict_tiled(model, image, tile=512)
-    assert (alone == model.predict(model.preprocess(image))[0].numpy()).all()
+    assert (alone == model.predict_labels(model.preprocess(image))[0].numpy()).all()
 
 
 def test_from_file_to_file(tmp_path):

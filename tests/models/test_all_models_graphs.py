@@ -28,8 +28,8 @@ def _fresh_dynamo():
 @each_traced
 def test_predict_of_padded_images_is_one_graph(case: ModelCase) -> None:
     model, x = case.model(), case.images(2)
-    compiled = torch.compile(model.predict, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), model.predict(x))
+    compiled = torch.compile(model.predict_labels, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), model.predict_labels(x))
 
 
 @each_traced

@@ -110,7 +110,7 @@ def test_recorded_outputs_are_reproduced(
     x = trained.preprocess(golden[f"image_{index}"]).contiguous(memory_format=memory_format)
     truth = torch.from_numpy(golden[f"logits33_{index}"])[None]
     with torch.no_grad(), fastseg.use_backend(backend):
-        logits, labels = trained.coarse_logits(x), trained.predict(x)
+        logits, labels = trained.coarse_logits(x), trained.predict_labels(x)
     assert (logits - truth).abs().max() <= 1e-4
     upsampled = F.interpolate(truth.double(), (257, 257), mode="bilinear", align_corners=True)
     expected = torch.from_numpy(golden[f"argmax_{index}"])[None]
@@ -148,7 +148,7 @@ def test_other_sizes_agree_between_backends(
     upsampled = F.interpolate(truth, size, mode="bilinear", align_corners=True)
     for backend in BACKENDS:
         with torch.no_grad(), fastseg.use_backend(backend):
-            logits, labels = model.coarse_logits(x), model.predict(x)
+            logits, labels = model.coarse_logits(x), model.predict_labels(x)
         assert (logits - truth).abs().max() <= tolerance, backend
         assert_same_labels(labels, upsampled.argmax(1), upsampled, 2 * tolerance)
 
@@ -164,8 +164,8 @@ def test_any_size_is_padded_at_the_border_and_cropped(
         full = small(x)
         assert full.shape == (1, 7, height, width)
         torch.testing.assert_close(full, small(padded)[:, :, :height, :width])
-        assert small.predict(x).shape == (1, height, width)
-        assert_same_labels(small.predict(x), full.argmax(1), full, tolerance=1e-4)
+        assert small.predict_labels(x).shape == (1, height, width)
+        assert_same_labels(small.predict_labels(x), full.argmax(1), full, tolerance=1e-4)
 
 
 def test_channels_last_is_kept_through_the_network(small: TFDeepLabMobileNetV2) -> None:
@@ -242,10 +242,10 @@ def test_segment_labels_every_pixel_of_the_photograph(
     assert labels.max() < 7
 
 
-def test_segment_at_the_working_size_is_predict(small: TFDeepLabMobileNetV2) -> None:
+def test_segment_at_the_working_size_is_predict_labels(small: TFDeepLabMobileNetV2) -> None:
     photo = numpy.random.default_rng(0).integers(0, 256, (65, 97, 3), dtype=numpy.uint8)
     labels = small.segment(photo, working_size=97)
-    assert torch.equal(labels, small.predict(small.preprocess(photo))[0])
+    assert torch.equal(labels, small.predict_labels(small.preprocess(photo))[0])
 
 
 def test_the_image_itself_is_left_alone(small: TFDeepLabMobileNetV2) -> None:
@@ -257,7 +257,7 @@ def test_the_image_itself_is_left_alone(small: TFDeepLabMobileNetV2) -> None:
         x, torch.from_numpy(before).permute(2, 0, 1)[None] / 127.5 - 1, rtol=0, atol=1e-6
     )
     kept = x.clone()
-    small.predict(x)
+    small.predict_labels(x)
     assert torch.equal(x, kept)
 
 
@@ -326,4 +326,4 @@ def test_the_network_says_what_is_wrong_with_a_map(small: TFDeepLabMobileNetV2) 
     with pytest.raises(ValueError, match=r"x has shape \(3, 33, 33\)"):
         small(torch.zeros(3, 33, 33))
     with pytest.raises(ValueError, match=r"x has shape \(1, 3, 0, 33\)"):
-        small.predict(torch.zeros(1, 3, 0, 33))
+        small.predict_labels(torch.zeros(1, 3, 0, 33))

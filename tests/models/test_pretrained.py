@@ -163,6 +163,8 @@ CLASSES = {"names": ["a", "b"], "colors": [[0, 0, 0], [1, 2, 3]], "overlay_color
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"_model_class": ["PSPNet"]}, "_model_class is a list of 1, allowed are"),
+        ({"_model_class": {}}, "_model_class is an object of 0 entries, allowed are"),
         ({"_classes": None}, "_classes is null, expected an object"),
         ({"_classes": {}}, "_classes.names is missing"),
         ({"_classes": {**CLASSES, "names": [1, 2]}}, "_classes.names[0] is 1, expected text"),

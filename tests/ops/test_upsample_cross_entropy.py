@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fastseg import upsample_cross_entropy, use_backend
 from fastseg.bench.memory import peak_extra_bytes
 from fastseg.bench.timing import Variant
+from fastseg.testing import assert_as_accurate
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 
@@ -92,12 +93,65 @@ def test_scaled_loss():
     torch.testing.assert_close(scaled, 1024 * plain)
 
 
-def test_the_gradient_of_the_gradient_is_a_clear_error():
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = upsample_cross_entropy(logits, torch.zeros(1, 8, 8, dtype=torch.int64))
-    (grad,) = torch.autograd.grad(loss, logits, create_graph=True)
-    with pytest.raises(NotImplementedError, match="gradient of its gradient"):
-        grad.sum().backward()
+def test_weights_that_ask_for_a_gradient_are_an_error():
+    logits, weight = torch.randn(1, 3, 4, 4, requires_grad=True), torch.ones(3, requires_grad=True)
+    target = torch.zeros(1, 8, 8, dtype=torch.int64)
+    with pytest.raises(NotImplementedError, match="weight has no derivative"):
+        upsample_cross_entropy(logits, target, weight)
+    with pytest.raises(NotImplementedError, match="weight has no derivative"):
+        torch.func.jvp(lambda w: upsample_cross_entropy(logits, target, w), (weight,), (weight,))
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64], ids=str)
+def test_the_dtype_of_the_loss_is_that_of_cross_entropy(dtype, reduction, compiled):
+    """Under autocast and outside; the gradient has the dtype of the logits."""
+    if dtype is torch.float64 and compiled:
+        pytest.skip("one dtype without autocast's part is enough")
+    torch._dynamo.reset()
+    logits = torch.randn(2, 5, 6, 7).mul(3).to(dtype).requires_grad_()
+    target = torch.randint(0, 5, (2, 24, 28))
+    ours = upsample_cross_entropy
+    if compiled:
+        ours = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    for autocast in (torch.bfloat16, torch.float16, None):
+        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+            loss = ours(logits, target, reduction=reduction)
+            peer = _peer(logits, target, reduction=reduction)
+        truth = _peer(logits.double(), target, reduction=reduction)
+        assert loss.dtype == peer.dtype
+        if dtype is not torch.float64:  # the truth itself
+            assert_as_accurate(loss, peer, truth)
+        (grad,) = torch.autograd.grad(loss.sum() * 2.0, logits)
+        assert grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_large_sum_is_finite_under_autocast(dtype):
+    """And so is the gradient of a loss that GradScaler has scaled."""
+    logits = torch.randn(1, 21, 64, 64).mul(10).to(dtype).requires_grad_()
+    target = torch.randint(0, 21, (1, 256, 256))
+    with torch.autocast("cpu", dtype=dtype):
+        loss = upsample_cross_entropy(logits, target, reduction="sum")
+        mean = upsample_cross_entropy(logits, target)
+    torch.testing.assert_close(loss.double(), _peer(logits.double(), target, reduction="sum"))
+    (grad,) = torch.autograd.grad(mean * 65536.0, logits)
+    assert grad.isfinite().all()
+
+
+def test_the_loss_of_an_exported_program_is_float32_under_autocast():
+    class Loss(torch.nn.Module):
+        def forward(self, logits, target):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return upsample_cross_entropy(logits, target)
+
+    args = (torch.randn(1, 3, 4, 4).bfloat16(), torch.randint(0, 3, (1, 8, 8)))
+    program = torch.export.export(Loss(), args)
+    assert program.module()(*args).dtype is torch.float32
 
 
 def test_extra_memory_is_the_gradient_at_low_resolution():

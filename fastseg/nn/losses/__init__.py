@@ -1,6 +1,10 @@
 """Losses of low-resolution logits against full-resolution targets (table: docs/losses.md)."""
 
+from .boundary import boundary_weight
 from .combined import CombinedLoss, parse_loss
+from .distillation import DistillationLoss
+from .lovasz import LovaszLoss
+from .ohem import OhemCrossEntropy
 from .pointwise import BCEWithLogitsLoss, FocalLoss, UpsampleCrossEntropy
 from .region import DiceLoss, JaccardLoss, TverskyLoss
 from .sums import SumsLoss
@@ -9,10 +13,14 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CombinedLoss",
     "DiceLoss",
+    "DistillationLoss",
     "FocalLoss",
     "JaccardLoss",
+    "LovaszLoss",
+    "OhemCrossEntropy",
     "SumsLoss",
     "TverskyLoss",
     "UpsampleCrossEntropy",
+    "boundary_weight",
     "parse_loss",
 ]

@@ -8,8 +8,9 @@ import torch
 
 from ..._checks import check_map, check_same_device, check_shape
 from ...backends import Backend
+from ...derivatives import Autograd, multilinear
 from ...layout import empty_map, map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference, torch_conv, triton_conv
 from .branches import BRANCHES
 from .geometry import output_size
@@ -176,6 +177,29 @@ def _double_backward(
     return to_grad_out, to_x, to_weight, None, None, None, None, None
 
 
+# Which of the gradients to x, weight and bias each factor has a part in.
+_PARTS = {
+    "grad_out": (True, True, True),
+    "x": (False, True, False),
+    "weight": (True, False, False),
+}
+
+
+def _tangent_of_backward(
+    op: Any, arguments: dict[str, Any], tangents: dict[str, torch.Tensor], output: Any
+) -> tuple[torch.Tensor | None, ...]:
+    """The product rule, with only those gradients of each term that the moved factor is in."""
+    totals: list[torch.Tensor | None] = [None, None, None]
+    for name, moved in tangents.items():
+        parts = zip(_PARTS[name], arguments["output_mask"], strict=True)
+        mask = [part and wanted for part, wanted in parts]
+        terms = op(*{**arguments, name: moved, "output_mask": mask}.values())
+        for i in (i for i in range(3) if mask[i]):
+            total = totals[i]
+            totals[i] = terms[i] if total is None else total + terms[i]
+    return tuple(totals)
+
+
 dilated_conv2d_op = define(
     OpSpec(
         name="dilated_conv2d",
@@ -184,7 +208,8 @@ dilated_conv2d_op = define(
                 schema=f"(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, multilinear("x", "weight", added=("bias",))),
+                batched=("x",),
                 layout=map_format,
             ),
             "_backward": Function(
@@ -192,7 +217,7 @@ dilated_conv2d_op = define(
                 "bool[] output_mask) -> (Tensor, Tensor, Tensor)",
                 check=_check_backward,
                 fake=_fake_backward,
-                autograd=Autograd(_setup_backward, _double_backward),
+                autograd=Autograd(_setup_backward, _double_backward, _tangent_of_backward),
                 implementation="backward",
                 layout=_gradient_formats,
             ),

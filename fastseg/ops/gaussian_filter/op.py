@@ -8,7 +8,8 @@ import torch
 
 from ..._checks import FLOAT_DTYPES, check_same_device, check_shape
 from ...backends import Backend
-from ...registry import Autograd, Function, OpSpec, define
+from ...derivatives import Autograd, by_argument, by_definition, multilinear
+from ...registry import Function, OpSpec, define
 from . import native, reference, triton_filter
 
 
@@ -57,6 +58,16 @@ def _fake_backward(
     return values.new_empty(values.shape), features.new_empty(features.shape)
 
 
+def _tangent_of_features(
+    op: Any, arguments: dict[str, Any], tangents: dict[str, torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    values, features, *rest = arguments.values()
+    return reference.feature_tangent(values, features, tangents["features"], *rest)
+
+
+_tangent = by_argument(values=multilinear("values"), features=_tangent_of_features)
+
+
 gaussian_filter_op = define(
     OpSpec(
         name="gaussian_filter",
@@ -65,13 +76,16 @@ gaussian_filter_op = define(
                 schema="(Tensor values, Tensor features) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, _tangent),
+                batched=("values", "features"),
             ),
             "_backward": Function(
                 schema="(Tensor grad_out, Tensor values, Tensor features) -> (Tensor, Tensor)",
                 check=_check_backward,
                 fake=_fake_backward,
+                autograd=by_definition(reference.backward),
                 implementation="backward",
+                batched=("grad_out", "values", "features"),
             ),
         },
         backends={

@@ -15,11 +15,22 @@ def forward(values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """[N, L, P], computed in float32 or float64."""
     f = features.to(compute_dtype(values, features))
     v = values.to(f.dtype)
-    out = v.new_empty(v.shape)
+    parts = [v @ _differences_and_weights(f, rows)[1].mT for rows in _rows(f)]
+    return torch.cat(parts, 2).to(values.dtype)
+
+
+def feature_tangent(
+    values: torch.Tensor, features: torch.Tensor, moved: torch.Tensor
+) -> torch.Tensor:
+    """The change of forward() [N, L, P] where the features change by `moved` [N, D, P]."""
+    f = features.to(compute_dtype(values, features))
+    v, m = values.to(f.dtype), moved.to(f.dtype)
+    parts = []
     for rows in _rows(f):
-        _, weights = _differences_and_weights(f, rows)
-        out[:, :, rows] = v @ weights.mT
-    return out.to(values.dtype)
+        differences, weights = _differences_and_weights(f, rows)
+        moves = m[:, :, rows, None] - m[:, :, None, :]
+        parts.append(v @ (weights * (differences * moves).sum(1)).mT)
+    return -torch.cat(parts, 2).to(values.dtype)
 
 
 def backward(
@@ -28,13 +39,16 @@ def backward(
     """Gradients [N, L, P] and [N, D, P]."""
     f = features.to(compute_dtype(values, features))
     v, g = values.to(f.dtype), grad_out.to(f.dtype)
-    grad_values, grad_features = v.new_empty(v.shape), f.new_empty(f.shape)
+    of_values, of_features = [], []
     for rows in _rows(f):
         differences, weights = _differences_and_weights(f, rows)
-        grad_values[:, :, rows] = g @ weights.mT
+        of_values.append(g @ weights.mT)
         products = weights * (g[:, :, rows].mT @ v + v[:, :, rows].mT @ g)
-        grad_features[:, :, rows] = -(differences * products[:, None]).sum(3)
-    return grad_values.to(values.dtype), grad_features.to(features.dtype)
+        of_features.append(-(differences * products[:, None]).sum(3))
+    return (
+        torch.cat(of_values, 2).to(values.dtype),
+        torch.cat(of_features, 2).to(features.dtype),
+    )
 
 
 def _rows(f: torch.Tensor) -> Iterator[slice]:

@@ -98,6 +98,7 @@ SAMPLES = OpSamples(
     ),
     differentiable=("values", "features"),
     linear_in="values",
+    double_backward=True,
     cpu_workloads=(
         _workload("60x80 L21 bilateral", 60, 80, 21, True),
         _workload("120x160 L2 spatial", 120, 160, 2, False),

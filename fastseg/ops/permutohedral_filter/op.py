@@ -8,7 +8,8 @@ import torch
 
 from ..._checks import FLOAT_DTYPES, check_same_device, check_shape
 from ...backends import Backend
-from ...registry import Autograd, Function, OpSpec, define
+from ...derivatives import Autograd, by_argument, by_definition, multilinear
+from ...registry import Function, OpSpec, define
 from . import native, reference
 
 
@@ -88,8 +89,22 @@ def _fake_backward(
     return values.new_empty(values.shape), features.new_empty(features.shape)
 
 
-def _no_double_backward(ctx: Any, *_: Any) -> Any:
-    raise NotImplementedError("permutohedral_filter has no gradient of its gradient to features")
+def _check_tangent(
+    values: torch.Tensor, features: torch.Tensor, moved: torch.Tensor, transpose: bool
+) -> None:
+    _check(values, features, transpose)
+    check_shape("moved", moved, tuple(features.shape), "as features")
+
+
+def _tangent_of_features(
+    op: Any, arguments: dict[str, Any], tangents: dict[str, torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    values, features, *rest = arguments.values()
+    moved = tangents["features"]
+    return torch.ops.fastseg.permutohedral_filter_tangent(values, features, moved, *rest)
+
+
+_tangent = by_argument(values=multilinear("values"), features=_tangent_of_features)
 
 
 permutohedral_filter_op = define(
@@ -100,7 +115,7 @@ permutohedral_filter_op = define(
                 schema="(Tensor values, Tensor features, bool transpose) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, _tangent),
             ),
             # Gradients to values and features.
             "_backward": Function(
@@ -108,8 +123,16 @@ permutohedral_filter_op = define(
                 "-> (Tensor, Tensor)",
                 check=_check_backward,
                 fake=_fake_backward,
-                autograd=Autograd(lambda ctx, inputs, output: None, _no_double_backward),
+                autograd=by_definition(reference.backward),
                 implementation="backward",
+            ),
+            # How the result changes with the features: the derivative in forward mode.
+            "_tangent": Function(
+                schema="(Tensor values, Tensor features, Tensor moved, bool transpose) -> Tensor",
+                check=_check_tangent,
+                fake=lambda values, *_: values.new_empty(values.shape),
+                autograd=by_definition(reference.feature_tangent),
+                implementation="feature_tangent",
             ),
         },
         backends={Backend.NATIVE: native, Backend.REFERENCE: reference},

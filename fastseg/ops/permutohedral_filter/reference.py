@@ -92,6 +92,14 @@ def _within(elevated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return weights, point, rank
 
 
+def _change_of_weights(features: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """The change of the weights [D + 1, P] in fixed simplices where features change by `moved`."""
+    _, _, rank = _simplices(features)
+    elevated = _elevate(moved) / len(rank)
+    by_rank = torch.zeros_like(elevated).scatter(0, rank, elevated)
+    return torch.cat([by_rank[-1:] - by_rank[:1], (by_rank[:-1] - by_rank[1:]).flip(0)])
+
+
 def _backward_weights(features: torch.Tensor, grad_weights: torch.Tensor) -> torch.Tensor:
     """The adjoint of features -> weights at fixed simplices: [D + 1, P] -> [D, P]."""
     count = len(features)
@@ -194,21 +202,45 @@ def forward(values: torch.Tensor, features: torch.Tensor, transpose: bool) -> to
     return composition(values, features, transpose)
 
 
+def feature_tangent(
+    values: torch.Tensor, features: torch.Tensor, moved: torch.Tensor, transpose: bool
+) -> torch.Tensor:
+    """The change of forward() where the features change by `moved`, in fixed simplices."""
+    if len(values) == 0:
+        return values.clone()
+    compute = compute_dtype(values)
+    results = []
+    for n in range(len(values)):
+        i = n if len(features) > 1 else 0
+        value, image, move = (x.to(compute) for x in (values[n], features[i], moved[i]))
+        tables = build(image)
+        change = tables._replace(weights=_change_of_weights(image, move))
+        # The product rule: the weights splat and slice.
+        splat = _spread(value, change, transpose)[:, tables.rows] * tables.weights
+        slice_ = _spread(value, tables, transpose)[:, tables.rows] * change.weights
+        results.append((splat + slice_).sum(1))
+    return torch.stack(results).to(values.dtype)
+
+
 def backward(
     grad_out: torch.Tensor, values: torch.Tensor, features: torch.Tensor, transpose: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients to values and features."""
+    if len(values) == 0:
+        return values.clone(), torch.zeros_like(features)
     compute = compute_dtype(values)
-    grad_values = torch.zeros(values.shape, dtype=compute, device=values.device)
-    grad_features = torch.zeros(features.shape, dtype=compute, device=values.device)
+    of_values, of_features = [], []
     for n in range(len(values)):
         i = n if len(features) > 1 else 0
         image, value, grad = (x.to(compute) for x in (features[i], values[n], grad_out[n]))
         tables = build(image)
         blurred = _spread(value, tables, transpose)
         blurred_grad = _spread(grad, tables, not transpose)
-        grad_values[n] = (blurred_grad[:, tables.rows] * tables.weights).sum(1)
+        of_values.append((blurred_grad[:, tables.rows] * tables.weights).sum(1))
         grad_weights = (grad.unsqueeze(1) * blurred[:, tables.rows]).sum(0)
-        grad_weights += (value.unsqueeze(1) * blurred_grad[:, tables.rows]).sum(0)
-        grad_features[i] += _backward_weights(image, grad_weights)
-    return grad_values.to(values.dtype), grad_features.to(features.dtype)
+        grad_weights = grad_weights + (value.unsqueeze(1) * blurred_grad[:, tables.rows]).sum(0)
+        of_features.append(_backward_weights(image, grad_weights))
+    grad_features = torch.stack(of_features)
+    if len(features) == 1:
+        grad_features = grad_features.sum(0, keepdim=True)
+    return torch.stack(of_values).to(values.dtype), grad_features.to(features.dtype)

@@ -118,6 +118,7 @@ SAMPLES = OpSamples(
     ),
     differentiable=("values", "features"),
     linear_in="values",
+    double_backward=True,
     cpu_workloads=(
         _workload("N1 L21 120x160 D5", 21, 120, 160),
         _workload("N1 L2 120x160 D5", 2, 120, 160),

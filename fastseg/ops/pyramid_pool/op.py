@@ -8,8 +8,9 @@ import torch
 
 from ..._checks import FLOAT_DTYPES, check_map, check_size
 from ...backends import Backend
+from ...derivatives import Autograd, multilinear
 from ...layout import map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 from .cells import count_cells, empty_cells, empty_gradient
 
@@ -83,14 +84,16 @@ pyramid_pool_op = define(
                 schema="(Tensor x, int[] bins) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, multilinear("x")),
+                batched=("x",),
             ),
             "_backward": Function(
                 schema="(Tensor grad_out, SymInt[] input_size, int[] bins, bool channels_last)"
                 " -> Tensor",
                 check=_check_backward,
                 fake=empty_gradient,
-                autograd=Autograd(_setup_backward, _double_backward),
+                autograd=Autograd(_setup_backward, _double_backward, multilinear("grad_out")),
+                batched=("grad_out",),
                 implementation="backward",
                 layout=_gradient_format,
             ),

@@ -28,6 +28,7 @@ upsample_argmax_op = define(
                 schema="(Tensor logits, SymInt[] size, bool align_corners) -> Tensor",
                 check=_check,
                 fake=_fake,
+                batched=("logits",),
             )
         },
         backends={Backend.NATIVE: native, Backend.REFERENCE: reference},

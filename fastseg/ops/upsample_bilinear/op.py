@@ -8,8 +8,9 @@ import torch
 
 from ..._checks import check_map, check_same_device, check_shape, check_size
 from ...backends import Backend
+from ...derivatives import Autograd, multilinear
 from ...layout import empty_map, map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 
 _AXES = "bool align_corners, float? scale_h, float? scale_w"
@@ -80,14 +81,16 @@ upsample_bilinear_op = define(
                 schema=f"(Tensor x, SymInt[] size, {_AXES}) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, multilinear("x")),
+                batched=("x",),
                 layout=map_format,
             ),
             "_backward": Function(
                 schema=f"(Tensor grad_out, SymInt[] input_size, {_AXES}) -> Tensor",
                 check=_check_backward,
                 fake=_fake,
-                autograd=Autograd(_setup_backward, _double_backward),
+                autograd=Autograd(_setup_backward, _double_backward, multilinear("grad_out")),
+                batched=("grad_out",),
                 implementation="backward",
                 layout=map_format,
             ),

@@ -74,13 +74,14 @@ def upsample_class_sums(
         align_corners: as in upsample_bilinear; the teacher's as well.
 
     Returns:
-        Sums [N, len(sums), C] in the order of `sums`, float64. Differentiable in logits.
+        Sums [N, len(sums), C] in the order of `sums`, float64. Differentiable in logits, any number
+        of times (second derivatives and forward mode in plain PyTorch, at full resolution).
 
     Raises:
         ValueError: wrong shapes, devices, names or options; a label that is neither a class nor
             ignore_index (on the CPU; on a GPU inside check_targets(), else the sums are NaN).
         TypeError: dtype of logits, target or pixel_weight.
-        NotImplementedError: on a gradient of the gradient.
+        NotImplementedError: target or pixel_weight requires a gradient.
     """
     unknown = [name for name in sums if name not in NAMES]
     if unknown:

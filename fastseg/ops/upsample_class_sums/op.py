@@ -17,8 +17,9 @@ from ..._checks import (
     check_target,
 )
 from ...backends import Backend
+from ...derivatives import Autograd, by_definition, tangent_by_definition
 from ...layout import map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 from .sums import NAMES, ONLY_LABELS, ONLY_SHARES, ONLY_SIGMOID, ONLY_SOFTMAX
 
@@ -109,6 +110,8 @@ def _fake(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     logits, target, pixel_weight, *ctx.options = inputs
+    if any(ctx.needs_input_grad[1:3]):
+        raise NotImplementedError("target and pixel_weight have no derivative: detach them")
     ctx.save_for_backward(logits, target, pixel_weight)
 
 
@@ -129,11 +132,7 @@ def _fake_backward(grad_sums: torch.Tensor, logits: torch.Tensor, *_: Any) -> to
     return torch.empty_like(logits, memory_format=map_format(logits))
 
 
-def _no_double_backward(ctx: Any, *_: Any) -> Any:
-    raise NotImplementedError(
-        "upsample_class_sums has no gradient of its gradient: for that, use F.interpolate"
-    )
-
+_tangent = tangent_by_definition(reference.sums_of_pixels)
 
 upsample_class_sums_op = define(
     OpSpec(
@@ -145,13 +144,17 @@ upsample_class_sums_op = define(
                 schema=f"({_OPTIONS}) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(
+                    _setup, _backward, tangent_by_definition(reference.sums_of_pixels)
+                ),
+                batched=("logits", "target", "pixel_weight"),
             ),
             "_backward": Function(
                 schema=f"(Tensor grad_sums, {_OPTIONS}) -> Tensor",
                 check=_check_backward,
                 fake=_fake_backward,
-                autograd=Autograd(lambda ctx, inputs, output: None, _no_double_backward),
+                autograd=by_definition(reference.gradient_of_logits),
+                batched=("grad_sums", "logits", "target", "pixel_weight"),
                 implementation="backward",
             ),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,23 @@ def forward(
         bad = first_bad_target(target, classes, ignore_index)
         if bad >= 0:
             raise bad_target(target, bad, classes, ignore_index)
+    options = (ignore_index, gamma, reduced_threshold, align_corners)
+    return sums_of_pixels(logits, target, pixel_weight, sums, activation, size, *options)
+
+
+def sums_of_pixels(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    pixel_weight: torch.Tensor | None,
+    sums: list[int],
+    activation: str,
+    size: list[int] | None,
+    ignore_index: int,
+    gamma: float,
+    reduced_threshold: float,
+    align_corners: bool,
+) -> torch.Tensor:
+    """forward() of labels that are classes, with PyTorch's derivatives."""
     x = _pixels(logits, target, pixel_weight, activation, size, ignore_index, align_corners)
     own, _ = modulation(x.p, x.q, gamma, reduced_threshold)
     other, _ = modulation(x.q, x.p, gamma, reduced_threshold)
@@ -56,7 +74,13 @@ def forward(
     return torch.stack(result, 1)
 
 
-def backward(
+def backward(grad_sums: torch.Tensor, logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """Gradient [N, C, h, w]."""
+    gradient = gradient_of_logits(grad_sums, logits, *rest)
+    return gradient.contiguous(memory_format=map_format(logits))
+
+
+def gradient_of_logits(
     grad_sums: torch.Tensor,
     logits: torch.Tensor,
     target: torch.Tensor,
@@ -69,7 +93,7 @@ def backward(
     reduced_threshold: float,
     align_corners: bool,
 ) -> torch.Tensor:
-    """Gradient [N, C, h, w]."""
+    """backward() in any memory format, with PyTorch's derivatives."""
     x = _pixels(logits, target, pixel_weight, activation, size, ignore_index, align_corners)
     own, own_slope = modulation(x.p, x.q, gamma, reduced_threshold)
     other, other_slope = modulation(x.q, x.p, gamma, reduced_threshold)
@@ -98,16 +122,16 @@ def backward(
     for place, k in enumerate(sums):
         coefficient = grad_sums[:, place, :, None, None].to(x.p.dtype)
         if NAMES[k] in by_log_p:
-            shares += by_log_p[NAMES[k]]() * coefficient
+            shares = shares + by_log_p[NAMES[k]]() * coefficient
         elif NAMES[k] in by_logit:
-            gradient += by_logit[NAMES[k]]() * coefficient
+            gradient = gradient + by_logit[NAMES[k]]() * coefficient
     if activation == "softmax":
-        gradient += shares - x.p * shares.sum(1, keepdim=True)
+        gradient = gradient + shares - x.p * shares.sum(1, keepdim=True)
     else:
-        gradient += shares * x.q
+        gradient = gradient + shares * x.q
     gradient = _times(x.v, gradient)
     gradient = bilinear.backward(gradient, list(logits.shape[2:]), align_corners, None, None)
-    return gradient.to(logits.dtype).contiguous(memory_format=map_format(logits))
+    return gradient.to(logits.dtype)
 
 
 @dataclasses.dataclass

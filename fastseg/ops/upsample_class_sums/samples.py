@@ -265,6 +265,7 @@ SAMPLES = OpSamples(
     samples=_SAMPLES,
     errors=_ERRORS,
     differentiable=("logits",),
+    double_backward=True,
     cpu_workloads=(
         _workload("CE + Dice N4 C21 129->513", (4, 21, 129, 129), (513, 513), "softmax"),
         _workload("CE + Dice N1 C150 128->512", (1, 150, 128, 128), (512, 512), "softmax"),

@@ -41,14 +41,17 @@ def forward(
     align_corners: bool,
     with_gradient: bool,
     with_sums: bool,
+    wide_loss: bool,
 ) -> tuple[torch.Tensor, ...]:
     """Loss, its gradient (or empty), sums (or empty), sum of the target weights."""
     dtype = compute_dtype(logits)
+    loss_dtype = dtype if wide_loss else logits.dtype
     empty = logits.new_empty((0,), dtype=dtype)
     if _native.on_cuda(logits):
         options = (weight, ignore_index, reduction, label_smoothing, align_corners)
         loss, sums, total_weight = native_cuda.forward(logits, target, *options, with_sums)
-        return loss, empty, empty if sums is None else sums, total_weight
+        loss = loss.to(loss_dtype)
+        return loss, empty, empty.clone() if sums is None else sums, total_weight
     pixel_loss = torch.empty(target.shape, dtype=dtype) if reduction == "none" else None
     gradient = _empty_gradient(logits) if with_gradient else empty
     loss_sum, weight_sum = _run(
@@ -63,13 +66,13 @@ def forward(
     )
     total_weight = torch.tensor(weight_sum, dtype=torch.float64)
     if pixel_loss is not None:
-        return pixel_loss.to(logits.dtype), gradient, empty.clone(), total_weight
+        return pixel_loss.to(loss_dtype), gradient, empty.clone(), total_weight
     loss = torch.tensor(loss_sum, dtype=torch.float64)
     if reduction == "mean":
         loss = loss / total_weight
         if with_gradient and weight_sum != 0.0:
             gradient.mul_(1.0 / weight_sum)
-    return loss.to(logits.dtype), gradient, empty.clone(), total_weight
+    return loss.to(loss_dtype), gradient, empty.clone(), total_weight
 
 
 def backward(

@@ -21,13 +21,13 @@ def forward(
     align_corners: bool,
     with_sums: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Loss, sums of the softmax (or None), sum of the target weights."""
+    """Loss in the compute dtype, sums of the softmax (or None), sum of the target weights."""
     dtype, device = compute_dtype(logits), logits.device
     sums = torch.empty(target.shape, dtype=dtype, device=device) if with_sums else None
-    loss = torch.empty((), dtype=logits.dtype, device=device)
+    loss = torch.empty((), dtype=dtype, device=device)
     pixel_loss = None
     if reduction == "none":
-        pixel_loss = torch.empty(target.shape, dtype=logits.dtype, device=device)
+        pixel_loss = torch.empty(target.shape, dtype=dtype, device=device)
     total_weight = torch.empty((), dtype=torch.float64, device=device)
     core = _native.core("upsample_cross_entropy")
     shape = loss_shape(logits, target, ignore_index, label_smoothing, align_corners)
@@ -72,7 +72,7 @@ def backward(
     if gradient.numel() == 0:
         return gradient
     core = _native.core("upsample_cross_entropy")
-    grad_loss = grad_loss.to(logits.dtype).contiguous()
+    grad_loss = grad_loss.to(compute_dtype(logits)).contiguous()
     target, weight = target.contiguous(), _compute_type(weight, logits)
     _native.launch(
         core,

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from ..._checks import check_map, check_same_device, check_shape, check_target
+from ..._private_torch import is_transformed
 from ...backends import Backend
-from ...dtypes import compute_dtype
+from ...derivatives import Autograd, by_definition, tangent_by_definition
+from ...dtypes import compute_dtype, widened
 from ...layout import map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 
 _OPTIONS = (
@@ -42,9 +44,10 @@ def _check(
 
 
 def _fake(logits: torch.Tensor, target: torch.Tensor, *options: Any) -> tuple[torch.Tensor, ...]:
-    _, _, reduction, _, _, with_gradient, with_sums = options
-    loss = logits.new_empty(target.shape if reduction == "none" else ())
+    _, _, reduction, _, _, with_gradient, with_sums, wide_loss = options
     dtype = compute_dtype(logits)
+    shape = target.shape if reduction == "none" else ()
+    loss = logits.new_empty(shape, dtype=dtype if wide_loss else logits.dtype)
     sums = logits.new_empty(target.shape if with_sums else (0,), dtype=dtype)
     gradient = (
         torch.empty_like(logits, dtype=dtype, memory_format=map_format(logits))
@@ -55,31 +58,62 @@ def _fake(logits: torch.Tensor, target: torch.Tensor, *options: Any) -> tuple[to
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    logits, target, weight, *ctx.options = inputs
+    logits, target, weight, *options, with_gradient, with_sums, _ = inputs
     _, gradient, sums, total_weight = output
-    with_sums, with_gradient = ctx.options.pop(), ctx.options.pop()
+    if weight is not None and weight.requires_grad:
+        raise NotImplementedError("weight has no derivative, as in F.cross_entropy: detach it")
+    ctx.options = options
     ctx.mark_non_differentiable(gradient, sums, total_weight)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, target, weight, total_weight, sums if with_sums else None)
     # An attribute and not a saved tensor: the backward hands this very tensor on, and then nothing
-    # else may hold it.
-    ctx.gradient = gradient if with_gradient else None
+    # else may hold it. It has no forward-mode derivative.
+    ctx.gradient = gradient if with_gradient and not is_transformed() else None
 
 
 def _backward(ctx: Any, grad_loss: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad_loss is None:
-        return (None,) * 9
+        return (None,) * 10
     logits, target, weight, total_weight, sums = ctx.saved_tensors
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None or torch.is_grad_enabled():
         # On a GPU, with reduction="none", a second backward through a retained graph, or a double
         # backward.
-        gradient = torch.ops.fastseg.upsample_cross_entropy_backward(
+        gradient = upsample_cross_entropy_backward_op(
             grad_loss, total_weight, sums, logits, target, weight, *ctx.options
         )
     elif not _is_one(grad_loss):
         gradient = gradient * grad_loss.to(gradient.dtype)
-    return gradient.to(logits.dtype), *(None,) * 8
+    return gradient.to(logits.dtype), *(None,) * 9
+
+
+def _tangent(
+    op: Any, arguments: dict[str, Any], tangents: dict[str, torch.Tensor], output: Any
+) -> tuple[torch.Tensor | None, ...]:
+    """That of the loss: through the softmax of the pixels, or with the gradient of their sum."""
+    if "weight" in tangents:
+        raise NotImplementedError("weight has no derivative, as in F.cross_entropy: detach it")
+    options = list(arguments.values())[:7]
+    loss, total_weight = output[0], output[3]
+    if arguments["reduction"] == "none":
+        moved = _tangent_of_pixels(op, dict(list(arguments.items())[:7]), tangents, loss)
+    else:
+        one = torch.ones((), dtype=total_weight.dtype, device=loss.device)
+        gradient = upsample_cross_entropy_backward_op(one, total_weight, None, *options)
+        moved = (widened(gradient) * widened(tangents["logits"])).sum()
+    return moved.to(loss.dtype), None, None, None
+
+
+def _losses_of_pixels(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *options: Any
+) -> torch.Tensor:
+    ignore_index, _, label_smoothing, align_corners = options
+    return reference.losses_of_pixels(
+        logits, target, weight, ignore_index, label_smoothing, align_corners
+    )
+
+
+_tangent_of_pixels = tangent_by_definition(_losses_of_pixels)
 
 
 def _is_one(grad_loss: torch.Tensor) -> bool:
@@ -113,26 +147,25 @@ def _fake_backward(
     return torch.empty_like(logits, memory_format=map_format(logits))
 
 
-def _no_double_backward(ctx: Any, *_: Any) -> Any:
-    raise NotImplementedError(
-        "upsample_cross_entropy has no gradient of its gradient: for that, use F.interpolate and "
-        "F.cross_entropy"
-    )
+def _in_float32(args: list[Any]) -> list[Any]:
+    """Under autocast: the kernels read half-precision logits as they are, the loss is float32."""
+    return [*args[:-1], True]
 
 
 upsample_cross_entropy_op = define(
     OpSpec(
         name="upsample_cross_entropy",
         functions={
-            # Results: the loss; if with_gradient, its gradient to logits in the compute type (else
+            # Results: the loss, in the type of logits, or with wide_loss in the compute type; if
+            # with_gradient, its gradient to logits in the compute type (else
             # empty); if with_sums, what each pixel's softmax divides by (see scale.py; else empty);
             # the sum of the weights of the targets that count.
             "": Function(
-                schema=f"({_OPTIONS}, bool with_gradient, bool with_sums) "
+                schema=f"({_OPTIONS}, bool with_gradient, bool with_sums, bool wide_loss) "
                 "-> (Tensor, Tensor, Tensor, Tensor)",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, _tangent),
             ),
             # In the type of logits. `sums` of the forward spare a GPU a pass over all pixels.
             "_backward": Function(
@@ -140,10 +173,13 @@ upsample_cross_entropy_op = define(
                 f"{_OPTIONS}) -> Tensor",
                 check=_check_backward,
                 fake=_fake_backward,
-                autograd=Autograd(lambda ctx, inputs, output: None, _no_double_backward),
+                # A second derivative needs the upsampled logits, as PyTorch's composition.
+                autograd=by_definition(reference.gradient_of_logits),
                 implementation="backward",
             ),
         },
         backends={Backend.NATIVE: native, Backend.REFERENCE: reference},
+        autocast=_in_float32,
     )
 )
+upsample_cross_entropy_backward_op = torch.ops.fastseg.upsample_cross_entropy_backward.default

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..._checks import bad_target, first_bad_target
-from ...dtypes import compute_dtype
+from ...dtypes import widened
 from ...layout import map_format
 from ..upsample_bilinear import reference as bilinear
 from .scale import scale_of_sum, softmax_sums
@@ -21,13 +23,14 @@ def forward(
     align_corners: bool,
     with_gradient: bool,
     with_sums: bool,
+    wide_loss: bool,
 ) -> tuple[torch.Tensor, ...]:
     """Loss, its gradient (or empty), sums (or empty), sum of the target weights."""
     classes = logits.shape[1]
     bad = first_bad_target(target, classes, ignore_index)
     if bad >= 0:
         raise bad_target(target, bad, classes, ignore_index)
-    wide = logits.to(compute_dtype(logits))
+    wide = widened(logits)
     upsampled = _upsample(wide, target, align_corners)
     log_p = upsampled.log_softmax(1)
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
@@ -35,9 +38,7 @@ def forward(
     if with_sums:
         largest = _upsample(wide.amax(1, keepdim=True), target, align_corners)
         sums = softmax_sums(upsampled, largest).masked_fill(target == ignore_index, 1.0)
-    # What has no share adds nothing, even where log p is infinite or NaN.
-    shares = own + every
-    pixel_loss = -(shares * log_p).where(shares != 0, 0.0).sum(1)
+    pixel_loss = _pixel_losses(log_p, own + every)
     total_weight = own.double().sum() / (1.0 - label_smoothing) if label_smoothing < 1.0 else None
     if total_weight is None:
         total_weight = _shares(log_p, target, weight, ignore_index, 0.0)[0].double().sum()
@@ -45,17 +46,44 @@ def forward(
     if with_gradient:
         one = torch.ones((), dtype=torch.float64, device=wide.device)
         scale = scale_of_sum(one, total_weight, reduction).to(wide.dtype)
-        gradient = _gradient(log_p, shares, scale, wide, align_corners)
+        gradient = _gradient(log_p, own + every, scale, wide, align_corners)
         gradient = gradient.contiguous(memory_format=map_format(logits))
+    loss_dtype = wide.dtype if wide_loss else logits.dtype
     if reduction == "none":
-        return pixel_loss.to(logits.dtype), gradient, sums, total_weight
+        return pixel_loss.to(loss_dtype), gradient, sums, total_weight
     loss = pixel_loss.double().sum()
     if reduction == "mean":
         loss = loss / total_weight
-    return loss.to(logits.dtype), gradient, sums, total_weight
+    return loss.to(loss_dtype), gradient, sums, total_weight
+
+
+def losses_of_pixels(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    align_corners: bool,
+) -> torch.Tensor:
+    """What reduction="none" returns [N, H, W], in the compute dtype, with PyTorch's derivatives."""
+    log_p = _upsample(widened(logits), target, align_corners).log_softmax(1)
+    own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
+    return _pixel_losses(log_p, own + every)
 
 
 def backward(
+    grad_loss: torch.Tensor,
+    total_weight: torch.Tensor,
+    sums: torch.Tensor | None,
+    logits: torch.Tensor,
+    *rest: Any,
+) -> torch.Tensor:
+    """Gradient [N, C, h, w]."""
+    gradient = gradient_of_logits(grad_loss, total_weight, sums, logits, *rest)
+    return gradient.contiguous(memory_format=map_format(logits))
+
+
+def gradient_of_logits(
     grad_loss: torch.Tensor,
     total_weight: torch.Tensor,
     sums: torch.Tensor | None,
@@ -67,20 +95,24 @@ def backward(
     label_smoothing: float,
     align_corners: bool,
 ) -> torch.Tensor:
-    """Gradient [N, C, h, w]."""
-    wide = logits.to(compute_dtype(logits))
+    """backward() in any memory format, with PyTorch's derivatives."""
+    wide = widened(logits)
     log_p = _upsample(wide, target, align_corners).log_softmax(1)
     own, every = _shares(log_p, target, weight, ignore_index, label_smoothing)
     if reduction == "none":
         scale = grad_loss.to(wide.dtype)[:, None]
     else:
         scale = scale_of_sum(grad_loss, total_weight, reduction).to(wide.dtype)
-    gradient = _gradient(log_p, own + every, scale, wide, align_corners)
-    return gradient.to(logits.dtype).contiguous(memory_format=map_format(logits))
+    return _gradient(log_p, own + every, scale, wide, align_corners).to(logits.dtype)
 
 
 def _upsample(wide: torch.Tensor, target: torch.Tensor, align_corners: bool) -> torch.Tensor:
     return bilinear.forward(wide, list(target.shape[1:]), align_corners, None, None)
+
+
+def _pixel_losses(log_p: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """-sum(shares * log p): what has no share adds nothing, even where log p is infinite or NaN."""
+    return -(shares * log_p).where(shares != 0, 0.0).sum(1)
 
 
 def _shares(
@@ -95,8 +127,8 @@ def _shares(
     counted = (target != ignore_index)[:, None]
     class_weight = log_p.new_ones(classes) if weight is None else weight.to(log_p.dtype)
     class_weight = class_weight.view(1, -1, 1, 1)
-    index = target.long()[:, None].where(counted, 0)
-    one_hot = torch.zeros_like(log_p).scatter_(1, index, 1.0)
+    numbers = torch.arange(classes, device=target.device).view(-1, 1, 1)
+    one_hot = (target.long()[:, None] == numbers).to(log_p.dtype)
     own = (1.0 - label_smoothing) * one_hot * class_weight
     every = (label_smoothing / classes) * class_weight.expand_as(log_p)
     return own * counted, every * counted

@@ -195,6 +195,7 @@ SAMPLES = OpSamples(
         _error("NaN smoothing", ValueError, "label_smoothing is nan", label_smoothing=float("nan")),
     ),
     differentiable=("logits",),
+    double_backward=True,
     cpu_workloads=(
         _workload("N4 C21 129->513 corners", (4, 21, 129, 129), (513, 513), True),
         _workload("N1 C150 128->512", (1, 150, 128, 128), (512, 512)),

@@ -8,12 +8,14 @@ import torch
 
 from ..._checks import check_map, check_same_device, check_shape, check_size
 from ...backends import Backend
+from ...derivatives import Autograd, multilinear
 from ...layout import empty_map, map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 
 _RESIZE = "int kernel, bool nearest, bool align_corners"
 _NAMES = ("x", "x2", "x3", "x4")
+_ADDED = (*_NAMES[1:], "added")
 
 
 def _check_resize(kernel: int, nearest: bool, align_corners: bool) -> None:
@@ -132,7 +134,8 @@ upsample_taps_op = define(
                 f"SymInt[] size, {_RESIZE}) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, multilinear("x", added=_ADDED)),
+                batched=("x", *_ADDED),
                 layout=_format,
             ),
             "_backward": Function(
@@ -140,7 +143,8 @@ upsample_taps_op = define(
                 f"{_RESIZE}) -> Tensor",
                 check=_check_backward,
                 fake=_fake_backward,
-                autograd=Autograd(_setup_backward, _double_backward),
+                autograd=Autograd(_setup_backward, _double_backward, multilinear("grad_out")),
+                batched=("grad_out",),
                 implementation="backward",
                 layout=_gradient_format,
             ),

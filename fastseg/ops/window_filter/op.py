@@ -8,8 +8,9 @@ import torch
 
 from ..._checks import check_map, check_same_device, check_shape
 from ...backends import Backend
+from ...derivatives import Autograd, by_argument, by_definition, multilinear
 from ...layout import empty_map, map_format
-from ...registry import Autograd, Function, OpSpec, define
+from ...registry import Function, OpSpec, define
 from . import native, reference
 
 # Sizes of windows still fit in 64 bits then.
@@ -64,6 +65,16 @@ def _gradient_formats(
     return map_format(values), map_format(features)
 
 
+def _tangent_of_features(
+    op: Any, arguments: dict[str, Any], tangents: dict[str, torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    values, features, *rest = arguments.values()
+    return reference.feature_tangent(values, features, tangents["features"], *rest)
+
+
+_tangent = by_argument(values=multilinear("values"), features=_tangent_of_features)
+
+
 window_filter_op = define(
     OpSpec(
         name="window_filter",
@@ -72,7 +83,8 @@ window_filter_op = define(
                 schema="(Tensor values, Tensor features, SymInt radius) -> Tensor",
                 check=_check,
                 fake=_fake,
-                autograd=Autograd(_setup, _backward),
+                autograd=Autograd(_setup, _backward, _tangent),
+                batched=("values", "features"),
                 layout=map_format,
             ),
             "_backward": Function(
@@ -80,7 +92,9 @@ window_filter_op = define(
                 " -> (Tensor, Tensor)",
                 check=_check_backward,
                 fake=_fake_backward,
+                autograd=by_definition(reference.backward),
                 implementation="backward",
+                batched=("grad_out", "values", "features"),
                 layout=_gradient_formats,
             ),
         },

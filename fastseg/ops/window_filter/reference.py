@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ...dtypes import widened
 
@@ -14,6 +15,20 @@ def forward(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.
     """[N, L, H, W], computed in float32 or float64."""
     f = widened(features)
     return _filter(widened(values), f, radius).to(values.dtype)
+
+
+def feature_tangent(
+    values: torch.Tensor, features: torch.Tensor, moved: torch.Tensor, radius: int
+) -> torch.Tensor:
+    """The change of forward() where the features change by `moved` [N, D, H, W]."""
+    v, f, m = map(widened, (values, features, moved))
+    out = torch.zeros_like(v)
+    for here, there in _pairs(v, radius):
+        difference = f[here] - f[there]
+        move = (difference * (m[here] - m[there])).sum(1, keepdim=True)
+        weight = -_weight(difference) * move
+        out = out + _placed(weight * v[there], v, here) + _placed(weight * v[here], v, there)
+    return out.to(values.dtype)
 
 
 def backward(
@@ -26,8 +41,7 @@ def backward(
         difference = f[here] - f[there]
         product = (g[here] * v[there] + v[here] * g[there]).sum(1, keepdim=True)
         pull = difference * (_weight(difference) * product)
-        grad_features[here] -= pull
-        grad_features[there] += pull
+        grad_features = grad_features - _placed(pull, f, here) + _placed(pull, f, there)
     return _filter(g, f, radius).to(values.dtype), grad_features.to(features.dtype)
 
 
@@ -36,9 +50,16 @@ def _filter(values: torch.Tensor, features: torch.Tensor, radius: int) -> torch.
     out = values.clone()  # the pixel itself, at distance 0
     for here, there in _pairs(values, radius):
         weight = _weight(features[here] - features[there])
-        out[here].addcmul_(weight, values[there])
-        out[there].addcmul_(weight, values[here])
+        out = out + _placed(weight * values[there], values, here)
+        out = out + _placed(weight * values[here], values, there)
     return out
+
+
+def _placed(part: torch.Tensor, whole: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
+    """A map as large as `whole`, with `part` at a place that _pairs gives, and zeros around it."""
+    _, rows, columns = place
+    height, width = whole.shape[2:]
+    return F.pad(part, (columns.start, width - columns.stop, rows.start, height - rows.stop))
 
 
 def _weight(difference: torch.Tensor) -> torch.Tensor:

@@ -116,6 +116,7 @@ SAMPLES = OpSamples(
     ),
     differentiable=("values", "features"),
     linear_in="values",
+    double_backward=True,
     cpu_workloads=(
         # Unfolding 366x500 pixels for a window of 11 takes gigabytes.
         _workload("120x160 L21 window 11", 120, 160, 21, 5),

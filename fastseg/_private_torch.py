@@ -1,0 +1,80 @@
+"""The private names of PyTorch that ops and layers use, each behind a name of its own.
+
+Checked with PyTorch 2.13.0, the pinned version. A name that an older or newer version may lack is
+looked up when it is used, and its function says what happens without it. A test sees to it that no
+other module of the package writes torch._C, torch._dynamo and the like (test_private_torch.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+# An autograd.Function whose apply() sees to one transform of torch.func at a time, as a kernel of
+# the dispatcher must. Under a transform it runs inside single_level_allowed().
+SingleLevelFunction: Any = _SingleLevelFunction
+single_level_allowed: Callable[[], AbstractContextManager[Any]] = (
+    enable_single_level_autograd_function
+)
+
+any_requires_grad: Callable[..., bool] = torch._C._any_requires_grad
+below_autograd: Callable[[], AbstractContextManager[Any]] = torch._C._AutoDispatchBelowAutograd
+autocast_disabled: Callable[[], AbstractContextManager[Any]] = torch._C._DisableAutocast
+forward_mode_enabled: Callable[[bool], AbstractContextManager[Any]] = (
+    forward_ad._set_fwd_grad_enabled
+)
+are_functorch_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def in_dual_level() -> bool:
+    """Whether forward-mode derivatives may be carried here, by torch.func.jvp too."""
+    return forward_ad._current_level >= 0
+
+
+def in_forward_mode() -> bool:
+    """Whether an operation computes the forward-mode derivatives of its arguments here."""
+    return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+
+
+def is_transformed() -> bool:
+    """Whether more than plain autograd looks at operations: torch.func or forward-mode AD."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def without_dispatch_key(name: str) -> AbstractContextManager[Any]:
+    """A context in which the dispatcher passes over a key, such as "AutocastCPU"."""
+    key = getattr(torch._C.DispatchKey, name)
+    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key))
+
+
+def keep_out_of_graphs(function: Any) -> None:
+    """Lets Dynamo neither compile `function` nor what it calls.
+
+    torch.compiler.disable does the same, but every call would pay for it, and the first would
+    import Dynamo. PyTorch before 2.7 has no such switch: there Dynamo may compile the function.
+    """
+    frames = torch._C._dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):
+        skip = frames._FrameAction.SKIP
+        frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+
+
+def traceable_error(error: ValueError | TypeError) -> Exception:
+    """`error` of a fake implementation, in a form that torch.compile hands on to the user.
+
+    Dynamo wraps what a fake implementation raises into a RuntimeError, except for its own
+    Unsupported: at that it leaves the graph and runs the op, which then raises the plain error.
+    With fullgraph=True the user gets this exception, which is a ValueError (or TypeError) too.
+    """
+    if torch._guards.TracingContext.try_get() is None:
+        return error
+    from torch._dynamo.exc import Unsupported
+
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return type(kind.__name__, (Unsupported, kind), {})(str(error))
