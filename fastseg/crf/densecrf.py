@@ -30,6 +30,7 @@ from .compatibility import (
     as_compatibility,
 )
 from .features import positions
+from .fixed_order import softmax
 from .mean_field import (
     MAX_KERNELS,
     Kernel,
@@ -152,7 +153,7 @@ class DenseCRF:
         """Connects all variables by a Gaussian kernel over their features.
 
         Args:
-            features: [D, nvar] in units of the kernel's width, D in 1..8; copied.
+            features: [D, nvar] in units of the kernel's width, D of at least 1; copied.
             compat: a number w: equal labels attract, energy -w * Q; a vector [nlabels] or a matrix
                 [nlabels, nlabels]: energies with their own sign. Or a LabelCompatibility.
             kernel: which parameters the kernel has for learning; all give the same result at first.
@@ -195,7 +196,7 @@ class DenseCRF:
     def startInference(self) -> tuple[Array, Array, Array]:
         """(Q, tmp1, tmp2) for stepInference: Q before the first step, and two arrays that it takes
         because pydensecrf's does; they stay as they are."""
-        q = self._logits.softmax(1)[0].numpy()
+        q = softmax(self._logits)[0].numpy()
         return q, numpy.zeros_like(q), numpy.zeros_like(q)
 
     def stepInference(self, Q: Array, tmp1: Array | None = None, tmp2: Array | None = None) -> None:
@@ -251,12 +252,12 @@ class DenseCRF:
         mus, kernels = leaves[1 : 1 + count], leaves[1 + count :]
         scores = (-unary.energies(leaves[0])[None]).clamp_min(EXCLUDED)
         filters = [t.differentiable(p) for t, p in zip(self._terms, kernels, strict=True)]
-        q = scores.softmax(1)
+        q = softmax(scores)
         for _ in range(max(0, int(n_iterations))):
             refined = scores
             for term, apply, mu in zip(self._terms, filters, mus, strict=True):
                 refined = refined - term.compat.energies(apply(q), mu)
-            q = refined.softmax(1)
+            q = softmax(refined)
         value = objective(q[0])
         grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         flat = [g.reshape(-1).numpy() for g in grads[1:]]
@@ -319,7 +320,7 @@ class DenseCRF:
         refined = self._logits.clone()
         for term in self._terms:
             refined -= term.energies(q)
-        return refined.softmax(1)
+        return softmax(refined)
 
     def _as_q(self, Q: Array) -> torch.Tensor:
         Q = numpy.asarray(Q)
