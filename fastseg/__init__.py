@@ -1,8 +1,10 @@
 """fastseg: fast, small in memory and reproducible semantic segmentation in PyTorch."""
 
-from . import crf
+from typing import TYPE_CHECKING
+
+from . import crf, inference, metrics, models, nn, ops
 from ._version import __version__
-from .accelerate import accelerate, predict, predict_labels, restore
+from .accelerate import predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
@@ -23,6 +25,12 @@ from .ops import (
 )
 from .target_checks import check_targets
 
+# At run time the package itself, which can be called, so that its modules are found under it.
+if TYPE_CHECKING:
+    from .accelerate import accelerate
+else:
+    from . import accelerate
+
 __all__ = [
     "Backend",
     "BackendUnavailable",
@@ -37,7 +45,12 @@ __all__ = [
     "dilated_conv2d",
     "fuse",
     "gaussian_filter",
+    "inference",
     "load_checkpoint",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
     "permutohedral_filter",
     "predict",
     "predict_labels",

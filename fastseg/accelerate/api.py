@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .._checks import check_module
-from ..nn.altered import has_hooks, original_class
+from ..nn.altered import all_are_watched, has_hooks, original_class
 from ..nn.evaluation import in_eval_mode
 from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
@@ -191,7 +191,7 @@ def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def _no_labels(known: Model, layers: list[Any]) -> str | None:
     """Why the labels need the forward of a model or of what is around it, or None."""
-    if any(has_hooks(layer) for layer in layers):
+    if all_are_watched() or any(has_hooks(layer) for layer in layers):
         return "it has hooks"
     if "forward" in vars(layers[-1]):
         return "its forward is overridden"

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import _native
+from .._private_torch import TorchDispatchMode
 from .._version import __version__
 from ..backends import Backend, BackendUnavailable, unsupported_reasons
 from ..registry import ALL_OPS

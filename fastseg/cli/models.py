@@ -10,9 +10,10 @@ import typer
 from torch.overrides import TorchFunctionMode
 
 from ..classes import numbered_classes
+from ..models.architectures import ARCHITECTURES
 from ..models.checkpoints import FAMILIES
 from ..models.default import NAME as DEFAULT_NAME
-from ..models.description import ARCHITECTURES, Description
+from ..models.description import Description
 from .console import Table, say
 
 

@@ -49,7 +49,7 @@ from .options import (
     TrustLabels,
     Void,
 )
-from .outputs import Outputs
+from .outputs import Outputs, files_in
 from .resuming import check_given, options_to_record
 
 
@@ -205,7 +205,9 @@ def train(
         of_validation = found.split(val_split)
         if of_validation == train_split:
             of_validation = None
-        inputs = [path for path in (init, Path(encoder_weights or "")) if path and path.is_file()]
+        named = (dataset, init, Path(encoder_weights or ""))
+        inputs = [path for path in named if path is not None and path.is_file()]
+        inputs += files_in(label_map)
         outputs = Outputs(
             [*inputs, *(f for pairs in found.splits.values() for f in files_of(pairs))]
         )

@@ -111,11 +111,21 @@ def _label_files(path: Path, sources: Sequence[Source]) -> dict[Path, Path]:
             raise DatasetError(f"{path}: is one label map, expected a folder for the images")
         return {sources[0].path: path}
     labels = by_name(path)
-    shared = {label_name(name) or name: file for name, file in labels.items()}
+    shared = {stem: file for name, file in labels.items() if (stem := label_name(name))}
     files = {}
     for source in sources:
         name = source.relative.as_posix()
-        found = labels.get(name) or shared.get(name) or shared.get(image_name(name))
-        if found is not None and found.resolve() != source.path.resolve():
+        candidates = (labels.get(name), shared.get(name), shared.get(image_name(name)))
+        own = source.path.resolve()
+        found = next((file for file in candidates if file and file.resolve() != own), None)
+        if found is not None:
             files[source.path] = found
     return files
+
+
+def without_truth(sources: list[Source], truth: Path) -> list[Source]:
+    """The images of a run, where the label maps of --truth lie beside them."""
+    if not truth.is_dir():
+        return [source for source in sources if source.path.resolve() != truth.resolve()]
+    labels = {file.resolve() for file in _label_files(truth, sources).values()}
+    return [source for source in sources if source.path.resolve() not in labels]

@@ -128,4 +128,6 @@ def class_set(names: tuple[str, ...], colors: tuple[Color, ...] | None = None) -
         if known.names == names:
             return known
     count = len(names)
-    return ClassSet(names, colors[:count] if colors else voc_colors(count), bright_colors(count))
+    colors = colors[:count] if colors else voc_colors(count)
+    background = 0 if count > 1 and names[0].lower() == "background" else None
+    return ClassSet(names, colors, bright_colors(count), background)

@@ -65,6 +65,8 @@ def _by_color(
     if options.colors:
         count = max([len(names), *(t + 1 for t in options.colors.values() if isinstance(t, int))])
         classes = declared.classes if declared is not None else numbered_classes(count)
+        if declared is not None and declared.own and len(classes) == 1:
+            classes, own = binary_classes(declared), {0: 0}  # on black
         asked = {
             code: target_index(target, classes.names, IGNORE)
             for code, target in options.colors.items()
@@ -145,6 +147,12 @@ def _by_number(
         background, foreground = classes.names
         said = f"the labels are 0 and {white}: 0 is {background}, {white} is {foreground}"
         return Meaning(Labelling(classes, numbers, None, origin), said)
+    if not options.trusted and _is_smoothed(seen, declared):
+        raise DatasetError(
+            f"{where}: 0 and 255 with {len(seen) - 2} labels between them on few pixels: the "
+            "borders of these masks were smoothed or saved lossily; threshold them first. "
+            f"{OVERRIDE}"
+        )
     said = "numbers are classes"
     if declared is not None:
         classes, origin, numbers = declared.classes, declared.origin, declared.numbered()
@@ -249,12 +257,6 @@ def _inferred(
                 "through lossy files or were smoothed look so. Name the classes in classes.json; "
                 f"{OVERRIDE}"
             )
-        if _is_smoothed(seen):
-            raise DatasetError(
-                f"{where}: 0 and 255 with {len(seen) - 2} labels between them on few pixels: the "
-                "borders of these masks were smoothed or saved lossily; threshold them first. "
-                f"{OVERRIDE}"
-            )
         if top >= _FIRST_SPARSE and 4 * len(set(kept)) < top + 1:
             raise DatasetError(
                 f"{where}: {_labels(seen)}: that would be {top + 1} classes, most of them empty; "
@@ -267,8 +269,10 @@ def _inferred(
     return classes
 
 
-def _is_smoothed(seen: Mapping[int, int]) -> bool:
-    """Whether few pixels lie between 0 and 255, with many values."""
+def _is_smoothed(seen: Mapping[int, int], declared: Declared | None) -> bool:
+    """Whether few pixels of masks lie between 0 and 255, with many values."""
+    if declared is not None and len(declared.classes) > 2:
+        return False
     if not set(seen) >= {0, 255} or len(seen) < 8 or not set(seen) <= set(range(256)):
         return False
     return seen[0] + seen[255] > 0.8 * sum(seen.values())
@@ -319,9 +323,21 @@ def labels_line(meaning: Meaning, found: Survey) -> str:
     labelling = meaning.labelling
     names = ", ".join(labelling.classes.names[:12])
     names += ", ..." if len(labelling.classes) > 12 else ""
-    void = ", ".join(map(str, labelling.void)) or "none"
+    void = _ranges(labelling.void) or "none"
     about = "" if labelling.colors is not None else f", void {void}"
     return (
         f"labels: {meaning.said}; {len(labelling.classes)} classes ({names}){about}, from "
         f"{labelling.origin}; {shares(found)}"
     )
+
+
+def _ranges(values: list[int]) -> str:
+    """ "-1 to 6, 9" of sorted numbers: three and more in a row by the first and the last."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(words)

@@ -1,4 +1,4 @@
-"""What `fastseg train` writes of a model beside its weights, and the model built from it again."""
+"""The description of a model in a checkpoint of `fastseg train`, and the model built from it."""
 
 from __future__ import annotations
 
@@ -25,24 +25,19 @@ from .._schema import (
     shown,
 )
 from ..classes import ClassSet
+from .architectures import ARCHITECTURES
 from .base import SegmentationModel
 from .constructor import arguments_schema, build
-from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .files import fill
-from .pspnet import PSPNet
 from .stored_classes import StoredClasses, stored
 
-# Tells a training checkpoint from every other file: its entry "format".
+# The entry "format" of a training checkpoint, which no other file has.
 TRAINING_FORMAT = "fastseg training 1"
-# Name on the command line -> class.
-ARCHITECTURES: dict[str, Any] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """All that it takes to build a model again, its weights aside.
+    """Everything needed to build a model again, except for its weights.
 
     Attributes:
         architecture: a key of ARCHITECTURES.
@@ -72,6 +67,9 @@ class Description:
                 f"model is {self.architecture!r}, allowed are {', '.join(ARCHITECTURES)}"
             )
         make = ARCHITECTURES[self.architecture]
+        for name in ("encoder_name", "encoder_weights", "classes"):
+            if name in self.options:
+                raise ValueError(f"{self.architecture}: {name} is no option, it is given elsewhere")
         checked(self.architecture, self.options, arguments_schema(make))
         try:
             model = make(

@@ -88,6 +88,21 @@ def test_label_maps_have_other_suffixes_and_endings(
     assert scored == [True, False, True]
 
 
+def test_label_maps_beside_the_images_are_no_images(
+    data_set: Path, weights: Path, tmp_path: Path
+) -> None:
+    images = data_set / "images"
+    for name in "ab":
+        (data_set / "labels" / f"{name}.png").rename(images / f"{name}_mask.png")
+    (images / "c.png").unlink()
+    result = run("segment", images, "-w", weights, "-o", tmp_path / "out", "--truth", images,
+                 "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    entries = json.loads(result.stdout)["images"]
+    assert [Path(entry["image"]).name for entry in entries] == ["a.png", "b.png"]
+    assert all("scores" in entry for entry in entries)
+
+
 def test_wrong_truth_is_one_line(data_set: Path, weights: Path, tmp_path: Path) -> None:
     images, labels = data_set / "images", data_set / "labels"
     (tmp_path / "empty").mkdir()

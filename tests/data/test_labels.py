@@ -379,6 +379,9 @@ def test_colours_of_one_class_on_black(tmp_path: Path) -> None:
     split = read_set(write_set(tmp_path, [colors], about=about))
     assert numpy.array_equal(loaded(split)[0], expected)
     assert split.labelling.classes.names == ("background", "box")
+    root = write_set(tmp_path, [colors], about={"classes": ["box"]})
+    split = read_set(root, label_options(label_map=["#c80000=box"]))
+    assert numpy.array_equal(loaded(split)[0], expected)
 
 
 @pytest.mark.parametrize("palette", [True, False])
@@ -461,7 +464,9 @@ def test_sense_smoothed_masks(tmp_path: Path) -> None:
     small = numpy.asarray(mask)[::2, ::2]
     values = numpy.where(small < 100, 0, numpy.where(small > 150, 255, small)).astype("uint8")
     values[0, :9] = numpy.arange(40, 76, 4)
-    refused(write_set(tmp_path, [values]), "smoothed or saved lossily", "--trust-labels")
+    for name, about in (("a", None), ("b", {"classes": ["box"]}), ("c", {"classes": ["x", "box"]})):
+        root = write_set(tmp_path / name, [values], about=about)
+        refused(root, "smoothed or saved lossily", "--trust-labels")
 
 
 def test_sense_more_labels_than_any_label_map_has(tmp_path: Path) -> None:

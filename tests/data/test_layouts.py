@@ -13,7 +13,7 @@ Image = pytest.importorskip("PIL.Image")
 from label_cases import SIZE, classes_map, palette_image, read_set, write_set  # noqa: E402
 
 from fastseg.classes import CAMVID, VOC, voc_colors  # noqa: E402
-from fastseg.data import LAYOUTS, DatasetError, open_data_set  # noqa: E402
+from fastseg.data import LAYOUTS, DatasetError, labelling_of, open_data_set  # noqa: E402
 from fastseg.data.layouts.ade20k import ADE20K  # noqa: E402
 from fastseg.data.layouts.cityscapes import CITYSCAPES  # noqa: E402
 
@@ -132,8 +132,11 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert counts(tmp_path, "cityscapes") == {"train": 2, "val": 1}
     line = open_data_set(tmp_path).line(["train"])
     assert "gtFine *_labelIds.png" in line and "1 images have no labels" in line
+    data = open_data_set(tmp_path)
+    labelling, said = labelling_of(data, data.splits["train"])
+    assert "void -1 to 6, 9, 10, 14 to 16, 18, 29, 30, 255, from" in said[0]
     split = read_set(tmp_path)
-    assert split.labelling.classes is CITYSCAPES
+    assert split.labelling.classes is labelling.classes is CITYSCAPES
     assert CITYSCAPES.names[11] == "person"
     assert numpy.array_equal(split.load(0)[1], numpy.array([0, 11, 255, 18, 255])[classes_map(5)])
 
@@ -188,6 +191,15 @@ def test_camvid_segnet(tmp_path: Path) -> None:
     split = read_set(tmp_path)
     assert split.labelling.classes is CAMVID
     assert numpy.array_equal(split.load(0)[1], numpy.array([0, 3, 255])[MAP])
+
+
+def test_camvid_segnet_folders_with_labels_of_ones_own(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        photo(tmp_path / split / "a.png")
+        label(tmp_path / f"{split}annot" / "a.png", 255 * classes_map(2))
+    split = read_set(tmp_path)
+    assert split.labelling.classes.names == ("background", "foreground")
+    assert numpy.array_equal(split.load(0)[1], classes_map(2))
 
 
 @pytest.mark.parametrize("kind", ["siblings", "full", "full with lists"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...classes import CAMVID
 from ..classes_file import Declared
 from ..label_files import color_code
 from ..labelling import IGNORE, DatasetError
+from ..survey import survey
 from .base import Found, Layout, Pair
 from .files import by_name, first_folder, listed, pair_files
 from .siblings import sibling_folders
@@ -27,6 +30,9 @@ _GROUPS = {
     "Bicyclist": (0x0080C0, 0xC000C0),
 }
 _VOID_COLOR, _VOID_NUMBER = 0x000000, 11
+# The four films that CamVid is of begin the names of its files.
+_SEQUENCES = re.compile(r"0001TP|0006R0|0016E5|Seq05VD")
+_FIRST_FILES = 16
 PALETTE = Declared(
     CAMVID,
     "CamVid's 11 classes of 32 colours",
@@ -108,10 +114,20 @@ def read_segnet(root: Path) -> Found:
     folders = _segnet_folders(root)
     if not folders:
         raise DatasetError(f"{root}: expected {SEGNET.form}")
+    splits = {name: pair_files(*both) for name, both in folders.items()}
     declared = Declared(
         CAMVID, "CamVid's 11 classes", void=frozenset({_VOID_NUMBER, IGNORE}), own=False
     )
-    return Found({name: pair_files(*both) for name, both in folders.items()}, declared)
+    return Found(splits, declared if _is_camvid(splits) else None)
+
+
+def _is_camvid(splits: Mapping[str, list[Pair]]) -> bool:
+    """Whether files that lie as SegNet's do are CamVid's: by name, or by labels up to void's."""
+    pairs = [pair for found in splits.values() for pair in found]
+    if all(_SEQUENCES.match(pair.name) for pair in pairs):
+        return True
+    seen = set(survey(pair.label for pair in pairs[:_FIRST_FILES]).numbers or ())
+    return _VOID_NUMBER in seen and max(seen) in (_VOID_NUMBER, IGNORE)
 
 
 COLORS = Layout(

@@ -1,0 +1,14 @@
+"""The table of the architectures: a new one is imported and listed here, and known everywhere."""
+
+from __future__ import annotations
+
+from .base import SegmentationModel
+from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .pspnet import PSPNet
+
+__all__ = ["ARCHITECTURES", "DeepLabV3", "DeepLabV3Plus", "PSPNet"]
+
+# Name on the command line and in training checkpoints -> class.
+ARCHITECTURES: dict[str, type[SegmentationModel]] = {
+    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
+}
