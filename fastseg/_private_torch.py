@@ -13,8 +13,12 @@ from typing import Any
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["FakeTensor", "FakeTensorMode", "TorchDispatchMode"]  # and what is defined here
 
 # An autograd.Function whose apply() sees to one transform of torch.func at a time, as a kernel of
 # the dispatcher must. Under a transform it runs inside single_level_allowed().
@@ -45,6 +49,21 @@ def in_forward_mode() -> bool:
 def is_transformed() -> bool:
     """Whether more than plain autograd looks at operations: torch.func or forward-mode AD."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_recorded() -> bool:
+    """Whether torch.jit.trace or torch.fx's tracer records operations."""
+    return torch._C._is_tracing() or torch.fx._symbolic_trace._is_fx_tracing_flag
+
+
+def may_write_in_place(*tensors: torch.Tensor) -> bool:
+    """Whether a function may write over intermediate results, and use autograd functions that do.
+
+    Under torch.compile, torch.func and forward-mode AD, and for subclasses of Tensor, functions are
+    plain compositions instead.
+    """
+    plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and not torch.compiler.is_compiling() and not is_transformed()
 
 
 def without_dispatch_key(name: str) -> AbstractContextManager[Any]:
@@ -78,3 +97,41 @@ def traceable_error(error: ValueError | TypeError) -> Exception:
 
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return type(kind.__name__, (Unsupported, kind), {})(str(error))
+
+
+def convolution_and_activation(*args: Any) -> torch.Tensor:
+    """oneDNN's convolution with an activation in it, as torch.compile calls it."""
+    return torch.ops.mkldnn._convolution_pointwise(*args)
+
+
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN has bfloat16 convolutions for this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def batch_norm_with_state(*args: Any) -> tuple[Any, ...]:
+    """aten's batch norm, with all that its backward takes."""
+    return torch.ops.aten._batch_norm_impl_index(*args)
+
+
+def batch_norm_backward(*args: Any) -> tuple[Any, ...]:
+    """The backward of batch_norm_with_state."""
+    return torch.ops.aten._batch_norm_impl_index_backward(*args)
+
+
+def move_towards(values: list[torch.Tensor], targets: list[torch.Tensor], share: float) -> None:
+    """Moves every tensor, in place, by a share of the way to its target, in one launch."""
+    torch._foreach_lerp_(values, targets, share)
+
+
+def occupy_device(cycles: int) -> None:
+    """Keeps the current CUDA stream busy while the host queues what is to be timed."""
+    torch.cuda._sleep(cycles)
+
+
+def compile_in_this_process() -> None:
+    """Forgets what was compiled, and compiles without worker processes."""
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    inductor.compile_threads = 1

@@ -77,4 +77,17 @@ struct CpuKernels {
 };
 FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 
+namespace cuda {
+
+// `workspace` has workspace_bytes(...) bytes, aligned to 16. The gradient is in the type of logits.
+// `bad`: lowered to the flat index of the first bad label; may be null. A bad label makes the sums
+// of its image NaN, and has no part in the gradient.
+std::int64_t workspace_bytes(DType dtype, const Arguments& arguments, const Shape& shape);
+void forward(DType dtype, const Arguments& arguments, const Shape& shape, void* workspace,
+             std::int64_t* bad, std::uintptr_t stream);
+void backward(DType dtype, const Arguments& arguments, const Shape& shape, void* workspace,
+              std::uintptr_t stream);
+
+} // namespace cuda
+
 } // namespace fastseg::upsample_class_sums

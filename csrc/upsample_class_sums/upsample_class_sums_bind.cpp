@@ -59,6 +59,41 @@ void bind_upsample_class_sums(py::module_& m) {
       py::arg("threads"), py::kw_only(), py::arg("slots"), py::arg("kept"), py::arg("logits"),
       py::arg("target"), py::arg("pixel_weight"), py::arg("sums"), py::arg("coefficients"),
       py::arg("grad_logits"), py::arg("grad_channels_last"));
+#ifdef FASTSEG_WITH_CUDA
+  // With workspace 0 it returns the bytes that the workspace needs and launches nothing.
+  sub.def(
+      "cuda_run",
+      [](int dtype, int target_kind, int target_type, const Shape& shape, std::uintptr_t stream,
+         const py::list& slots, std::int64_t kept, std::uintptr_t logits, std::uintptr_t target,
+         std::uintptr_t pixel_weight, std::uintptr_t sums, std::uintptr_t coefficients,
+         std::uintptr_t grad_logits, bool grad_channels_last, std::uintptr_t workspace,
+         std::uintptr_t bad) {
+        Arguments a{pointer(logits),
+                    pointer(target),
+                    static_cast<TargetKind>(target_kind),
+                    static_cast<TargetType>(target_type),
+                    pointer(pixel_weight),
+                    {},
+                    kept,
+                    pointer<double>(sums),
+                    pointer(coefficients),
+                    pointer(grad_logits),
+                    grad_channels_last};
+        read_slots(slots, a.slots);
+        py::gil_scoped_release release;
+        const DType type = static_cast<DType>(dtype);
+        if (workspace == 0) return cuda::workspace_bytes(type, a, shape);
+        if (grad_logits == 0)
+          cuda::forward(type, a, shape, pointer(workspace), pointer<std::int64_t>(bad), stream);
+        else
+          cuda::backward(type, a, shape, pointer(workspace), stream);
+        return std::int64_t{0};
+      },
+      py::arg("dtype"), py::arg("target_kind"), py::arg("target_type"), py::arg("shape"),
+      py::arg("stream"), py::kw_only(), py::arg("slots"), py::arg("kept"), py::arg("logits"),
+      py::arg("target"), py::arg("pixel_weight"), py::arg("sums"), py::arg("coefficients"),
+      py::arg("grad_logits"), py::arg("grad_channels_last"), py::arg("workspace"), py::arg("bad"));
+#endif
 }
 
 } // namespace fastseg

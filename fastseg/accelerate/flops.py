@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from .._private_torch import FakeTensorMode
 from ..nn.altered import HOOKS
 from .swap import swap_in, swap_of, swap_out
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .._private_torch import compile_in_this_process
 from ..testing import Maker
 from .cases import FORWARD_OUT, Case
 from .timing import Variant
@@ -64,11 +65,8 @@ class Problem:
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., Any]:
-        import torch._inductor.config as inductor
-
         # Without a reset the ninth shape of one function would silently run in eager mode.
-        torch._dynamo.reset()
-        inductor.compile_threads = 1
+        compile_in_this_process()
         return torch.compile(self.functions()[EAGER], dynamic=False)
 
     def candidate(

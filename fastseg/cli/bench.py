@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._files import FolderError, written_whole
+from .._files import FolderError, check_folder, written_whole
 from . import console
-from .console import fail, one_line, report
+from .console import fail, one_line, reason, report
 from .outputs import Outputs
 
 if TYPE_CHECKING:
@@ -48,10 +48,12 @@ def quick(
     """
     from ..bench import Settings
 
+    file, picture = folder / "fastseg-bench.json", folder / "fastseg-bench.png"
+    _check_outputs(file, picture)
     settings = Settings(QUICK_BUDGET_S, QUICK_ROUNDS, compile=False, other_peers=False)
     data = _run(settings, _device(cpu), op, None, threads, quick=True)
-    _write(data, folder / "fastseg-bench.json")
-    _show(data, folder / "fastseg-bench.png")
+    _write(data, file)
+    _show(data, picture)
 
 
 @app.command()
@@ -80,10 +82,12 @@ def run(
     """
     from ..bench import Settings
 
+    picture = out_file.with_suffix(".png")
+    _check_outputs(out_file, picture)
     settings = Settings(budget, compile=compile_)
     data = _run(settings, _device(cpu), op, dtype, threads, quick=False)
     _write(data, out_file)
-    _show(data, out_file.with_suffix(".png"))
+    _show(data, picture)
 
 
 @app.command("report")
@@ -108,6 +112,16 @@ def report_(
     except (FolderError, ValueError) as error:
         fail(error)
     _show(data, picture)
+
+
+def _check_outputs(*files: Path) -> None:
+    """Says before the work that its results cannot be written, or would replace each other."""
+    outputs = Outputs([])
+    try:
+        for file in files:
+            check_folder("--out", outputs.claim(file).parent)
+    except FolderError as error:
+        fail(error)
 
 
 def _device(cpu: bool) -> str:
@@ -179,8 +193,11 @@ def _cases(
 
 
 def _write(data: dict[str, Any], path: Path) -> None:
-    with written_whole(path) as file:
-        file.write(json.dumps(data, indent=1).encode())
+    try:
+        with written_whole(path) as file:
+            file.write(json.dumps(data, indent=1).encode())
+    except OSError as error:
+        fail(f"{path}: cannot be written ({reason(error)})")
     console.note(f"results: {path}")
 
 
@@ -191,8 +208,11 @@ def _show(data: dict[str, Any], picture: Path) -> None:
     # Piped output has no width of its own, and a narrow table would lose its numbers.
     console.printed(lambda width: table(data, width))
     if data["results"]:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(data, picture)
+        try:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            draw(data, picture)
+        except OSError as error:
+            fail(f"{picture}: cannot be written ({reason(error)})")
         console.note(f"picture: {picture}")
     if data["failures"]:
         fail(f"{len(data['failures'])} of the cases failed, see above")

@@ -12,6 +12,7 @@ import torch
 import typer
 
 from .._files import FolderError, check_folder
+from .._memory import memory_errors
 from .._messages import reason
 from ..classes import VOC, ClassSet, label_classes, numbered_classes
 from ..crf import DenseCRF
@@ -22,10 +23,10 @@ from ..data import label_options as label_options_of
 from ..ops.upsample_argmax import upsample_argmax
 from .console import fail, note, say
 from .devices import device_named
-from .images import ImageError, read_image
+from .images import ImageError, image_bands, read_image, viewable
 from .labelling import GivenLabels, LabellingError, read_labelling
 from .options import AsJson, Device, LabelMap, MaxPixels
-from .outputs import Outputs
+from .outputs import Outputs, files_in
 from .overlay import write_before_after, write_labels
 
 PRESET_HELP = f"Settings of the CRF: {', '.join(PRESETS)}."
@@ -84,36 +85,36 @@ def crf(
     options = {} if iterations is None else {"iterations": iterations}
     try:
         check_folder("--out", out_dir)
-        outputs = Outputs([image, labelling])
+        outputs = Outputs([image, labelling, *files_in(meaning)])
         for path in (picture, label_map):
             outputs.claim(path)
-        photo = read_image(image)
-        label_options = label_options_of(unknown or [], meaning or [])
-        given = read_labelling(labelling, image, photo.shape[:2], label_options)
-        start = time.perf_counter()
-        if isinstance(given, GivenLabels):
-            scores, known = _scores_of_labels(given, certainty)
-            layer = DenseCRF.preset(preset, len(known), **options)
-            before, after = given.labels, known[_refined(layer, photo, scores, target)]
-            if given.said and not as_json:
-                note(f"{labelling}: {given.said}")
-        else:
-            scores = _two_labels(given, logits)
-            scores = scores if logits else _scores_of_probabilities(scores)
-            layer = DenseCRF.preset(preset, len(scores), **options)
-            before = upsample_argmax(torch.from_numpy(scores)[None], photo.shape[:2])[0].numpy()
-            after = _refined(layer, photo, scores, target)
-        seconds = time.perf_counter() - start
+        with memory_errors():
+            photo = viewable(read_image(image, image_bands(image)))
+            label_options = label_options_of(unknown or [], meaning or [])
+            given = read_labelling(labelling, image, photo.shape[:2], label_options)
+            start = time.perf_counter()
+            if isinstance(given, GivenLabels):
+                scores, known = _scores_of_labels(given, certainty)
+                layer = DenseCRF.preset(preset, len(known), **options)
+                before, after = given.labels, known[_refined(layer, photo, scores, target)]
+                if given.said and not as_json:
+                    note(f"{labelling}: {given.said}")
+            else:
+                scores = _two_labels(given, logits)
+                scores = scores if logits else _scores_of_probabilities(scores)
+                layer = DenseCRF.preset(preset, len(scores), **options)
+                before = upsample_argmax(torch.from_numpy(scores)[None], photo.shape[:2])[0].numpy()
+                after = _refined(layer, photo, scores, target)
+            seconds = time.perf_counter() - start
+            classes = given.classes if isinstance(given, GivenLabels) else _classes(given)
+            write_before_after(picture, photo, before, after, classes)
+            write_labels(label_map, after, classes)
     except (DatasetError, FolderError, ImageError, LabellingError) as error:
         fail(error)
     except ValueError as error:
         fail(f"{labelling}: {reason(error)}")
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except MemoryError as error:
         fail(f"{image}: out of memory ({reason(error)})")
-    classes = given.classes if isinstance(given, GivenLabels) else _classes(given)
-    try:
-        write_before_after(picture, photo, before, after, classes)
-        write_labels(label_map, after, classes)
     except OSError as error:
         fail(f"{out_dir}: the results cannot be written ({reason(error)})")
     changed = float((before != after).mean())

@@ -38,7 +38,7 @@ from .options import (
     Weights,
     WorkingSize,
 )
-from .outputs import Outputs
+from .outputs import Outputs, files_in
 
 
 def eval_(
@@ -77,7 +77,9 @@ def eval_(
         found = open_data_set(dataset, layout)
         split = split_of(found, split)
         if out_dir is not None:
-            outputs = Outputs([*files_of(found.splits[split]), *([weights] if weights else [])])
+            inputs = [dataset] if dataset.is_file() else []
+            inputs += [*files_of(found.splits[split]), *([weights] if weights else [])]
+            outputs = Outputs([*inputs, *files_in(label_map)])
             for name in ("eval.json", "confusion.png"):
                 outputs.claim(out_dir / name)
         origin = DEFAULT_NAME if weights is None else str(weights)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.arrays import check_size
-from ..data.images import SUFFIXES, ImageError, read_image, viewable
+from ..data.images import SUFFIXES, ImageError, image_bands, read_image, viewable
 from .outputs import folded
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Source",
     "check_size",
     "find_images",
+    "image_bands",
     "read_image",
     "viewable",
 ]

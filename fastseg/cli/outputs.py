@@ -52,6 +52,11 @@ class Outputs:
         return path
 
 
+def files_in(words: Iterable[str] | None) -> list[Path]:
+    """The words of an option, of --label-map perhaps, that are files."""
+    return [Path(word) for word in words or () if len(word) < 4096 and Path(word).is_file()]
+
+
 def output_key(path: Path) -> str:
     """Equal for paths that name one file on every file system.
 

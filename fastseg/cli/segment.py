@@ -29,7 +29,7 @@ from .console import Table, fail, note, percent_of, progress_bar, reason, report
 from .devices import device_named
 from .images import RESULTS, ImageError, Source, check_size, find_images, read_image, viewable
 from .options import AsJson, Device, LabelMap, LabelsDrawn, MaxPixels, Void, Weights, WorkingSize
-from .outputs import Outputs
+from .outputs import Outputs, files_in
 from .overlay import shares, write_before_after, write_labels, write_overlay
 from .truth import Truth, without_truth
 
@@ -118,7 +118,8 @@ def segment(
                 fail(error)
             note("; ".join(known.lines))
         inputs = [*(s.path for s in sources), *([weights] if weights else [])]
-        outputs = Outputs([*inputs, *(known.files if known else [])])
+        inputs += [*files_in(label_map), *(known.files if known else [])]
+        outputs = Outputs(inputs)
         job = Job(model, classes, layer, working_size, out_dir, outputs, known)
         results = []
         with progress_bar("segmenting", len(sources)) as advance:

@@ -10,9 +10,9 @@ from ..models import SegmentationModel, default_model, load_checkpoint
 
 
 def load_model(path: Path | None) -> SegmentationModel:
-    """The model of any weights file: of fastseg train, a folder of save_pretrained, or a known one.
+    """Loads the model of a checkpoint of fastseg train or a known library, or of a folder.
 
-    Without a path, the model that ships with the package.
+    A folder is one of save_pretrained. Without a path, loads the model that ships with the package.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -26,7 +26,10 @@ def load_model(path: Path | None) -> SegmentationModel:
 
 
 def start_from(model: SegmentationModel, source: SegmentationModel) -> list[str]:
-    """Copies the weights that fit in name and shape, and says which were left as they are.
+    """Copies the weights that fit in name and shape.
+
+    Returns:
+        Names of the tensors that were left unchanged.
 
     Raises:
         ValueError: none fits.

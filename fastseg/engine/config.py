@@ -1,4 +1,4 @@
-"""What a training run is made of."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CLASS_WEIGHTS = ("none", "median-frequency", "sqrt-frequency")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that the weights at the end depend on, besides the data and the initial weights.
+    """Everything that determines the final weights, apart from the data and the initial weights.
 
     Attributes:
         iterations: optimizer steps.
         batch_size: images per optimizer step, over all processes and accumulated parts together.
         crop: (height, width) in pixels of the views that the network sees.
         working_size: longer side that images have at scale 1; validation sees all of them there.
-        scale: smallest and largest random scale.
+        scale: smallest and largest random scale of a view.
         color: strength of the random colour changes; 0 is none.
         optimizer: "adamw" or "sgd" (momentum 0.9, Nesterov).
         lr: learning rate at the end of the warmup.
@@ -102,10 +102,10 @@ class TrainConfig:
         return cls(**{**values, **pairs})
 
     def differences(self, stored: TrainConfig) -> list[str]:
-        """What differs from the configuration that a checkpoint holds, in words.
+        """Lists, in words, what differs from the configuration in a checkpoint.
 
-        The number of iterations may differ, for a run can be made longer, and what the weights
-        came from, for they are in the checkpoint now.
+        The number of iterations is left out, since a run can be made longer, and so is `init`,
+        since the checkpoint holds the weights.
         """
         before = stored.as_json()
         return [

@@ -41,7 +41,7 @@ def evaluate(
             model's.
         batch_size: images that go through the network together where their sizes agree.
         void_row: whether the pixels that are ignored are counted too, in a row of their own.
-        processes: that evaluate a share of the images each; the counts are those of all.
+        processes: each evaluates a share of the images; the counts are summed over all.
         progress: called with the number of images done and their total, of this process.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a run has seen: losses and validations, as metrics.json and as a picture."""
+"""Losses and validations of a run, written as metrics.json and drawn as a curve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..models.description import Description
 from .config import TrainConfig
 
 METRICS, CURVE = "metrics.json", "curve.png"
-_POINTS = 500  # of the loss, in file and picture
+_POINTS = 500  # most points of the loss curve
 
 
 @dataclasses.dataclass
@@ -44,7 +44,7 @@ class History:
         return History(list(stored["losses"]), list(stored["validations"]))
 
     def smoothed(self) -> tuple[list[int], list[float]]:
-        """Steps, and the mean loss of the steps up to each since the one before."""
+        """Some of the steps, and the mean loss between each and the one before."""
         count = len(self.losses)
         ends = numpy.unique(numpy.linspace(0, count, min(count, _POINTS) + 1).astype(int))
         means = [float(numpy.mean(self.losses[a:b])) for a, b in itertools.pairwise(ends)]

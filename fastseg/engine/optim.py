@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from .._private_torch import move_towards
 from .._schema import shown
 from ..data import Split
 from .config import TrainConfig
@@ -92,7 +93,7 @@ class Averaged(Generic[Model]):
         """Takes up the weights after the step of number `iteration`, from 0."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         averages, values = self._pairs
-        torch._foreach_lerp_(averages, values, 1.0 - decay)
+        move_towards(averages, values, 1.0 - decay)
 
 
 def _floating(

@@ -1,4 +1,4 @@
-"""The processes of a distributed run, and what they tell each other."""
+"""The processes of a distributed run, and the sums they exchange."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have called it."""
         if self.count > 1:
             dist.barrier()
 
@@ -42,7 +42,7 @@ class Processes:
 def data_parallel(module: nn.Module) -> DistributedDataParallel:
     """A module whose gradients are averaged over the processes.
 
-    Its batch norms keep their statistics equal by themselves: there is nothing to broadcast.
+    Buffers are not broadcast, since synchronised batch norms keep their statistics equal.
     """
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -54,7 +54,7 @@ def data_parallel(module: nn.Module) -> DistributedDataParallel:
 def launched(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     """The processes that torchrun launched, joined; one alone without torchrun.
 
-    Messages go through gloo on CPUs and nccl on GPUs, of which each local process takes its own.
+    Messages go through gloo on CPUs and nccl on GPUs. Each local process takes a GPU of its own.
 
     Raises:
         ValueError: more local processes than GPUs.

@@ -63,10 +63,9 @@ class FolderLock:
                 file.close()
                 raise
             file.close()
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} {socket.gethostname()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} {socket.gethostname()}\n".encode())
         self._file = file
         for folder in (self.folder, self.folder / MODEL):
             remove_orphans(folder)

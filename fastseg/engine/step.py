@@ -82,7 +82,7 @@ class TrainingStep(nn.Module):
 
 
 def weight_of(labels: torch.Tensor, class_weights: torch.Tensor | None) -> float:
-    """The sum of the weights of the pixels that count: what the mean loss is divided by."""
+    """The divisor of the mean loss: the summed class weights of the pixels that count."""
     counts = torch.bincount(labels.reshape(-1), minlength=IGNORE + 1)[:IGNORE].double()
     if class_weights is None:
         return float(counts.sum())

@@ -37,12 +37,12 @@ from .step import TrainingStep, parts, weight_of
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a run is done; the weights at the end do not depend on it, up to rounding.
+    """How a run is carried out; the final weights do not depend on it, up to rounding.
 
     Attributes:
         out: folder of checkpoints, metrics and curve.
         accumulate: parts of a batch that each process computes one after the other.
-        threads: that make batches ahead of time.
+        threads: number of threads that make batches ahead of time.
         validate_every: steps between validations.
         checkpoint_seconds: time between checkpoints, besides those after validations.
         time_limit: seconds after which a checkpoint is written and the run ends; None is no limit.
@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Reporter(Protocol):
-    """What hears of the progress, in the first process."""
+    """Receives the progress, in the first process."""
 
     def step(self, iteration: int, loss: float, lr: float) -> None: ...
 
@@ -88,7 +88,7 @@ class TrainingError(Exception):
 
 
 class Trainer:
-    """Trains a model: the same weights, bit for bit, with and without interruptions.
+    """Trains a model to the same weights, bit for bit, with and without interruptions.
 
     Everything random in a step depends on the seed and the number of the step alone, so that a
     checkpoint needs no state of random generators and fits any number of processes.
@@ -229,7 +229,7 @@ class Trainer:
         self.model.train()
         positions = (self._positions(i) for i in range(self.iteration, self.config.iterations))
         with self._listening(), warnings.catch_warnings():
-            # Of depthwise weights in channels_last, whose strides have two equal forms.
+            # Strides of depthwise weights in channels_last have two equal forms.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             for batch in self._batches.stream(positions):
                 total, stopped = self._agree(batch, began)
@@ -252,15 +252,15 @@ class Trainer:
         return Outcome(self.iteration, stopped, self._wanted_signal, self.history.best)
 
     def _positions(self, iteration: int) -> range:
-        """This process's part of the samples of a step."""
+        """Numbers of the samples of a step that this process takes."""
         first = iteration * self.config.batch_size + self.processes.rank * self._share
         return range(first, first + self._share)
 
     def _agree(self, batch: Batch, began: float) -> tuple[float, str]:
-        """What all processes must know before a step: the weight of the batch, and whether to stop.
+        """Agrees with the other processes on the weight of the batch, and on whether to stop.
 
-        The mean loss is over all pixels of the batch. Processes (and parts) whose images have more
-        pixels that count have a larger share in it.
+        The loss is a mean over all pixels of the batch, so processes (and parts) are weighted by
+        the pixels that count in their images.
         """
         limit = self.options.time_limit
         late = limit is not None and time.monotonic() - began >= limit
@@ -305,7 +305,7 @@ class Trainer:
         if self.averaged:
             self.averaged.update(self.iteration)
         self._pending.append(loss)
-        # On a GPU reading the loss waits for the step: not every time.
+        # Reading the loss on a GPU waits for the step, so it is not done every time.
         if self.device.type == "cpu" or len(self._pending) == 20:
             self._flush()
 
@@ -386,7 +386,7 @@ class Trainer:
         def heard(number: int, _: Any) -> None:
             self._wanted_signal = number
 
-        # Not at once when it comes twice: Ctrl-C reaches a process from the terminal and torchrun.
+        # A second signal changes nothing: Ctrl-C comes from the terminal and from torchrun.
         before = {s: signal.signal(s, heard) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -407,7 +407,7 @@ def _with_synchronised_norms(model: SegmentationModel, device: torch.device) -> 
 
 
 def _seed_step(seed: int, iteration: int, rank: int) -> None:
-    """Makes dropout depend on the step, not on what came before."""
+    """Makes dropout depend on the step alone, not on earlier random numbers."""
     state = numpy.random.SeedSequence((seed, 2, iteration, rank)).generate_state(1, numpy.uint64)
     torch.manual_seed(int(state[0] >> numpy.uint64(1)))
 

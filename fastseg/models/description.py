@@ -1,4 +1,4 @@
-"""What `fastseg train` writes of a model beside its weights, and the model built from it again."""
+"""The description of a model in a checkpoint of `fastseg train`, and the model built from it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .constructor import arguments_schema, build
 from .files import fill
 from .stored_classes import StoredClasses, stored
 
-# Tells a training checkpoint from every other file: its entry "format".
+# The entry "format" of a training checkpoint, which no other file has.
 TRAINING_FORMAT = "fastseg training 1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """All that it takes to build a model again, its weights aside.
+    """Everything needed to build a model again, except for its weights.
 
     Attributes:
         architecture: a key of ARCHITECTURES.
@@ -67,6 +67,9 @@ class Description:
                 f"model is {self.architecture!r}, allowed are {', '.join(ARCHITECTURES)}"
             )
         make = ARCHITECTURES[self.architecture]
+        for name in ("encoder_name", "encoder_weights", "classes"):
+            if name in self.options:
+                raise ValueError(f"{self.architecture}: {name} is no option, it is given elsewhere")
         checked(self.architecture, self.options, arguments_schema(make))
         try:
             model = make(

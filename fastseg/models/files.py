@@ -35,8 +35,8 @@ def unwrap(
 
     Args:
         origin: what messages call the checkpoint.
-        known: whether a state dict has the names of a model. Where the names as they are do not,
-            the module is looked for inside of which they do, such as "model." of a LightningModule.
+        known: tells whether a state dict has the names of a model. If the full names do not fit,
+            the submodule whose names fit is taken, such as "model." of a LightningModule.
 
     Raises:
         ValueError: there is no state dict, or there are several models in it.
@@ -81,7 +81,7 @@ def plain_name(key: str) -> str:
 def _inner_model(
     origin: str, state_dict: StateDict, known: Callable[[StateDict], bool]
 ) -> StateDict:
-    """The tensors of the one model inside, or all of them where none is known."""
+    """The tensors of the only known model inside, or all tensors if none is known."""
     found = list(_known_prefixes(state_dict, known))
     if len(found) > 1:
         raise ValueError(
@@ -105,7 +105,7 @@ def _inner_model(
 def _known_prefixes(
     state_dict: StateDict, known: Callable[[StateDict], bool], prefix: str = ""
 ) -> Iterator[str]:
-    """Prefixes of names under which there is a known model, the outermost ones."""
+    """Outermost prefixes under which the names are those of a known model."""
     if known({plain_name(key): value for key, value in state_dict.items()}):
         yield prefix
         return
@@ -168,7 +168,7 @@ def fill(origin: str, name: str, model: Model, state_dict: StateDict) -> Model:
 
 
 def warn_dropped(keys: list[str]) -> None:
-    """Says which tensors of a checkpoint are not loaded, if any."""
+    """Warns of tensors of a checkpoint that are not loaded."""
     if keys:
         # encoder.layer4.0.conv1.weight -> encoder.layer4
         stages = dict.fromkeys(re.sub(r"(?<=\d)\.\d+\..*|\.\w+$", "", key) for key in keys)

@@ -25,7 +25,7 @@ from .stored_classes import StoredClasses, stored
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-# What a model can have beside its constructor's arguments, kept where it is not the class's own.
+# Attributes that are saved beside the constructor's arguments where they differ from the class's.
 _PREPROCESSING: dict[str, Schema] = {
     "mean": Array(Number(-1e6, 1e6), 1, 4096),
     "std": Array(Number(above=1e-9, high=1e6), 1, 4096),
@@ -119,7 +119,7 @@ class Pretrained(nn.Module):
             files = {CARD: text.encode(), **files}
         folder = Path(save_directory)
         for name, data in files.items():
-            with written_whole(folder / name) as file:
+            with written_whole(folder / name, durable=True) as file:
                 file.write(data)
         return upload(folder, repo_id or folder.name, **upload_options) if push_to_hub else None
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as torch_module
+
+from .._private_torch import FakeTensor, is_recorded, is_transformed
 
 # On a class with a forward of fastseg's: the pair of the class it took the place of and what for.
 MARK = "_fastseg_swap"
@@ -76,12 +77,7 @@ def is_run_as_written() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return (
-        torch._C._is_tracing()
-        or torch.fx._symbolic_trace._is_fx_tracing_flag
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    return is_recorded() or is_transformed()
 
 
 def is_unaltered(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._private_torch import convolution_and_activation, onednn_has_bfloat16
 from ..ops.dilated_conv2d import conv_branches, dilated_conv2d
 from .altered import original_class, readable
 
@@ -75,7 +76,7 @@ def convolve_and_clamp(
     if not _onednn_clamps(convolution, x):
         return convolve(convolution, x, weight, bias).clamp_(0.0, limit)
     kind, numbers = ("relu", []) if limit == float("inf") else ("hardtanh", [0.0, limit])
-    return torch.ops.mkldnn._convolution_pointwise(
+    return convolution_and_activation(
         x,
         weight,
         bias,
@@ -143,5 +144,5 @@ def _onednn_is_quick(convolution: nn.Conv2d, x: torch.Tensor) -> bool:
 
 def _onednn_has(dtype: torch.dtype) -> bool:
     if dtype is torch.bfloat16:  # on CPUs without, PyTorch has slower convolutions of its own
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return onednn_has_bfloat16()
     return dtype is torch.float32

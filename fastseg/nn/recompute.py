@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._private_torch import batch_norm_backward, batch_norm_with_state
 from ..ops.dilated_conv2d.op import dilated_conv2d_backward_op
 from .conv import convolve, is_ours
 
@@ -31,7 +32,7 @@ class _NormActConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, gamma, beta, weight, norm, act, convolution):
-        y, mean, inverse_std, reserve, ctx.kind = torch.ops.aten._batch_norm_impl_index(
+        y, mean, inverse_std, reserve, ctx.kind = batch_norm_with_state(
             x,
             gamma,
             beta,
@@ -68,7 +69,7 @@ class _NormActConv(torch.autograd.Function):
         if below:
             grad = torch.ops.aten.hardtanh_backward(grad, y, 0.0, ctx.limit).to(x.dtype)
             del y
-            grads = torch.ops.aten._batch_norm_impl_index_backward(
+            grads = batch_norm_backward(
                 ctx.kind,
                 x,
                 grad,

@@ -8,6 +8,8 @@ import weakref
 import torch
 from torch import nn
 
+from .._private_torch import are_functorch_transforms_active
+
 _Pending = tuple[torch.Tensor, "torch.cuda.Event | None"]
 # What is known of a module's targets: counts on their way from the device, or None: all is said.
 _known: weakref.WeakKeyDictionary[nn.Module, _Pending | None] = weakref.WeakKeyDictionary()
@@ -60,7 +62,7 @@ def _count(target: torch.Tensor, ignore_index: int) -> _Pending | None:
     """Ignored pixels, all pixels, lowest and highest class; None where they cannot be had now."""
     if type(target) is not torch.Tensor or target.numel() == 0 or target.is_floating_point():
         return None
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    if are_functorch_transforms_active() or torch.jit.is_tracing():
         return None
     if target.is_cuda and torch.cuda.is_current_stream_capturing():
         return None

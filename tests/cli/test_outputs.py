@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -176,6 +178,67 @@ def test_bench_report_does_not_draw_over_its_results(tmp_path: Path) -> None:
     result = run("bench", "report", file, "--png", file)
     assert result.exit_code == 1
     assert file.read_text() == "{}"
+
+
+def test_bench_knows_before_the_work_that_its_results_cannot_be_written(tmp_path: Path) -> None:
+    assert_refused(run("bench", "run", "--out", tmp_path / "same.png"), "same.png")
+    (tmp_path / "file").write_text("")
+    for command in (("quick", "--out", tmp_path / "file"),
+                    ("run", "--out", tmp_path / "file" / "a.json")):  # fmt: skip
+        result = run("bench", *command)
+        assert result.exit_code == 1
+        assert "is no folder" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_eval_does_not_write_over_a_label_map_of_classes(weights: Path, files: Path) -> None:
+    (files / "images").mkdir()
+    (files / "labels").mkdir()
+    (files / "a.png").rename(files / "images" / "a.png")
+    (files / "a_labels.png").rename(files / "labels" / "a.png")
+    given = files / "out" / "eval.json"
+    given.parent.mkdir()
+    given.write_text('{"3": 2}')
+    command = ("eval", files, "-w", weights, "-o", given.parent, "--label-map", given)
+    assert_refused_after_the_first_lines(run(*command), "eval.json")
+    assert given.read_text() == '{"3": 2}'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of files are Linux's here")
+@pytest.mark.parametrize("command", ["segment", "crf", "eval"])
+def test_a_disk_that_is_full_is_one_line_and_damages_nothing(
+    command: str, files: Path, weights: Path
+) -> None:
+    out = files / "out"
+    out.mkdir()
+    old = {name: f"old {name}".encode() for name in
+           ("a_overlay.png", "a_labels.png", "a_before_after.png", "eval.json")}  # fmt: skip
+    for name, content in old.items():
+        (out / name).write_bytes(content)
+    if command == "eval":
+        for folder, name in (("images", "a.png"), ("labels", "a_labels.png")):
+            (files / "data" / folder).mkdir(parents=True)
+            (files / name).rename(files / "data" / folder / "a.png")
+        words = ["eval", "data", "-w", str(weights)]
+    elif command == "crf":
+        words = ["crf", "a.png", "a_labels.png", "--iterations", "1"]
+    else:
+        words = ["segment", "a.png", "-w", str(weights), "--working-size", "65"]
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+        f"import fastseg.cli.app as a; a.app({[*words, '-o', 'out']!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program], capture_output=True, text=True, cwd=files,
+        check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "File too large" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == old
 
 
 def test_outputs_know_files_by_whatever_name(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_one_image_in_training(case: ModelCase) -> None:
     """Where a pooled branch has a batch norm, it says what to do."""
     model, x = case.model(training=True), case.images(batch=1)
     target = case.target(model, x)
-    if case.name in ("pspnet", "pspnet-cut-later", "tf-deeplab"):
+    if case.trains_on_one:
         model.loss(x, target).backward()
         return
     with pytest.raises(ValueError, match="larger batch, SyncBatchNorm"):

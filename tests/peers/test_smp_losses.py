@@ -35,20 +35,23 @@ def _case(mode: str, ignore: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _check(loss: Any, peer: Any, mode: str, ignore: bool = False, full: bool = False) -> None:
-    """Same value and gradient; `full`: of logits at the target's size."""
+    """Same value and gradient; `full`: of probabilities at the target's size."""
     logits, target = _case(mode, ignore)
     if full:
         logits = F.interpolate(logits, SIZE, mode="bilinear")
+        logits = logits.softmax(1) if mode == "multiclass" else logits.sigmoid()
     results = []
     for function, upsample in ((loss, False), (peer, True)):
         leaf = logits.clone().requires_grad_()
-        given = F.interpolate(leaf, SIZE, mode="bilinear") if upsample else leaf
+        given = F.interpolate(leaf, SIZE, mode="bilinear") if upsample and not full else leaf
         label = target.to(leaf.dtype) if upsample and mode != "multiclass" else target
         value = function(given, label)
         value.backward()
         results.append((value.detach(), leaf.grad))
     (value, grad), (expected, expected_grad) = results
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+    if full and mode == "multiclass":  # ours are divided by their sum, which is 1
+        expected_grad = expected_grad - (expected_grad * logits).sum(1, keepdim=True)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-8, atol=1e-12)
 
 
@@ -57,6 +60,7 @@ REGION_OPTIONS: list[dict[str, Any]] = [
     {"log_loss": True},
     {"smooth": 1.0},
     {"eps": 0.5},
+    {"from_logits": False},
 ]
 
 
@@ -70,13 +74,15 @@ def test_dice(mode, options, ignore):
         losses.DiceLoss(mode, ignore_index=index, **options),
         mode,
         ignore,
+        "from_logits" in options,
     )
 
 
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("options", REGION_OPTIONS, ids=str)
 def test_jaccard(mode, options):
-    _check(ours.JaccardLoss(mode, **options), losses.JaccardLoss(mode, **options), mode)
+    peer = losses.JaccardLoss(mode, **options)
+    _check(ours.JaccardLoss(mode, **options), peer, mode, full="from_logits" in options)
 
 
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])

@@ -25,6 +25,7 @@ class TverskyLoss(SumsLoss):
         mode: "binary", "multiclass" or "multilabel".
         classes: indices of the classes whose mean is taken; None for all.
         log_loss: -log(score) instead of 1 - score.
+        from_logits: False: the input are probabilities at the target's size.
         smooth: added to numerator and denominator.
         ignore_index: target value of pixels that do not count.
         eps: lower bound of the denominator, and of the score in the logarithm.
@@ -51,6 +52,7 @@ class TverskyLoss(SumsLoss):
         mode: str = "multiclass",
         classes: Sequence[int] | None = None,
         log_loss: bool = False,
+        from_logits: bool = True,
         smooth: float = 0.0,
         ignore_index: int | None = None,
         eps: float = 1e-7,
@@ -73,7 +75,7 @@ class TverskyLoss(SumsLoss):
         if classes is not None and mode == "binary":
             raise ValueError("classes is given, but mode 'binary' has one class")
         self.classes = None if classes is None else list(classes)
-        self.log_loss = log_loss
+        self.log_loss, self.from_logits = log_loss, from_logits
         self.smooth = smooth
         self.smooth_denominator = smooth if smooth_denominator is None else smooth_denominator
         self.eps = eps
@@ -84,7 +86,8 @@ class TverskyLoss(SumsLoss):
 
     def request(self) -> Request:
         """What the loss needs."""
-        return self._request("square" if self.squared else "probability", "overlap", "target")
+        size = "square" if self.squared else "probability"
+        return self._request(size, "overlap", "target", from_logits=self.from_logits)
 
     def of_sums(self, sums: Sums) -> torch.Tensor:
         """The loss, a float64 scalar."""
@@ -124,13 +127,15 @@ class DiceLoss(TverskyLoss):
         mode: str = "multiclass",
         classes: Sequence[int] | None = None,
         log_loss: bool = False,
+        from_logits: bool = True,
         smooth: float = 0.0,
         ignore_index: int | None = None,
         eps: float = 1e-7,
         **options: Any,
     ) -> None:
         _refuse(options, "alpha", "beta")
-        super().__init__(mode, classes, log_loss, smooth, ignore_index, eps, **options)
+        arguments = (classes, log_loss, from_logits, smooth, ignore_index, eps)
+        super().__init__(mode, *arguments, **options)
 
     @classmethod
     def monai(
@@ -195,13 +200,15 @@ class JaccardLoss(TverskyLoss):
         mode: str = "multiclass",
         classes: Sequence[int] | None = None,
         log_loss: bool = False,
+        from_logits: bool = True,
         smooth: float = 0.0,
-        ignore_index: int | None = None,
         eps: float = 1e-7,
+        ignore_index: int | None = None,
         **options: Any,
     ) -> None:
         _refuse(options, "alpha", "beta")
-        super().__init__(mode, classes, log_loss, smooth, ignore_index, eps, 1.0, 1.0, **options)
+        arguments = (classes, log_loss, from_logits, smooth, ignore_index, eps)
+        super().__init__(mode, *arguments, 1.0, 1.0, **options)
 
     @classmethod
     def monai(

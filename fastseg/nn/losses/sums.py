@@ -23,6 +23,7 @@ class Request:
     ignore_index: int
     align_corners: bool
     process_group: Any = None
+    from_logits: bool = True
     gamma: float = 2.0
     reduced_threshold: float = 0.0
 
@@ -30,7 +31,8 @@ class Request:
         """Equal for requests that one call can serve, whatever sums they ask for."""
         focal = any("focal" in name for name in self.names)
         options = (self.gamma, self.reduced_threshold) if focal else None
-        return self.activation, self.ignore_index, self.align_corners, self.process_group, options
+        pixels = self.activation, self.ignore_index, self.align_corners, self.from_logits
+        return *pixels, self.process_group, options
 
 
 class Sums:
@@ -159,8 +161,11 @@ def evaluate(
         names = tuple(dict.fromkeys(name for request in requests for name in request.names))
         first = next((r for r in requests if any("focal" in n for n in r.names)), requests[0])
         read = as_target(target, logits, group[0][1].mode)
+        given = logits
+        if not first.from_logits:
+            given = _logits_of(logits, read, first.activation)
         values = upsample_class_sums(
-            logits,
+            given,
             read,
             names,
             first.activation,
@@ -177,6 +182,19 @@ def evaluate(
             total = part if total is None else total + part
     assert total is not None
     return total.to(torch.float64 if logits.dtype is torch.float64 else torch.float32)
+
+
+def _logits_of(p: torch.Tensor, target: torch.Tensor, activation: str) -> torch.Tensor:
+    """Logits whose softmax (of probabilities that sum to 1) or sigmoid is p."""
+    if p.shape[2:] != target.shape[-2:]:
+        raise ValueError(
+            f"logits has the size {tuple(p.shape[2:])}, expected {tuple(target.shape[-2:])} as "
+            "target: with from_logits=False they are not upsampled"
+        )
+    least = torch.finfo(p.dtype).tiny
+    if activation == "softmax":
+        return p.clamp_min(least).log()
+    return p.clamp_min(least).log() - (1.0 - p).clamp_min(least).log()
 
 
 def as_target(target: torch.Tensor, logits: torch.Tensor, mode: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ... import _native
 from ..._checks import bad_target
 from ...dtypes import compute_dtype
 from ...layout import map_format
+from ...target_checks import TargetCheck
 from .reference import label_count
 from .sums import NAMES
 
@@ -20,7 +22,7 @@ COMPUTE_TYPE = 3
 
 def unsupported_reason(function: str, *, logits: torch.Tensor, **_: Any) -> str | None:
     """Why this backend cannot run `function` on logits, or None."""
-    return _native.unsupported_reason(logits, cuda=False)
+    return _native.unsupported_reason(logits, cuda=True)
 
 
 def forward(
@@ -60,7 +62,9 @@ def backward(
 ) -> torch.Tensor:
     """Gradient [N, C, h, w]."""
     dtype = compute_dtype(logits)
-    gradient = torch.empty_like(logits, dtype=dtype, memory_format=map_format(logits))
+    # The CPU kernels write it in the type that they compute in.
+    kept = logits.dtype if _native.on_cuda(logits) else dtype
+    gradient = torch.empty_like(logits, dtype=kept, memory_format=map_format(logits))
     options = (sums, activation, size, ignore_index, gamma, reduced_threshold, align_corners)
     coefficients = grad_sums.to(dtype).contiguous()
     _run(logits, target, pixel_weight, *options, coefficients=coefficients, gradient=gradient)
@@ -103,19 +107,32 @@ def _run(
         gamma=gamma,
         reduced_threshold=reduced_threshold,
     )
-    return core.cpu_run(
+    arguments = {
+        "slots": [sums.index(k) if k in sums else -1 for k in range(len(NAMES))],
+        "kept": len(sums),
+        "logits": _native.address(logits),
+        "target": _native.address(target),
+        "pixel_weight": _native.address(weight),
+        "sums": _native.address(result),
+        "coefficients": _native.address(coefficients),
+        "grad_logits": _native.address(gradient),
+        "grad_channels_last": map_format(logits) is torch.channels_last,
+    }
+    types = (
         _native.dtype_code(logits),
         kind,
         _native.LABEL_CODES[target.dtype] if integers else COMPUTE_TYPE,
-        shape,
-        torch.get_num_threads(),
-        slots=[sums.index(k) if k in sums else -1 for k in range(len(NAMES))],
-        kept=len(sums),
-        logits=_native.address(logits),
-        target=_native.address(target),
-        pixel_weight=_native.address(weight),
-        sums=_native.address(result),
-        coefficients=_native.address(coefficients),
-        grad_logits=_native.address(gradient),
-        grad_channels_last=map_format(logits) is torch.channels_last,
     )
+    if not _native.on_cuda(logits):
+        return _native.launch(core, "run", logits, *types, shape, **arguments)
+    arguments["bad"] = 0
+    needed = core.cuda_run(*types, shape, 0, **arguments, workspace=0)
+    workspace = torch.empty(needed, dtype=torch.uint8, device=logits.device)
+    arguments["workspace"] = _native.address(workspace)
+    labels = kind == LABELS and result is not None
+    with contextlib.ExitStack() as stack:
+        if labels:
+            check = TargetCheck(target, label_count(logits, activation), ignore_index)
+            arguments["bad"] = stack.enter_context(check).pointer
+        _native.launch(core, "run", logits, *types, shape, **arguments)
+    return -1

@@ -14,9 +14,10 @@ from ..._checks import (
     check_size,
     size_pair,
 )
-from ...layout import map_format
+from ..._private_torch import may_write_in_place
+from ...layout import in_format, map_format
 from .autocast import autocast_enabled, in_autocast_dtype
-from .lowres import Resize, add_resized, convolve_large, largest, project, smallest
+from .lowres import Resize, add_bias, add_resized, convolve_large, largest, project, smallest
 from .phases import add_phases
 from .plan import pays, phases_pay
 from .pointwise import add_product, in_layout, with_gradient_of_sum
@@ -87,7 +88,7 @@ def _convolve(
         if phases_pay(part, part_weight, size, resize.mode):
             doubled.append((part, part_weight))
         elif pays(part, part_weight, size):
-            low.append(part.contiguous(memory_format=torch.channels_last))
+            low.append(in_format(part, torch.channels_last))
             low_weights.append(part_weight)
         else:
             large.append(resize(part))
@@ -105,7 +106,7 @@ def _convolve(
     for part, part_weight in doubled:
         out = add_phases(out, part, part_weight)
     assert out is not None
-    return out if large or bias is None else out.add_(bias[:, None, None])
+    return out if large or bias is None else add_bias(out, bias)
 
 
 def _convolve_pointwise(
@@ -117,7 +118,9 @@ def _convolve_pointwise(
     resize: Resize,
 ) -> torch.Tensor:
     """The parts of low resolution first, so that the product with the others is added in place."""
-    constant = None if bias is None else bias.detach()
+    # The gradient to the bias goes around the taps, where autograd sees to no more than gradients.
+    around = bias is not None and may_write_in_place(bias, *low, *low_weights)
+    constant = bias.detach() if bias is not None and around else bias
     taps = [
         # Resizing keeps a constant: the bias is added where there are fewest pixels.
         project(p, w, constant if i == smallest(low) else None)
@@ -126,7 +129,7 @@ def _convolve_pointwise(
     out = add_resized(None, taps, 1, resize)
     if large:
         out = add_product(out, _cat(large), _cat(large_weights))
-    return out if bias is None else with_gradient_of_sum(out, bias)
+    return with_gradient_of_sum(out, bias) if bias is not None and around else out
 
 
 def _cat(maps: list[torch.Tensor]) -> torch.Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..._native import with_huge_pages
+from ..._private_torch import may_write_in_place
+from ...layout import in_format
 from ..upsample_bilinear import upsample_bilinear
 from ..upsample_taps import MODES, upsample_taps
 from . import plan
@@ -69,7 +71,7 @@ def convolve_large(
     if _slow_backward(x, weight):
         out = F.conv2d(x.contiguous(), weight.contiguous(), padding=weight.shape[2] // 2)
         # There oneDNN begins its sums with the bias, which loses digits.
-        return out if bias is None else out.add_(bias[:, None, None])
+        return out if bias is None else add_bias(out, bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
 
@@ -105,16 +107,23 @@ def project(
 
 def _multiply(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x @ y + bias in huge pages: taps are large, and mapping them takes as long as the product."""
-    if torch.compiler.is_compiling():
+    if not may_write_in_place(x, y, x if bias is None else bias):
         return x @ y if bias is None else torch.addmm(bias, x, y)
     out = _empty((x.shape[0], y.shape[1]), x)
     return out.addmm_(x, y, beta=0) if bias is None else out.copy_(bias).addmm_(x, y)
 
 
+def add_bias(out: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """out [N, C, H, W] + bias [C]; `out` may be overwritten."""
+    column = bias[:, None, None]
+    return out.add_(column) if may_write_in_place(out, bias) else out + column
+
+
 def _dense(weight: torch.Tensor) -> torch.Tensor:
     """A dense copy of a slice [C_out, C_i, k, k], which a convolution would make in small pages."""
-    is_dense = any(weight.is_contiguous(memory_format=f) for f in _FORMATS)
-    if is_dense or torch.compiler.is_compiling():
+    if not may_write_in_place(weight) or any(
+        weight.is_contiguous(memory_format=f) for f in _FORMATS
+    ):
         return weight
     return _empty(weight.shape, weight).copy_(weight)
 
@@ -136,7 +145,7 @@ def add_resized(
         first = largest(taps)
         taps = [taps[first], *taps[:first], *taps[first + 1 :]]
         if added is not None:
-            added = added.contiguous(memory_format=torch.channels_last)
+            added = in_format(added, torch.channels_last)
         for i in range(0, len(taps), len(_SOURCES)):
             sources = dict(zip(_SOURCES, taps[i : i + len(_SOURCES)], strict=False))
             height, width = resize.size

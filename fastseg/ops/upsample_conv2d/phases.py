@@ -13,6 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..._private_torch import may_write_in_place
+from ...layout import in_format
+
 # By phase and pixel of the small map: which of the kernel's three weights are summed.
 _SUMS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
@@ -38,13 +41,13 @@ def add_phases(added: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor
     kernels = kernels.reshape(4 * out_channels, channels, 2, 2).to(weight.dtype)
     # One more row and column than x has: phase 0 reads the first, phase 1 the last of two places.
     phases = F.conv2d(
-        x.contiguous(memory_format=torch.channels_last),
-        kernels.contiguous(memory_format=torch.channels_last),
+        in_format(x, torch.channels_last),
+        in_format(kernels, torch.channels_last),
         padding=1,
     )
     if added is not None:
-        added = added.contiguous(memory_format=torch.channels_last)
-    if torch.compiler.is_compiling():
+        added = in_format(added, torch.channels_last)
+    if not may_write_in_place(phases, phases if added is None else added):
         out = _interleaved(phases)
         return out if added is None else added + out
     return _Interleave.apply(phases, added)

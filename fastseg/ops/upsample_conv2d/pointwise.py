@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ...layout import map_format
+from ..._private_torch import may_write_in_place
+from ...layout import in_format, map_format
 
 
 def add_product(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -21,19 +22,19 @@ def add_product(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tor
         weight: [C_out, C, 1, 1].
     """
     rows, matrix = _rows(x), weight.flatten(1).T
-    if torch.compiler.is_compiling():
+    if not may_write_in_place(out, rows, matrix):
         return _map(torch.addmm(_rows(out), rows, matrix), out.shape)
     return _AddProduct.apply(out, rows, matrix)
 
 
 def in_layout(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-    """x.contiguous(memory_format=layout) of a map that was computed in channels_last.
+    """in_format(x, layout) of a map that was computed in channels_last.
 
     Its gradient comes in `layout`, and is brought into channels_last here once instead of by every
     function that reads it.
     """
-    if map_format(x) is layout or torch.compiler.is_compiling() or not x.requires_grad:
-        return x.contiguous(memory_format=layout)
+    if map_format(x) is layout or not x.requires_grad or not may_write_in_place(x):
+        return in_format(x, layout)
     return _InLayout.apply(x, layout)
 
 
