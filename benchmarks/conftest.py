@@ -30,7 +30,7 @@ from fastseg.bench import (
     run_case,
 )
 from fastseg.bench.candidates import OURS, Problem
-from fastseg.bench.cases import load_samples
+from fastseg.bench.cases import all_samples, as_word
 
 QUICK = Settings(budget_s=0.5, min_rounds=3, compile=False, other_peers=False)
 PEDANTIC_ROUNDS = 5
@@ -83,12 +83,16 @@ def _settings(config: pytest.Config) -> Settings:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`case` runs over the cases of the op that the module names as OP."""
+    """`case` runs over the cases of every op."""
     if "case" in metafunc.fixturenames:
-        op = metafunc.module.OP
         quick = metafunc.config.getoption("--quick")
-        cases = make_cases(op, load_samples(op), _device(metafunc.config), quick=quick)
-        metafunc.parametrize("case", cases, ids=str)
+        device = _device(metafunc.config)
+        cases = [
+            case
+            for op, samples in all_samples().items()
+            for case in make_cases(op, samples, device, quick=quick)
+        ]
+        metafunc.parametrize("case", cases, ids=as_word)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from test_models import PlainPSPNet
 from torch import nn
 
 import fastseg
+from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant
 from fastseg.models import PSPNet
 from fastseg.testing import relative_error
@@ -109,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.config.getoption("--quick"):
         cases = tuple(case for case in cases if case.quick)
     runs = [(case, what) for case in cases for what in case.batches or BATCHES]
-    metafunc.parametrize(("model_case", "what"), runs, ids=[f"{c} {w}" for c, w in runs])
+    metafunc.parametrize(("model_case", "what"), runs, ids=[as_word(f"{c} {w}") for c, w in runs])
     metafunc.parametrize("device", ["cuda" if on_gpu else "cpu"])
 
 

@@ -26,6 +26,7 @@ import pytest
 import torch
 
 import fastseg.crf.densecrf
+from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant, time_interleaved
 from fastseg.crf import Kernel, Lattice, mean_field
 from fastseg.crf.features import bilateral_features
@@ -145,7 +146,7 @@ def _time(variants: list[Variant], benchmark: Any, what: str, budget_s: float) -
         print(f"\n{what}: {ratio:.1f} times as fast as {peer}")
 
 
-@pytest.mark.parametrize("crf_case", CASES, ids=str)
+@pytest.mark.parametrize("crf_case", CASES, ids=as_word)
 def test_crf(crf_case: CrfCase, benchmark: Any, request: pytest.FixtureRequest) -> None:
     case = crf_case
     quick = request.config.getoption("--quick")

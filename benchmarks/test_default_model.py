@@ -19,6 +19,7 @@ import torch
 from race import FORMATS, race
 
 import fastseg
+from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant
 from fastseg.models.default import default_model
 from fastseg.testing.peers import declare_torchvision_ops
@@ -54,7 +55,7 @@ def _smp(model: Any, device: str) -> Any:
     return peer.to(device).eval()
 
 
-@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+@pytest.mark.parametrize("dtype", AGREEMENT, ids=as_word)
 def test_photograph_to_labels(
     dtype: torch.dtype, benchmark: Any, say: Callable[[str], None], pytestconfig: pytest.Config
 ) -> None:

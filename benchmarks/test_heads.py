@@ -15,6 +15,7 @@ import torch
 from head_cases import CASES, HeadCase
 from race import FORMATS, race
 
+from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant
 from fastseg.testing import relative_error
 
@@ -24,7 +25,7 @@ KINDS = ("fastseg", "as written")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_gpu = torch.cuda.is_available() and not metafunc.config.getoption("--cpu")
     quick = metafunc.config.getoption("--quick")
-    metafunc.parametrize("head", [c for c in CASES if c.quick or not quick], ids=str)
+    metafunc.parametrize("head", [c for c in CASES if c.quick or not quick], ids=as_word)
     metafunc.parametrize("device", ["cuda" if on_gpu else "cpu"])
 
 

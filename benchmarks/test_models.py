@@ -23,6 +23,7 @@ from race import FORMATS, race
 from torch import nn
 
 import fastseg
+from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant
 from fastseg.models import PSPNet, SegmentationModel
 from fastseg.testing import relative_error
@@ -130,7 +131,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_gpu = torch.cuda.is_available() and not metafunc.config.getoption("--cpu")
     quick = metafunc.config.getoption("--quick")
     cases = () if on_gpu else tuple(case for case in CASES if case.quick or not quick)
-    metafunc.parametrize("model_case", cases, ids=str)
+    metafunc.parametrize("model_case", cases, ids=as_word)
 
 
 @pytest.mark.parametrize("what", ["predict", "train"])

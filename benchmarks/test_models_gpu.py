@@ -105,7 +105,7 @@ def test_models_gpu(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("batch", (1, 8))
 @pytest.mark.parametrize(
-    ("size", "rates"), [(33, (6, 12, 18)), (97, (12, 24, 36))], ids=("W2 33x33", "W2b 97x97")
+    ("size", "rates"), [(33, (6, 12, 18)), (97, (12, 24, 36))], ids=("W2-33x33", "W2b-97x97")
 )
 def test_aspp_gpu(
     size: int,

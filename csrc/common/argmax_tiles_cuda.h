@@ -1,4 +1,5 @@
-// The class with the largest upsampled logit, for the pixels of a tile: CUDA twin of argmax_rows.h.
+// The class with the largest upsampled logit, for the pixels of a tile: CUDA twin of
+// argmax_rows_cpu.h.
 //
 // Every upsampled logit of a tile lies between its four cells. A class whose largest cell does not
 // exceed the smallest maximum so far changes no pixel; where that holds for all 32 tiles of a warp

@@ -271,8 +271,6 @@ FASTSEG_DEVICE void visit_pixels(const T* cells, const Tile<T>& tile, const Visi
   }
 }
 
-// ---- host ---------------------------------------------------------------------------------------
-
 inline int cells_of(const PieceAxis& axis, int pieces) {
   return (pieces - 1) / axis.per_interval +
          3; // both ends, and pieces that begin inside an interval

@@ -7,9 +7,9 @@
 // rows and added in that order at the end.
 #include "dilated_conv2d/dilated_conv2d.h"
 
-#include "common/parallel.h"
-#include "dilated_conv2d/dilated_conv2d_direct.h"
-#include "dilated_conv2d/dilated_conv2d_tiles.h"
+#include "common/parallel_cpu.h"
+#include "dilated_conv2d/dilated_conv2d_direct_cpu.h"
+#include "dilated_conv2d/dilated_conv2d_tiles_cpu.h"
 
 namespace fastseg::dilated_conv2d::FASTSEG_CPU_LEVEL {
 namespace {
@@ -18,8 +18,6 @@ using namespace fastseg::FASTSEG_CPU_LEVEL;
 
 constexpr int kRegionTaps = 9;             // per pass over a region: the weights of a 3x3 kernel
 constexpr std::int64_t kSummedPixels = 32; // sums of sums round less than one long sum
-
-// ---- the kernel ---------------------------------------------------------------------------------
 
 // A rectangle of targets that use the same taps. Steps are in elements of T.
 template <class T> struct Region {
@@ -170,8 +168,6 @@ void run_band(const Band<T>& band, const AxisPlan& rows, const AxisPlan& columns
     }
   }
 }
-
-// ---- the sweep ----------------------------------------------------------------------------------
 
 // forward: source x, target out. backward: source grad_out, target grad_x, partner x.
 // Null target, partials: not computed.
@@ -326,8 +322,6 @@ void run_direct(const Storage* x, const Storage* weight, const Storage* bias, St
   direct_forward(x, by_tap.get(), start.get(), out, s.batch, C, plans.rows, plans.columns,
                  s.kernel_w, threads);
 }
-
-// ---- entry points -------------------------------------------------------------------------------
 
 // Partial sums per chunk of rows and image.
 template <class Storage> std::int64_t partials_of(const Shape& s) {

@@ -154,8 +154,6 @@ FASTSEG_DEVICE void write_partials(const Sweep<Storage>& p, const Place<Storage,
   }
 }
 
-// ---- host ---------------------------------------------------------------------------------------
-
 // 3x3 with stride 1, any dilation and padding: dilated_conv2d_march_cuda.cu. Its offsets in an
 // image have 32 bits, those of rows and columns in the padding included.
 inline bool marches(const Shape& s) {

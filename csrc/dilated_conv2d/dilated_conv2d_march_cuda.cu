@@ -52,7 +52,7 @@ FASTSEG_DEVICE bool in_range(int i, int n) {
 
 template <class Storage, int kItems, bool kWeight>
 __global__ void __launch_bounds__(kThreads, 2)
-    dilated_conv2d_march_kernel(const Sweep<Storage> p, const March m) {
+    dilated_conv2d_fwd_bwd_march_kernel(const Sweep<Storage> p, const March m) {
   using T = compute_t<Storage>;
   using Values = Items<Storage, kItems>;
   FASTSEG_SHARED(staged, T[kTaps * kTileChannels<kItems>]);
@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class Storage, int kItems, bool kWeight>
 void launch_march(const Sweep<Storage>& p, const March& m, std::uintptr_t stream) {
   launch(kWeight ? "dilated_conv2d 3x3, with weights" : "dilated_conv2d 3x3",
-         dilated_conv2d_march_kernel<Storage, kItems, kWeight>, blocks(p), p.threads, 0, stream, p,
-         m);
+         dilated_conv2d_fwd_bwd_march_kernel<Storage, kItems, kWeight>, blocks(p), p.threads, 0,
+         stream, p, m);
 }
 
 template <class Storage>

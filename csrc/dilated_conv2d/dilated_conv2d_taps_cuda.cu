@@ -26,7 +26,7 @@ FASTSEG_DEVICE std::int64_t source_index(const ConvAxis& axis, std::int64_t targ
 
 template <class Storage, int kItems, Direction kDirection, bool kWeight>
 __global__ void __launch_bounds__(kThreads, 2)
-    dilated_conv2d_taps_kernel(const Sweep<Storage> p, bool is_staged) {
+    dilated_conv2d_fwd_bwd_taps_kernel(const Sweep<Storage> p, bool is_staged) {
   using T = compute_t<Storage>;
   constexpr bool kForward = kDirection == Direction::forward;
   T* staged = dynamic_shared<T>();
@@ -119,8 +119,8 @@ void launch_taps(const Sweep<Storage>& p, std::uintptr_t stream) {
       sizeof(compute_t<Storage>);
   const bool is_staged = bytes <= kStagedBytes;
   launch(kWeight ? "dilated_conv2d, with weights" : "dilated_conv2d",
-         dilated_conv2d_taps_kernel<Storage, kItems, kDirection, kWeight>, blocks(p), p.threads,
-         is_staged ? bytes : 0, stream, p, is_staged);
+         dilated_conv2d_fwd_bwd_taps_kernel<Storage, kItems, kDirection, kWeight>, blocks(p),
+         p.threads, is_staged ? bytes : 0, stream, p, is_staged);
 }
 
 template <class Storage>

@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/vec_math.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/vec_math_cpu.h"
 
 namespace fastseg::gaussian_filter::FASTSEG_CPU_LEVEL {
 namespace {
@@ -29,8 +29,6 @@ constexpr int kColumns = kSimdBytes == 64 ? 2 : 1;
 template <class T> constexpr T kHalfLog2E = T(0.72134752044448170368);
 // exp2 of less counts as zero.
 template <class T> constexpr T kLeastExponent = T(std::numeric_limits<T>::min_exponent - 1);
-
-// ---- tiles that need not be visited -------------------------------------------------------------
 
 // The range of every feature over each tile of an image, as [tile][dim] {low, high}.
 template <class T> struct Range {
@@ -58,8 +56,6 @@ template <class T> bool is_far(const Range<T>* a, const Range<T>* b, std::int64_
   }
   return square * -kHalfLog2E<T> < kLeastExponent<T> * T(1.001); // beyond any rounding
 }
-
-// ---- one tile -----------------------------------------------------------------------------------
 
 // weights[j][i] = exp(-|query i - key j|^2 / 2). queries [dims][kTile]; keys [dims][points].
 template <class T>
@@ -146,8 +142,6 @@ void subtract_differences(const T* factors, const T* queries, const T* keys, std
       store_vec(to, load_vec(to) - sum);
     }
 }
-
-// ---- one row of tiles ---------------------------------------------------------------------------
 
 // Planes [rows][kTile] that collect the results of a tile row.
 template <class T> class Sums {
@@ -285,8 +279,6 @@ void backward_typed(const T* grad_out, const T* values, const T* features, T* gr
                s.points);
   });
 }
-
-// ---- run-time dtype -----------------------------------------------------------------------------
 
 template <class Fn> void dispatch_compute_dtype(DType dtype, const Fn& fn) {
   if (dtype == DType::float32) return fn(TypeTag<float>{});

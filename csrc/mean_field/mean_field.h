@@ -11,6 +11,8 @@ namespace fastseg::mean_field {
 using permutohedral_lattice::Lattice;
 
 inline constexpr int kMaxKernels = 8;
+// Corners of the simplices that a pixel lies in, one simplex for each kernel.
+inline constexpr int kMaxCorners = 72;
 
 enum class Compatibility : int { scalar = 0, diagonal = 1, full = 2 };
 

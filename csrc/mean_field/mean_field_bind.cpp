@@ -47,6 +47,7 @@ void bind_mean_field(py::module_& m) {
   using namespace mean_field;
   py::module_ sub = m.def_submodule("mean_field");
   sub.attr("max_kernels") = kMaxKernels;
+  sub.attr("max_corners") = kMaxCorners;
   py::class_<Term>(sub, "Term")
       .def(py::init([](LatticeList lattices, std::uintptr_t scale_in, std::uintptr_t scale_out,
                        int kind, std::uintptr_t compatibility) {

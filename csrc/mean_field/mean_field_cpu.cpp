@@ -3,8 +3,8 @@
 // cache; compatibilities are applied to the vertices, of which there are far fewer than pixels.
 #include "mean_field/mean_field.h"
 
-#include "mean_field/mean_field_backward.h"
-#include "mean_field/mean_field_forward.h"
+#include "mean_field/mean_field_backward_cpu.h"
+#include "mean_field/mean_field_forward_cpu.h"
 
 namespace fastseg::mean_field::FASTSEG_CPU_LEVEL {
 namespace {

@@ -41,7 +41,7 @@ struct Step {
 // Thread `lane` of a pixel has kVectors vectors of kItems labels, `group` vectors apart.
 template <int kItems, int kVectors>
 __global__ void __launch_bounds__(kThreads, kVectors == 1 ? 5 : 8 / kVectors)
-    mean_field_step_kernel(const Step s) {
+    mean_field_fwd_bwd_step_kernel(const Step s) {
   constexpr unsigned kAll = 0xffffffff;
   const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t pixels = s.batch * s.pixels;
@@ -162,7 +162,7 @@ struct Mix {
 
 // out[r] = compatibility @ in[r] for every row r of a table.
 template <int kItems>
-__global__ void __launch_bounds__(kThreads) mean_field_mix_kernel(const Mix p) {
+__global__ void __launch_bounds__(kThreads) mean_field_fwd_bwd_mix_kernel(const Mix p) {
   const Place at = place<kItems>(p.replicas, p.capacity + 1, p.stride / kItems);
   if (at.offset < 0 || at.index > *p.count) return;
   const std::int64_t row = (at.replica * (p.capacity + 1) + at.index) * p.stride;
@@ -193,10 +193,10 @@ void launch_step(Step s, const RowLayout& layout, std::uintptr_t stream) {
   while (s.group_log2 < 5 && 1 << s.group_log2 < lanes) ++s.group_log2;
   const std::int64_t blocks = ceil_div((s.batch * s.pixels) << s.group_log2, kThreads);
   dispatch_items(layout, [&](auto items) {
-    auto kernel = mean_field_step_kernel<items(), 1>;
+    auto kernel = mean_field_fwd_bwd_step_kernel<items(), 1>;
     if constexpr (items() == 4) {
-      if (lanes > kWarp) kernel = mean_field_step_kernel<4, 2>;
-      if (lanes > 2 * kWarp) kernel = mean_field_step_kernel<4, 4>;
+      if (lanes > kWarp) kernel = mean_field_fwd_bwd_step_kernel<4, 2>;
+      if (lanes > 2 * kWarp) kernel = mean_field_fwd_bwd_step_kernel<4, 4>;
     }
     launch("mean_field, step", kernel, blocks, kThreads, 0, stream, s);
   });
@@ -257,7 +257,7 @@ void read_terms(Step& s, const Tables& tables, const Term* terms, int count, con
     const float* table = tables.blurred[i];
     if (term.transposed != nullptr) {
       dispatch_items(own, [&](auto items) {
-        launch("mean_field, compatibility", mean_field_mix_kernel<items()>,
+        launch("mean_field, compatibility", mean_field_fwd_bwd_mix_kernel<items()>,
                ceil_div(own.replicas * (lattice.capacity + 1) * own.lanes(), kThreads), kThreads, 0,
                stream,
                Mix{own.replicas, lattice.capacity, shape.labels, own.stride, lattice.count,

@@ -26,7 +26,6 @@ std::vector<const Lattice*> addresses(const LatticeList& lattices) {
 void bind_permutohedral_filter(py::module_& m) {
   using namespace permutohedral_filter;
   py::module_ sub = m.def_submodule("permutohedral_filter");
-  sub.attr("max_features") = permutohedral_lattice::kMaxFeatures;
   sub.attr("block") = permutohedral_lattice::kBlock;
   // The arrays are handed out as addresses: they live as long as the object.
   py::class_<OwnedLattice, std::shared_ptr<OwnedLattice>>(sub, "Lattice")

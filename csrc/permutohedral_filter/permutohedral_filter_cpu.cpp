@@ -3,11 +3,11 @@
 // summed in order: the bits do not depend on the number of threads.
 #include "permutohedral_filter/permutohedral_filter.h"
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/scratch.h"
-#include "permutohedral_filter/lattice_norm.h"
-#include "permutohedral_lattice/vertex_rows.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/scratch_cpu.h"
+#include "permutohedral_filter/lattice_norm_cpu.h"
+#include "permutohedral_lattice/vertex_rows_cpu.h"
 
 namespace fastseg::permutohedral_filter::FASTSEG_CPU_LEVEL {
 namespace {

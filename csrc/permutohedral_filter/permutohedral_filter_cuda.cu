@@ -42,7 +42,8 @@ FASTSEG_DEVICE Block block_of(const Group& g) {
 // rows [batch, pixels, stride] of values.
 template <class Storage>
 __global__ void __launch_bounds__(kThreads)
-    permutohedral_rows_kernel(const Group g, const Storage* values, compute_t<Storage>* rows) {
+    permutohedral_filter_fwd_bwd_rows_kernel(const Group g, const Storage* values,
+                                             compute_t<Storage>* rows) {
   using T = compute_t<Storage>;
   FASTSEG_SHARED(tile, Tile<T>);
   const Block b = block_of(g);
@@ -80,7 +81,8 @@ template <class T> struct Vertices {
 
 template <class Storage, int kItems>
 __global__ void __launch_bounds__(kThreads)
-    permutohedral_slice_kernel(const Group g, const Vertices<compute_t<Storage>> v, Storage* out) {
+    permutohedral_filter_fwd_bwd_slice_kernel(const Group g, const Vertices<compute_t<Storage>> v,
+                                              Storage* out) {
   using T = compute_t<Storage>;
   FASTSEG_SHARED(tile, Tile<T>);
   const Block b = block_of(g);
@@ -113,9 +115,9 @@ __global__ void __launch_bounds__(kThreads)
 // filter(values)>, from the rows of both and from the vertices of both, blurred.
 template <class T, int kItems>
 __global__ void __launch_bounds__(kThreads)
-    permutohedral_bwd_weights_kernel(const Group g, const Vertices<T> blurred,
-                                     const T* blurred_grad, const T* values, const T* grad,
-                                     std::int64_t replicas, T* grad_weights) {
+    permutohedral_filter_bwd_weights_kernel(const Group g, const Vertices<T> blurred,
+                                            const T* blurred_grad, const T* values, const T* grad,
+                                            std::int64_t replicas, T* grad_weights) {
   const std::int64_t corner = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t pixels = blurred.batch * g.pixels;
   if (corner >= pixels * blurred.corners) return;
@@ -171,7 +173,7 @@ struct Filter {
   void to_rows(const Group& g, const void* values, void* rows) const {
     dispatch_dtype(shape.dtype, [&](auto tag) {
       using Storage = typename decltype(tag)::type;
-      launch("permutohedral_filter, rows", permutohedral_rows_kernel<Storage>,
+      launch("permutohedral_filter, rows", permutohedral_filter_fwd_bwd_rows_kernel<Storage>,
              shape.batch * g.tiles, kThreads, 0, stream, g, static_cast<const Storage*>(values),
              static_cast<compute_t<Storage>*>(rows));
     });
@@ -182,9 +184,9 @@ struct Filter {
       using T = compute_t<Storage>;
       dispatch_rows(lattice.shape.dtype, layout, [&](auto type, auto items) {
         if constexpr (std::is_same_v<typename decltype(type)::type, T>)
-          launch("permutohedral_filter, slice", permutohedral_slice_kernel<Storage, items()>,
-                 shape.batch * g.tiles, kThreads, 0, stream, g, vertices<T>(table),
-                 static_cast<Storage*>(out));
+          launch("permutohedral_filter, slice",
+                 permutohedral_filter_fwd_bwd_slice_kernel<Storage, items()>, shape.batch * g.tiles,
+                 kThreads, 0, stream, g, vertices<T>(table), static_cast<Storage*>(out));
       });
     });
   }
@@ -271,7 +273,7 @@ void backward(const DeviceLattice& lattice, const Shape& shape, const void* valu
     dispatch_rows(lattice.shape.dtype, layout, [&](auto tag, auto items) {
       using T = typename decltype(tag)::type;
       launch("permutohedral_filter, gradient to weights",
-             permutohedral_bwd_weights_kernel<T, items()>,
+             permutohedral_filter_bwd_weights_kernel<T, items()>,
              ceil_div(lattice.shape.corners(), kThreads), kThreads, 0, stream, g,
              filter.vertices<T>(blurred), static_cast<const T*>(blurred_grad),
              static_cast<const T*>(w.values), static_cast<const T*>(w.grad), layout.replicas,

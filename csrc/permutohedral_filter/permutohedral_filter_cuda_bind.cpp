@@ -5,13 +5,15 @@
 
 namespace fastseg {
 
-void bind_permutohedral_filter_cuda([[maybe_unused]] py::module_& m) {
+namespace {
+
+using Address = std::uintptr_t;
+
 #ifdef FASTSEG_WITH_CUDA
+void bind_lattice(py::module_& sub) {
   namespace lattice = permutohedral_lattice::cuda;
-  namespace filter = permutohedral_filter::cuda;
-  using Address = std::uintptr_t;
-  py::module_ sub = m.def_submodule("permutohedral_filter_cuda");
   sub.attr("max_corners") = lattice::kMaxCorners;
+  sub.attr("max_features") = permutohedral_lattice::kMaxPackedFeatures; // of those built there
   py::class_<lattice::Shape>(sub, "LatticeShape")
       .def(py::init([](int dtype, std::int64_t batch, int features, std::int64_t pixels) {
              return lattice::Shape{static_cast<DType>(dtype), batch, features, pixels};
@@ -92,6 +94,11 @@ void bind_permutohedral_filter_cuda([[maybe_unused]] py::module_& m) {
                           stream);
       },
       release_gil());
+}
+
+void bind_filter(py::module_& sub) {
+  namespace lattice = permutohedral_lattice::cuda;
+  namespace filter = permutohedral_filter::cuda;
   py::class_<filter::Shape>(sub, "Shape")
       .def(py::init([](int dtype, std::int64_t batch, std::int64_t labels, bool transpose) {
              return filter::Shape{static_cast<DType>(dtype), batch, labels, transpose};
@@ -116,6 +123,16 @@ void bind_permutohedral_filter_cuda([[maybe_unused]] py::module_& m) {
                          pointer(grad_weights), pointer(workspace), stream);
       },
       release_gil());
+}
+#endif
+
+} // namespace
+
+void bind_permutohedral_filter_cuda([[maybe_unused]] py::module_& m) {
+#ifdef FASTSEG_WITH_CUDA
+  py::module_ sub = m.def_submodule("permutohedral_filter_cuda");
+  bind_lattice(sub);
+  bind_filter(sub);
 #endif
 }
 

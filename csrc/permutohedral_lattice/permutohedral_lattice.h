@@ -10,7 +10,8 @@
 
 namespace fastseg::permutohedral_lattice {
 
-inline constexpr int kMaxFeatures = 8;
+// Of a lattice whose keys are packed; others are built by wide_lattice_cpu.h.
+inline constexpr int kMaxPackedFeatures = 8;
 
 // Pixels lie together in blocks of so many, whatever the vector width: a lattice outlives the
 // choice of an instruction set. The last block is filled up with pixels of weight 0.
@@ -31,7 +32,7 @@ struct Lattice {
 
 enum class Status : int { ok = 0, out_of_range = 1 };
 
-// Where a feature is not finite or beyond the lattice's 16-bit coordinates.
+// Where a feature is not finite, or its coordinates do not fit into 32 bits.
 struct BadFeature {
   std::int64_t image = -1, pixel = -1;
 };

@@ -26,7 +26,7 @@ FASTSEG_DEVICE std::int64_t thread_index() {
 template <class T> struct Features {
   const T* values; // [batch, D, pixels]
   std::int64_t batch, pixels, padded_pixels;
-  T scales[kMaxFeatures];
+  T scales[kMaxPackedFeatures];
   T out_of_range; // the weights of such a pixel
 };
 
@@ -44,8 +44,8 @@ FASTSEG_DEVICE Simplex<T, D> simplex_of(const Features<T>& f, std::int64_t n, st
 
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads)
-    lattice_locate_kernel(const Features<T> f, std::uint32_t* simplices, T* weights,
-                          std::int32_t* bad) {
+    permutohedral_lattice_fwd_locate_kernel(const Features<T> f, std::uint32_t* simplices,
+                                            T* weights, std::int32_t* bad) {
   const std::int64_t g = thread_index();
   if (g >= f.batch * f.padded_pixels) return;
   const Division at = divide(g, f.padded_pixels);
@@ -94,7 +94,8 @@ template <int D> struct Vertex {
 // first[corner] becomes the slot of its vertex.
 template <int D>
 __global__ void __launch_bounds__(kThreads)
-    lattice_insert_kernel(const Table table, std::int64_t corners, std::int32_t* first) {
+    permutohedral_lattice_fwd_insert_kernel(const Table table, std::int64_t corners,
+                                            std::int32_t* first) {
   const std::int64_t index = thread_index();
   if (index >= corners) return;
   const std::uint32_t corner = static_cast<std::uint32_t>(index);
@@ -114,8 +115,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    lattice_first_kernel(const std::uint32_t* slots, std::int64_t corners, std::int32_t* first,
-                         std::int32_t* is_first) {
+    permutohedral_lattice_fwd_first_kernel(const std::uint32_t* slots, std::int64_t corners,
+                                           std::int32_t* first, std::int32_t* is_first) {
   const std::int64_t corner = thread_index();
   if (corner >= corners) return;
   const std::int32_t held = static_cast<std::int32_t>(slots[first[corner]]);
@@ -125,9 +126,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // Padded corners of an image come in, those of its pixels go out.
 __global__ void __launch_bounds__(kThreads)
-    lattice_number_kernel(std::int64_t corners, std::int64_t padded, std::int64_t real,
-                          const std::int32_t* first, const std::int32_t* prefix, std::int32_t* rows,
-                          std::int32_t* vertices) {
+    permutohedral_lattice_fwd_number_kernel(std::int64_t corners, std::int64_t padded,
+                                            std::int64_t real, const std::int32_t* first,
+                                            const std::int32_t* prefix, std::int32_t* rows,
+                                            std::int32_t* vertices) {
   const std::int64_t corner = thread_index();
   if (corner >= corners) return;
   const std::int32_t row = prefix[first[corner]];
@@ -139,9 +141,9 @@ __global__ void __launch_bounds__(kThreads)
 // A thread finds one neighbour, and makes itself known there.
 template <int D>
 __global__ void __launch_bounds__(kThreads)
-    lattice_link_kernel(const Table table, const std::int32_t* prefix, std::int64_t corners,
-                        const std::int32_t* vertices, std::int64_t capacity,
-                        std::int32_t* neighbours) {
+    permutohedral_lattice_fwd_link_kernel(const Table table, const std::int32_t* prefix,
+                                          std::int64_t corners, const std::int32_t* vertices,
+                                          std::int64_t capacity, std::int32_t* neighbours) {
   const Division at = divide(thread_index(), capacity);
   const std::int64_t axis = at.quotient, v = at.remainder;
   if (axis > D || v >= prefix[corners - 1]) return;
@@ -166,9 +168,10 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    lattice_entries_kernel(std::int64_t corners, int per_pixel, const std::int32_t* rows,
-                           const std::int64_t* order, const T* weights, std::int32_t* pixels,
-                           T* entry_weights, std::int32_t* ranges) {
+    permutohedral_lattice_fwd_entries_kernel(std::int64_t corners, int per_pixel,
+                                             const std::int32_t* rows, const std::int64_t* order,
+                                             const T* weights, std::int32_t* pixels,
+                                             T* entry_weights, std::int32_t* ranges) {
   const std::int64_t e = thread_index();
   if (e >= corners) return;
   const std::int64_t corner = order[e], row = rows[e];
@@ -181,7 +184,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads)
-    lattice_bwd_kernel(const Features<T> f, const T* grad_weights, T* grad_features) {
+    permutohedral_lattice_bwd_kernel(const Features<T> f, const T* grad_weights, T* grad_features) {
   constexpr int N = D + 1;
   const std::int64_t pixel = thread_index();
   if (pixel >= f.batch * f.pixels) return;
@@ -215,8 +218,6 @@ Table table_of(const Shape& s, const std::uint32_t* simplices, std::uint32_t* sl
 }
 
 void check(const Shape& s) {
-  if (s.features < 1 || s.features > kMaxFeatures)
-    throw std::invalid_argument("fastseg: permutohedral_lattice: 1 to 8 features");
   if (s.padded_corners() > kMaxCorners)
     throw std::invalid_argument("fastseg: permutohedral_lattice: more than 2^30 corners");
 }
@@ -225,9 +226,11 @@ std::int64_t blocks_for(std::int64_t threads) { return ceil_div(threads, kThread
 
 // Calls fn(integral_constant<D>).
 template <int D = 1, class Fn> void dispatch_features(int features, const Fn& fn) {
-  if constexpr (D <= kMaxFeatures) {
+  if constexpr (D <= kMaxPackedFeatures) {
     if (features != D) return dispatch_features<D + 1>(features, fn);
     fn(std::integral_constant<int, D>{});
+  } else {
+    throw std::invalid_argument("fastseg: permutohedral_lattice: at most 8 features on a GPU");
   }
 }
 // Calls fn(TypeTag<T>) for float or double.
@@ -244,7 +247,8 @@ void locate(const Shape& shape, const void* features, std::uint32_t* simplices, 
   dispatch_compute(shape.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     dispatch_features(shape.features, [&](auto count) {
-      launch("permutohedral lattice, simplices", lattice_locate_kernel<T, count()>,
+      launch("permutohedral lattice, simplices",
+             permutohedral_lattice_fwd_locate_kernel<T, count()>,
              blocks_for(shape.batch * shape.padded_pixels()), kThreads, 0, stream,
              features_of<T>(shape, features), simplices, static_cast<T*>(weights), bad);
     });
@@ -256,19 +260,22 @@ void find_first(const Shape& shape, const std::uint32_t* simplices, std::uint32_
   check(shape);
   const std::int64_t corners = shape.padded_corners();
   dispatch_features(shape.features, [&](auto count) {
-    launch("permutohedral lattice, vertices", lattice_insert_kernel<count()>, blocks_for(corners),
-           kThreads, 0, stream, table_of(shape, simplices, table), corners, first);
+    launch("permutohedral lattice, vertices", permutohedral_lattice_fwd_insert_kernel<count()>,
+           blocks_for(corners), kThreads, 0, stream, table_of(shape, simplices, table), corners,
+           first);
   });
-  launch("permutohedral lattice, first corners", lattice_first_kernel, blocks_for(corners),
-         kThreads, 0, stream, static_cast<const std::uint32_t*>(table), corners, first, is_first);
+  launch("permutohedral lattice, first corners", permutohedral_lattice_fwd_first_kernel,
+         blocks_for(corners), kThreads, 0, stream, static_cast<const std::uint32_t*>(table),
+         corners, first, is_first);
 }
 
 void number(const Shape& shape, const std::int32_t* first, const std::int32_t* prefix,
             std::int32_t* rows, std::int32_t* vertices, std::uintptr_t stream) {
   check(shape);
-  launch("permutohedral lattice, rows", lattice_number_kernel, blocks_for(shape.padded_corners()),
-         kThreads, 0, stream, shape.padded_corners(), shape.padded_pixels() * (shape.features + 1),
-         shape.pixels * (shape.features + 1), first, prefix, rows, vertices);
+  launch("permutohedral lattice, rows", permutohedral_lattice_fwd_number_kernel,
+         blocks_for(shape.padded_corners()), kThreads, 0, stream, shape.padded_corners(),
+         shape.padded_pixels() * (shape.features + 1), shape.pixels * (shape.features + 1), first,
+         prefix, rows, vertices);
 }
 
 void link(const Shape& shape, const std::uint32_t* simplices, const std::uint32_t* table,
@@ -276,7 +283,7 @@ void link(const Shape& shape, const std::uint32_t* simplices, const std::uint32_
           std::int32_t* neighbours, std::uintptr_t stream) {
   check(shape);
   dispatch_features(shape.features, [&](auto count) {
-    launch("permutohedral lattice, neighbours", lattice_link_kernel<count()>,
+    launch("permutohedral lattice, neighbours", permutohedral_lattice_fwd_link_kernel<count()>,
            blocks_for(capacity * (shape.features + 1)), kThreads, 0, stream,
            table_of(shape, simplices, const_cast<std::uint32_t*>(table)), prefix,
            shape.padded_corners(), vertices, capacity, neighbours);
@@ -289,9 +296,10 @@ void list_entries(const Shape& shape, const std::int32_t* entry_rows, const std:
   check(shape);
   dispatch_compute(shape.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    launch("permutohedral lattice, entries", lattice_entries_kernel<T>, blocks_for(shape.corners()),
-           kThreads, 0, stream, shape.corners(), shape.features + 1, entry_rows, order,
-           static_cast<const T*>(weights), entry_pixels, static_cast<T*>(entry_weights), ranges);
+    launch("permutohedral lattice, entries", permutohedral_lattice_fwd_entries_kernel<T>,
+           blocks_for(shape.corners()), kThreads, 0, stream, shape.corners(), shape.features + 1,
+           entry_rows, order, static_cast<const T*>(weights), entry_pixels,
+           static_cast<T*>(entry_weights), ranges);
   });
 }
 
@@ -301,7 +309,7 @@ void backward(const Shape& shape, const void* features, const void* grad_weights
   dispatch_compute(shape.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     dispatch_features(shape.features, [&](auto count) {
-      launch("permutohedral lattice backward", lattice_bwd_kernel<T, count()>,
+      launch("permutohedral lattice backward", permutohedral_lattice_bwd_kernel<T, count()>,
              blocks_for(shape.batch * shape.pixels), kThreads, 0, stream,
              features_of<T>(shape, features), static_cast<const T*>(grad_weights),
              static_cast<T*>(grad_features));

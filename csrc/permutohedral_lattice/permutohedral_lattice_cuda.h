@@ -3,6 +3,9 @@
 //
 // Python allocates all memory and does the two steps between the launches that are a library's: a
 // prefix sum and a stable sort (torch.cumsum and torch.sort, which are CUB's radix sort).
+//
+// Lattices of more than kMaxPackedFeatures features, or with coordinates beyond 16 bits, are built
+// on the CPU and copied: only list_entries and the filter see those.
 #pragma once
 
 #include "permutohedral_lattice/permutohedral_lattice.h"

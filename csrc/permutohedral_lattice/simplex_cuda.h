@@ -1,5 +1,5 @@
 // Simplices and the keys of their vertices on the device: one thread has one pixel. The arithmetic
-// of simplex.h, operation by operation: the same bits as on the CPU.
+// of simplex_cpu.h, operation by operation: the same bits as on the CPU.
 #pragma once
 
 #include "common/cuda_launch.h"
@@ -99,6 +99,8 @@ template <int D> struct Key {
   }
   // The images of a batch have vertices of their own.
   FASTSEG_DEVICE std::uint32_t hash(std::uint32_t image) const {
+    // Multipliers: 2^64 / golden ratio, and the odd number of an xorshift-multiply finalizer. Any
+    // odd numbers without a pattern do.
     unsigned long long h = image;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) h = (h ^ words[i]) * 0x9e3779b97f4a7c15ull;

@@ -8,6 +8,8 @@
 // by the lattice alone.
 #include "permutohedral_lattice/vertex_values_cuda.h"
 
+#include <cmath>
+
 #include "common/cuda_vector.h"
 
 namespace fastseg::permutohedral_lattice::cuda {
@@ -45,7 +47,8 @@ template <int kItems, class T> FASTSEG_DEVICE void add(T (&sum)[kItems], const T
 }
 
 template <class T, int kItems>
-__global__ void __launch_bounds__(kThreads) lattice_splat_kernel(const Rows<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_filter_fwd_bwd_splat_kernel(const Rows<T> p) {
   const Place at = place<kItems>(p.replicas, p.tiles, p.lanes);
   if (at.offset < 0) return;
   const std::int64_t first = at.index * kTile, end = min(first + kTile, p.entries);
@@ -90,7 +93,8 @@ __global__ void __launch_bounds__(kThreads) lattice_splat_kernel(const Rows<T> p
 
 // Sums the parts of a group of tiles that are all of one vertex; of others nothing is asked.
 template <class T, int kItems>
-__global__ void __launch_bounds__(kThreads) lattice_group_kernel(const Rows<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_filter_fwd_bwd_group_kernel(const Rows<T> p) {
   const Place at = place<kItems>(p.replicas, p.groups, p.lanes);
   if (at.offset < 0 || at.index == 0) return;
   const std::int64_t first = at.index * kGroup, last = first + kGroup - 1;
@@ -103,7 +107,8 @@ __global__ void __launch_bounds__(kThreads) lattice_group_kernel(const Rows<T> p
 
 // The rows that no tile has: vertices of several tiles, of no entry, and row 0.
 template <class T, int kItems>
-__global__ void __launch_bounds__(kThreads) lattice_merge_kernel(const Rows<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_filter_fwd_bwd_merge_kernel(const Rows<T> p) {
   const Place at = place<kItems>(p.replicas, p.capacity + 1, p.lanes);
   if (at.offset < 0 || at.index > *p.count) return;
   const std::int64_t first = p.ranges[2 * at.index], end = p.ranges[2 * at.index + 1];
@@ -134,7 +139,8 @@ template <class T> struct Blur {
 
 // out = (row + (lower neighbour + upper neighbour) / 2) * scale.
 template <class T, int kItems>
-__global__ void __launch_bounds__(kThreads) lattice_blur_kernel(const Blur<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    permutohedral_filter_fwd_bwd_blur_kernel(const Blur<T> p) {
   const Place at = place<kItems>(p.replicas, p.capacity + 1, p.lanes);
   if (at.offset < 0 || at.index > *p.count) return;
   const std::int64_t base = at.replica * (p.capacity + 1) * p.stride + at.offset;
@@ -189,15 +195,17 @@ void* spread(const DeviceLattice& lattice, const RowLayout& layout, const void* 
               static_cast<T*>(splat),
               nullptr};
     p.sums = p.parts + layout.replicas * tiles * 2 * layout.stride;
-    launch("permutohedral lattice, splat", lattice_splat_kernel<T, kItems>, blocks(tiles), kThreads,
-           0, stream, p);
-    launch("permutohedral lattice, splat of groups", lattice_group_kernel<T, kItems>,
-           blocks(p.groups), kThreads, 0, stream, p);
-    launch("permutohedral lattice, splat of vertices", lattice_merge_kernel<T, kItems>,
-           blocks(lattice.capacity + 1), kThreads, 0, stream, p);
+    launch("permutohedral lattice, splat", permutohedral_filter_fwd_bwd_splat_kernel<T, kItems>,
+           blocks(tiles), kThreads, 0, stream, p);
+    launch("permutohedral lattice, splat of groups",
+           permutohedral_filter_fwd_bwd_group_kernel<T, kItems>, blocks(p.groups), kThreads, 0,
+           stream, p);
+    launch("permutohedral lattice, splat of vertices",
+           permutohedral_filter_fwd_bwd_merge_kernel<T, kItems>, blocks(lattice.capacity + 1),
+           kThreads, 0, stream, p);
     for (int i = 0; i <= shape.features; ++i) {
       const int axis = transpose ? shape.features - i : i;
-      const T alpha = T(1) / (T(1) + T(1) / T(1 << shape.features));
+      const T alpha = T(1) / (T(1) + std::ldexp(T(1), -shape.features));
       const Blur<T> blur{layout.replicas,
                          layout.stride,
                          lanes,
@@ -207,7 +215,7 @@ void* spread(const DeviceLattice& lattice, const RowLayout& layout, const void* 
                          static_cast<const T*>(table),
                          static_cast<T*>(other),
                          i == shape.features ? alpha : T(1)};
-      launch("permutohedral lattice, blur", lattice_blur_kernel<T, kItems>,
+      launch("permutohedral lattice, blur", permutohedral_filter_fwd_bwd_blur_kernel<T, kItems>,
              blocks(lattice.capacity + 1), kThreads, 0, stream, blur);
       std::swap(table, other);
     }

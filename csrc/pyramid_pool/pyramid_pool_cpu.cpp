@@ -6,8 +6,8 @@
 // its cells, and its pixels are written once. Sums have one order whatever the split into tasks.
 #include "pyramid_pool/pyramid_pool.h"
 
-#include "pyramid_pool/pyramid_pool_backward.h"
-#include "pyramid_pool/pyramid_pool_forward.h"
+#include "pyramid_pool/pyramid_pool_backward_cpu.h"
+#include "pyramid_pool/pyramid_pool_forward_cpu.h"
 
 namespace fastseg::pyramid_pool::FASTSEG_CPU_LEVEL {
 namespace {

@@ -107,8 +107,6 @@ inline void set_order(unsigned seed) {
   machine().shuffled = seed != 0;
 }
 
-// ---- fibers -------------------------------------------------------------------------------------
-
 inline void enter_scheduler() { // from a fiber
   Machine& m = machine();
   Fiber* self = m.current;
@@ -160,8 +158,6 @@ inline void enter_fiber(int index) { // from the scheduler
   __sanitizer_finish_switch_fiber(m.scheduler_fake_stack, nullptr, nullptr);
 #endif
 }
-
-// ---- scheduler ----------------------------------------------------------------------------------
 
 inline std::vector<int> order(int n) {
   std::vector<int> indices(n);
@@ -321,8 +317,6 @@ void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
     throw std::runtime_error(std::string("fastseg: ") + what + ": on the CPU: " + error.what());
   }
 }
-
-// ---- what kernels call --------------------------------------------------------------------------
 
 template <class T> T* shared_variable(const void* key) {
   Machine& m = machine();

@@ -1,9 +1,9 @@
-// CPU twin: the labels of common/argmax_rows.h, written as they come.
+// CPU twin: the labels of common/argmax_rows_cpu.h, written as they come.
 #include "upsample_argmax/upsample_argmax.h"
 
-#include "common/argmax_rows.h"
-#include "common/bands.h"
-#include "common/parallel.h"
+#include "common/argmax_rows_cpu.h"
+#include "common/bands_cpu.h"
+#include "common/parallel_cpu.h"
 
 namespace fastseg::upsample_argmax::FASTSEG_CPU_LEVEL {
 namespace {

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 
-#include "common/line_pair.h"
-#include "common/parallel.h"
-#include "common/resize_columns.h"
-#include "common/rows.h"
+#include "common/line_pair_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/resize_columns_cpu.h"
+#include "common/rows_cpu.h"
 
 namespace fastseg::upsample_bilinear::FASTSEG_CPU_LEVEL {
 namespace {
@@ -37,8 +37,6 @@ template <class Storage> struct Job {
   std::int64_t in_row() const { return s.in_w * inner; }
   std::int64_t out_row() const { return s.out_w * inner; }
 };
-
-// ---- forward ------------------------------------------------------------------------------------
 
 // Columns [begin, end) of a source row, resized along the width. `line`: scratch for a source row.
 template <class Storage, class T = compute_t<Storage>>
@@ -91,8 +89,6 @@ void forward_typed(const Storage* x, Storage* out, const Shape& s, int threads) 
     if (stream) stream_fence();
   });
 }
-
-// ---- backward -----------------------------------------------------------------------------------
 
 // lo[i] += w_lo * row[i] and hi[i] += w_hi * row[i]. One row at a time: read in order of the
 // addresses, the gradient comes at the memory's speed, and rows read in turns do not.
@@ -346,8 +342,6 @@ void backward_channels_last(const Storage* grad_out, Storage* grad_x, const Shap
     while (row < end) finish_row();
   });
 }
-
-// ---- entry points -------------------------------------------------------------------------------
 
 void forward(DType dtype, const void* x, void* out, const Shape& s, int threads) {
   dispatch_dtype(dtype, [&](auto tag) {

@@ -4,8 +4,8 @@
 // double from there on, one partial sum per source row: the bits do not depend on the bands.
 #include "upsample_class_sums/upsample_class_sums.h"
 
-#include "common/bands.h"
-#include "common/parallel.h"
+#include "common/bands_cpu.h"
+#include "common/parallel_cpu.h"
 #include "upsample_class_sums/upsample_class_sums_sigmoid_cpu.h"
 #include "upsample_class_sums/upsample_class_sums_soft_cpu.h"
 

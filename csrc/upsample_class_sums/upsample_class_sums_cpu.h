@@ -4,12 +4,12 @@
 
 #include <algorithm>
 
-#include "common/gradient_rows.h"
-#include "common/label_lanes.h"
-#include "common/logit_rows.h"
-#include "common/row_group.h"
-#include "common/rows.h"
-#include "common/vec_math.h"
+#include "common/gradient_rows_cpu.h"
+#include "common/label_lanes_cpu.h"
+#include "common/logit_rows_cpu.h"
+#include "common/row_group_cpu.h"
+#include "common/rows_cpu.h"
+#include "common/vec_math_cpu.h"
 #include "upsample_class_sums/upsample_class_sums.h"
 
 namespace fastseg::upsample_class_sums::FASTSEG_CPU_LEVEL {

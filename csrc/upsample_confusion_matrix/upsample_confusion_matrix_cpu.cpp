@@ -1,11 +1,11 @@
-// CPU twin: the labels of common/argmax_rows.h, counted as they come. Counts are integers, so their
-// sum does not depend on the order in which threads add.
+// CPU twin: the labels of common/argmax_rows_cpu.h, counted as they come. Counts are integers, so
+// their sum does not depend on the order in which threads add.
 #include "upsample_confusion_matrix/upsample_confusion_matrix.h"
 
-#include "common/argmax_rows.h"
-#include "common/bands.h"
-#include "common/parallel.h"
-#include "common/rows.h"
+#include "common/argmax_rows_cpu.h"
+#include "common/bands_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/rows_cpu.h"
 
 namespace fastseg::upsample_confusion_matrix::FASTSEG_CPU_LEVEL {
 namespace {

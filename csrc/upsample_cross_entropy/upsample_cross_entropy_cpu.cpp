@@ -12,12 +12,12 @@
 
 #include <algorithm>
 
-#include "common/bands.h"
-#include "common/label_lanes.h"
-#include "common/logit_rows.h"
-#include "common/parallel.h"
-#include "common/rows.h"
-#include "common/vec_math.h"
+#include "common/bands_cpu.h"
+#include "common/label_lanes_cpu.h"
+#include "common/logit_rows_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/rows_cpu.h"
+#include "common/vec_math_cpu.h"
 
 namespace fastseg::upsample_cross_entropy::FASTSEG_CPU_LEVEL {
 namespace {

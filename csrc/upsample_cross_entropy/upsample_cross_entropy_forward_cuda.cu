@@ -211,8 +211,8 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
 // The sums of all blocks, by one block in a fixed order.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    upsample_cross_entropy_total_kernel(const double* partials, std::int64_t blocks, bool mean,
-                                        T* loss, double* total_weight) {
+    upsample_cross_entropy_fwd_total_kernel(const double* partials, std::int64_t blocks, bool mean,
+                                            T* loss, double* total_weight) {
   FASTSEG_SHARED(reduced, double[kTileThreads / 32]);
   double losses = 0.0, weights = 0.0;
   for (std::int64_t i = threadIdx.x; i < blocks; i += kTileThreads) {
@@ -240,8 +240,9 @@ void forward_typed(LabelType target_type, const ForwardArguments& a, const Shape
   const std::int64_t blocks = s.batch * p.tiles.block_rows * p.tiles.block_columns;
   launch("upsample_cross_entropy", upsample_cross_entropy_fwd_kernel<Storage>, blocks, kTileThreads,
          0, stream, p);
-  launch("upsample_cross_entropy total", upsample_cross_entropy_total_kernel<T>, 1, kTileThreads,
-         0, stream, a.partials, blocks, a.mean, static_cast<T*>(a.loss), a.total_weight);
+  launch("upsample_cross_entropy total", upsample_cross_entropy_fwd_total_kernel<T>, 1,
+         kTileThreads, 0, stream, a.partials, blocks, a.mean, static_cast<T*>(a.loss),
+         a.total_weight);
 }
 
 } // namespace

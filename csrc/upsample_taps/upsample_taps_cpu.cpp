@@ -10,9 +10,9 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/rows.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/rows_cpu.h"
 #include "upsample_taps/upsample_taps_math.h"
 
 namespace fastseg::upsample_taps::FASTSEG_CPU_LEVEL {
@@ -25,8 +25,6 @@ constexpr int kMaxKernel = 3;
 // row of the kernel in the L2 cache; the backward keeps one for each row of the kernel, and works
 // out more columns than it owns.
 constexpr std::int64_t kForwardValues = 4096, kBackwardValues = 8192;
-
-// ---- sums of weighted rows ----------------------------------------------------------------------
 
 // Two source pixels for each row or column of the kernel.
 constexpr int kTerms = 2 * kMaxKernel;
@@ -118,8 +116,6 @@ inline std::int64_t rows_per_task(std::int64_t rows, std::int64_t columns, int t
   return (rows + chunks - 1) / chunks;
 }
 
-// ---- axes ---------------------------------------------------------------------------------------
-
 template <class T>
 void fill_axis(Taps<T>* table, std::int64_t in, std::int64_t out, const Shape& s) {
   const ResizeAxis axis = resize_axis(in, out, s.align_corners, 0.0);
@@ -154,8 +150,6 @@ private:
   Buffer<Taps<T>> table_;
   Buffer<std::int64_t> begin_, end_;
 };
-
-// ---- forward ------------------------------------------------------------------------------------
 
 template <class Storage> struct Resized {
   const Storage* taps;
@@ -253,8 +247,6 @@ void forward_typed(const Source* sources, int count, const Storage* added, Stora
   });
 }
 
-// ---- backward -----------------------------------------------------------------------------------
-
 template <class Storage>
 void backward_typed(const Storage* grad_out, Storage* grad_taps, std::int64_t h, std::int64_t w,
                     const Shape& s, int threads) {
@@ -300,8 +292,6 @@ void backward_typed(const Storage* grad_out, Storage* grad_taps, std::int64_t h,
     }
   });
 }
-
-// ---- entry points -------------------------------------------------------------------------------
 
 void forward(DType dtype, const Source* sources, int count, const void* added, void* out,
              const Shape& s, int threads) {

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "common/buffer.h"
-#include "common/parallel.h"
-#include "common/vec_math.h"
+#include "common/buffer_cpu.h"
+#include "common/parallel_cpu.h"
+#include "common/vec_math_cpu.h"
 
 namespace fastseg::window_filter::FASTSEG_CPU_LEVEL {
 namespace {
@@ -26,8 +26,6 @@ template <class T> constexpr std::int64_t kBlock = kColumns * kLanes<T>;
 template <class T>
 constexpr T kLeastExponent =
     T(std::numeric_limits<T>::min_exponent - 1) * T(0.69314718055994530942);
-
-// ---- rows of a map ------------------------------------------------------------------------------
 
 // Rows of planes: plane p begins at data + p * distance.
 template <class T> struct Lines {
@@ -73,8 +71,6 @@ private:
   std::int64_t planes_, width_, reach_, columns_;
   Buffer<T> copy_;
 };
-
-// ---- one row of the window ----------------------------------------------------------------------
 
 // weights[s][i] = exp(-|f_i - f_j|^2 / 2), pixel j of `there` being s columns from i in `here`,
 // which begin at the same column; `self`: the shift at which j is i, or -1.
@@ -184,8 +180,6 @@ void add_pulls(const T* weights, const T* products, Lines<T> here, Lines<T> ther
     }
 }
 
-// ---- one row of the result ----------------------------------------------------------------------
-
 // The window's reach along both axes, cut to the image.
 struct Reach {
   std::int64_t rows, columns;
@@ -273,8 +267,6 @@ void feature_gradient_typed(Map<Storage> grads, Map<Storage> values, Map<Storage
     }
   });
 }
-
-// ---- run-time dtype -----------------------------------------------------------------------------
 
 template <class Storage> Map<Storage> typed(Map<void> map) {
   return {static_cast<const Storage*>(map.data), map.strides};

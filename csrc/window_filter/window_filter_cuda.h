@@ -18,15 +18,13 @@ constexpr int kStrip = 64;   // shifts whose columns are staged at a time
 // Pixels of a thread; labels of a block, in registers (forward) or shared memory (gradient).
 template <class T> constexpr int kRows = sizeof(T) == 8 ? 2 : 4;
 template <class T> constexpr int kMostLabels = sizeof(T) == 8 ? 8 : 24;
-// So many fit a multiprocessor's registers.
+// Resident blocks per multiprocessor, limited by registers.
 template <class Storage> constexpr int kBlocks = sizeof(Storage) == 8 ? 4 : 6;
 
 // exp of less counts as zero: no normal number.
 template <class T>
 constexpr T kLeastExponent =
     T(std::numeric_limits<T>::min_exponent - 1) * T(0.69314718055994530942);
-
-// ---- the work of a block ------------------------------------------------------------------------
 
 struct Tiling {
   Shape shape;
@@ -145,8 +143,6 @@ FASTSEG_DEVICE void for_each_row(const Tiling& t, const Place& at, const Fn& fn)
        static_cast<int>(min(std::int64_t(kRows<T> - 1), last)));
   }
 }
-
-// ---- launches -----------------------------------------------------------------------------------
 
 template <class Storage> Map<Storage> typed(const Map<void>& map) {
   return {static_cast<const Storage*>(map.data), map.strides};

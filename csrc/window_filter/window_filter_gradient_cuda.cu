@@ -15,9 +15,9 @@ template <class Storage> constexpr int kGradientBlocks = kBlocks<Storage>;
 // dot products of some labels give their share of the sum: labels come in groups.
 template <class Storage>
 __global__ void __launch_bounds__(kColumns, kGradientBlocks<Storage>)
-    window_filter_feature_gradient_kernel(const Map<Storage> grads, const Map<Storage> values,
-                                          const Map<Storage> features, Storage* grad_features,
-                                          const Tiling t) {
+    window_filter_bwd_features_kernel(const Map<Storage> grads, const Map<Storage> values,
+                                      const Map<Storage> features, Storage* grad_features,
+                                      const Tiling t) {
   using T = compute_t<Storage>;
   const Place at = place<T>(t);
   const int dims = static_cast<int>(t.shape.dims);
@@ -121,7 +121,7 @@ void feature_gradient(DType dtype, const Map<void>& grad_out, const Map<void>& v
     using T = compute_t<Storage>;
     Tiling t = tiling<T>(shape);
     t.label_groups = 1; // a block goes through all of them
-    launch("window_filter_feature_gradient", window_filter_feature_gradient_kernel<Storage>,
+    launch("window_filter_feature_gradient", window_filter_bwd_features_kernel<Storage>,
            shape.batch * t.tile_rows * t.tile_columns, kColumns, shared_bytes<T>(t, 2 * t.group),
            stream, typed<Storage>(grad_out), typed<Storage>(values), typed<Storage>(features),
            static_cast<Storage*>(grad_features), t);

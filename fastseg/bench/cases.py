@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable
 
 import torch
@@ -38,6 +39,11 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.op} {self.workload.name} {self.dtype_name} {self.direction}"
+
+
+def as_word(case: object) -> str:
+    """A case's name as one word of pytest's -k: no spaces, nor anything else that ends a word."""
+    return re.sub(r"[^\w+.:/]+", "-", str(case)).strip("-")
 
 
 def all_samples() -> dict[str, OpSamples]:

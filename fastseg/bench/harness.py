@@ -99,8 +99,7 @@ def run_case(case: Case, settings: Settings = DEFAULT) -> dict[str, Any]:
 def _checked_candidates(
     case: Case, problem: Problem, settings: Settings
 ) -> tuple[list[Candidate], dict[str, str], int]:
-    """The candidates whose results are right, label -> why not for the peers among the others, and
-    the size of the result."""
+    """Returns (accepted, {label: reason} of rejected peers, result bytes)."""
     truth = problem.reference(exact=True).result()
     peer = problem.reference(exact=False).result()
     accepted: list[Candidate] = []

@@ -16,7 +16,7 @@ Constant = TypeVar("Constant", bound=enum.IntEnum)
 
 
 def copied(image: Array) -> torch.Tensor:
-    """A copy of a uint8 array in memory of the pool."""
+    """Copies a uint8 array into memory of the pool."""
     words = _native.scratch(-(-image.size // 4))
     copy = words.view(torch.uint8)[: image.size].view(image.shape)
     copy.numpy()[...] = image
@@ -65,14 +65,14 @@ def as_widths(name: str, widths: Any, count: int) -> torch.Tensor:
 
 
 def joined(parts: list[torch.Tensor]) -> Array:
-    """The values of all parts, one after the other."""
+    """Concatenates the values of all parts."""
     return torch.cat(
         [torch.empty(0, dtype=torch.float32, device="cpu"), *(p.reshape(-1) for p in parts)]
     ).numpy()
 
 
 def split(v: Array, like: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Values in parts of so many as those of `like`: the inverse of joined."""
+    """Splits values into pieces of the sizes of `like`: the inverse of joined."""
     values = torch.from_numpy(numpy.asarray(v, dtype=numpy.float32).reshape(-1).copy())
     sizes = [p.numel() for p in like]
     if len(values) != sum(sizes):

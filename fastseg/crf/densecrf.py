@@ -30,6 +30,7 @@ from .compatibility import (
     as_compatibility,
 )
 from .features import positions
+from .fixed_order import softmax
 from .mean_field import (
     MAX_KERNELS,
     Kernel,
@@ -152,7 +153,7 @@ class DenseCRF:
         """Connects all variables by a Gaussian kernel over their features.
 
         Args:
-            features: [D, nvar] in units of the kernel's width, D in 1..8; copied.
+            features: [D, nvar] in units of the kernel's width, D of at least 1; copied.
             compat: a number w: equal labels attract, energy -w * Q; a vector [nlabels] or a matrix
                 [nlabels, nlabels]: energies with their own sign. Or a LabelCompatibility.
             kernel: which parameters the kernel has for learning; all give the same result at first.
@@ -195,7 +196,7 @@ class DenseCRF:
     def startInference(self) -> tuple[Array, Array, Array]:
         """(Q, tmp1, tmp2) for stepInference: Q before the first step, and two arrays that it takes
         because pydensecrf's does; they stay as they are."""
-        q = self._logits.softmax(1)[0].numpy()
+        q = softmax(self._logits)[0].numpy()
         return q, numpy.zeros_like(q), numpy.zeros_like(q)
 
     def stepInference(self, Q: Array, tmp1: Array | None = None, tmp2: Array | None = None) -> None:
@@ -319,7 +320,7 @@ class DenseCRF:
         refined = self._logits.clone()
         for term in self._terms:
             refined -= term.energies(q)
-        return refined.softmax(1)
+        return softmax(refined)
 
     def _as_q(self, Q: Array) -> torch.Tensor:
         Q = numpy.asarray(Q)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import _native
+from .fixed_order import in_units
 
 Width = float | torch.Tensor
 
@@ -43,7 +44,7 @@ def bilateral_features(
     if torch.compiler.is_compiling() or (
         torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     ):
-        colors = images.to(like.device, like.dtype).flatten(2) / widths[1]
+        colors = in_units(images.to(like.device, like.dtype), widths[1].flatten())
         place = positions(height, width, scale, like=like)
         return torch.cat([place.expand(batch, 2, height * width), colors], 1)
     features = _native.new_scratch(like, batch, 2 + channels, height, width)

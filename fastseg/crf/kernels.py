@@ -11,18 +11,34 @@ from torch import nn
 
 from .features import bilateral_features, spatial_features
 from .filters import NORMALIZATIONS, Normalization
+from .fixed_order import in_units, mixed, weighted
 
 Compatibility = Sequence[float] | Sequence[Sequence[float]] | torch.Tensor | None
 
 
 @dataclasses.dataclass
 class Guide:
-    """What kernels see: scores [N, L, H, W] (their shape, dtype and device), images [N, C, H, W] or
-    None, and the further features [N, D, H, W], of which each FeatureKernel takes the first."""
+    """What kernels see.
+
+    Attributes:
+        scores: [N, L, H, W]: their shape, dtype and device.
+        images: [N, C, H, W] or None.
+        features: further features [N, D, H, W]. DenseCRF has those of all its FeatureKernels, in
+            their order; a kernel sees its own alone.
+    """
 
     scores: torch.Tensor
     images: torch.Tensor | None
-    features: list[torch.Tensor]
+    features: Sequence[torch.Tensor]
+
+    def seen_by(self, kernels: Sequence[PairwiseKernel]) -> list[tuple[PairwiseKernel, Guide]]:
+        """Each kernel with what it sees."""
+        own = iter(self.features)
+        return [
+            (kernel, dataclasses.replace(self, features=[next(own)] if needs_features else []))
+            for kernel in kernels
+            for needs_features in [isinstance(kernel, FeatureKernel)]
+        ]
 
 
 class PairwiseKernel(nn.Module):
@@ -106,8 +122,8 @@ class PairwiseKernel(nn.Module):
         """-weight * mu(filtered) [N, L, P]: what the term adds to the scores of the labels."""
         a = self.attraction.to(filtered.dtype)
         if a.dim() == 2:
-            return a @ filtered
-        return a[:, None] * filtered if a.dim() == 1 else a * filtered
+            return mixed(a, filtered)
+        return a[:, None] * filtered if a.dim() == 1 else weighted(a, filtered)
 
     def features(self, guide: Guide) -> torch.Tensor:
         """[N, D, H * W] in units of the widths."""
@@ -178,13 +194,13 @@ class FeatureKernel(PairwiseKernel):
 
     def features(self, guide: Guide) -> torch.Tensor:
         """[N, D, H * W]."""
-        given, like = guide.features.pop(0), guide.scores
+        (given,), like = guide.features, guide.scores
         widths = self.widths.to(like.dtype)
         if given.shape[1] != len(widths):
             raise ValueError(
                 f"features have shape {tuple(given.shape)}, expected D = {len(widths)} as widths"
             )
-        return given.to(like.device, like.dtype).flatten(2) / widths[:, None]
+        return in_units(given.to(like.device, like.dtype), widths)
 
 
 def _as_compatibility(compatibility: Compatibility) -> torch.Tensor:

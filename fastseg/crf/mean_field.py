@@ -15,6 +15,7 @@ from ..dtypes import compute_dtype, label_dtype
 from ..ops.permutohedral_filter import Lattice
 from . import mean_field_cuda
 from .checks import check_tensor
+from .fixed_order import softmax
 
 _NAME = "mean_field"
 
@@ -47,9 +48,9 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
             q = (logits + sum(k.compatibility * filter(q, k) for k in kernels)).softmax(1)
 
     filter: k.lattice.filter with k.normalization on its two sides. Computed in float32 (float64 for
-    float64, by the composition above). The backward computes the probabilities of the steps again
-    instead of keeping them; what is kept is the lattice's vertices of each step. (Of a photograph
-    they are a fraction of the pixels; a CUDA graph has room for as many as there could be.)
+    float64, by the composition above). The backward recomputes the probabilities of each step; only
+    the lattice vertices of each step are saved, far fewer than pixels for natural images. (A CUDA
+    graph has room for as many as there could be.)
 
     Args:
         logits: unary terms, log probabilities up to a constant (the negative energies), [N, L, P]
@@ -106,7 +107,7 @@ def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> 
     compute = compute_dtype(logits)
     unary = logits.to(compute)
     _raise_if_not_finite(unary)
-    q = unary.softmax(1)
+    q = softmax(unary)
     for _ in range(steps):
         total = unary
         for kernel in kernels:
@@ -115,7 +116,7 @@ def composition(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int) -> 
             filtered = kernel.lattice.filter(q * before) * after
             matrix = _matrix(kernel, logits).to(compute)
             total = total + (matrix @ filtered if matrix.dim() == 2 else _column(matrix) * filtered)
-        q = total.softmax(1)
+        q = softmax(total)
     return q.to(logits.dtype)
 
 
@@ -209,6 +210,10 @@ def _runs_natively(logits: torch.Tensor, kernels: Sequence[Kernel]) -> bool:
         reason = reason or "a lattice was not built natively"
     if reason is None and _native.on_cuda(logits):
         reason = mean_field_cuda.unsupported_reason(logits, kernels)
+    elif reason is None:
+        corners = sum(k.lattice.num_features + 1 for k in kernels)
+        if corners > (most := _native.core(_NAME).max_corners):
+            reason = f"{corners} corners per pixel, features + 1 of each kernel (at most {most})"
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"mean_field cannot run natively: {reason}")
     return reason is None and forced in (None, Backend.NATIVE)
@@ -262,6 +267,7 @@ class _Terms:
     """The kernels as the native core takes them, with everything that their addresses belong to."""
 
     def __init__(self, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> None:
+        # Terms hold addresses: whatever these belong to must live as long.
         self.kept: list[Any] = [*kernels, *matrices]
         self.native = []
         for kernel, matrix in zip(kernels, matrices, strict=True):
@@ -323,6 +329,7 @@ class _MeanField(torch.autograd.Function):
             saved = _native.scratch(sum(floats))
         result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
+        # The logits as they came, not `values`: another reference to what autograd holds already.
         ctx.save_for_backward(logits, saved, *matrices)
         return result.to(logits.dtype)
 
@@ -334,6 +341,7 @@ class _MeanField(torch.autograd.Function):
         grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
+            # Of each image alone and in float64: the images may be computed in any order.
             values.new_zeros((batch, *m.shape), dtype=torch.float64) if needed else None
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]

@@ -29,16 +29,19 @@ def unsupported_reason(logits: torch.Tensor, kernels: Sequence[Kernel]) -> str |
 def probabilities(
     logits: torch.Tensor, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor], steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities [N, L, P] in the dtype of logits, differentiable; and a tensor [1]: the first
-    image whose logits or messages are not finite, or 2^31 - 1. For the backward the vertices of
-    every step are kept; of these it makes the probabilities anew."""
+    """Computes probabilities [N, L, P] in the dtype of logits, differentiable.
+
+    Returns them with a tensor [1]: the first image whose logits or messages are not finite, or
+    2^31 - 1. For the backward only the vertices of each step are kept; it recomputes the
+    probabilities from them.
+    """
     return _MeanField.apply(logits, steps, tuple(kernels), *matrices)
 
 
 def labels(
     logits: torch.Tensor, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor], steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most probable labels [N, P], int32; and as above."""
+    """Computes the most probable labels [N, P], int32; second result: as of probabilities."""
     engine = _Engine(logits, kernels, matrices, steps)
     batch, _, pixels = logits.shape
     result = torch.empty(batch, pixels, dtype=torch.int32, device=logits.device)
@@ -46,7 +49,7 @@ def labels(
 
 
 def is_bad(bad: torch.Tensor) -> int | None:
-    """The image that forward found not finite, if any; never while a CUDA graph is captured."""
+    """The image that forward found not finite, or None; always None while a graph is captured."""
     if is_capturing(bad):
         return None
     image = int(bad)
@@ -79,18 +82,18 @@ class _Engine:
         return torch.empty(self.batch, self.pixels, self.shape.stride, device=self.device)
 
     def empty_tables(self, steps: int) -> torch.Tensor:
-        """For the filtered vertices of every step."""
+        """Allocates the tables that keep the filtered vertices of each step."""
         size = _native.core(_NAME).table_floats(self._terms, self.shape)
         return torch.empty(steps, size, device=self.device)
 
     def rows(self, maps: torch.Tensor) -> torch.Tensor:
-        """Of maps [N, L, P]."""
+        """Turns maps [N, L, P] into rows; what fills a row up is 0."""
         rows = torch.zeros(self.batch, self.pixels, self.shape.stride, device=self.device)
         rows[:, :, : self.labels] = maps.detach().transpose(1, 2)
         return rows
 
     def maps(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """[N, L, P] of rows."""
+        """Turns rows into maps [N, L, P]."""
         shape = (self.batch, self.labels, self.pixels)
         maps = torch.empty(shape, dtype=dtype, device=self.device)
         return maps.copy_(rows[:, :, : self.labels].transpose(1, 2))
@@ -103,25 +106,25 @@ class _Engine:
         labels: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Fills q with the last probabilities, or labels; and kept with the tables of each step."""
+        """Fills q with the last probabilities, or labels, and kept with the tables of each step."""
         bad = torch.full((1,), 2**31 - 1, dtype=torch.int32, device=self.device)
         self._launch("forward", logits, q, labels, bad, kept, self._workspace())
         return bad
 
     def probabilities_again(self, logits: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        """Rows of the probabilities after the step that kept these tables; None: before all."""
+        """Recomputes the probabilities after the step that saved `kept`; None: before the first."""
         q = self.empty_rows()
         self._launch("probabilities_again", logits, kept, q, self._workspace())
         return q
 
     def filtered_again(self, term: int, kept: torch.Tensor) -> torch.Tensor:
-        """Rows of what the step that kept these tables filtered for a term."""
+        """Recomputes a term's filter output of the step that saved `kept`."""
         out = self.empty_rows()
         self._launch("filtered_again", term, kept, out)
         return out
 
     def messages(self, rows: torch.Tensor, transpose: bool = False) -> torch.Tensor:
-        """The sum of what the terms make of rows."""
+        """Sums the messages of all terms for the probabilities in `rows`."""
         out = torch.empty_like(rows)
         self._launch("messages", transpose, rows, out, self._workspace())
         return out
@@ -149,6 +152,7 @@ class _MeanField(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         engine = _Engine(logits, kernels, matrices, steps)
         q = engine.empty_rows()
+        # Tables of vertices: a photograph has far fewer of them than probabilities.
         kept = engine.empty_tables(steps) if any(ctx.needs_input_grad) else None
         bad = engine.forward(engine.rows(logits), q, kept=kept)
         ctx.kernels = kernels
@@ -167,9 +171,12 @@ class _MeanField(torch.autograd.Function):
         rows, grad = engine.rows(logits), engine.rows(grads[0])
         grad_logits = torch.zeros_like(grad)
         sums: list[Any] = [None for _ in matrices]
+        # From the last step back: the derivative of the softmax, then the adjoint of the messages.
+        # After step 0, which is the softmax of the logits alone, there are no messages.
         for step in range(len(kept), -1, -1):
             tables = kept[step - 1] if step > 0 else None
             q = engine.probabilities_again(rows, tables)
+            # d softmax: what reaches the sum of logits and messages.
             to_sum = q * (grad - (q * grad).sum(2, keepdim=True))
             grad_logits += to_sum
             if tables is None:
@@ -187,7 +194,7 @@ class _MeanField(torch.autograd.Function):
 
 
 def _contract(grad: torch.Tensor, filtered: torch.Tensor, dim: int) -> torch.Tensor:
-    """The gradient to a compatibility of so many dimensions."""
+    """Gradient of a `dim`-dimensional compatibility."""
     if dim == 2:
         return grad.flatten(0, 1).T @ filtered.flatten(0, 1)
     product = grad * filtered
@@ -203,13 +210,14 @@ def _cut(sums: torch.Tensor, labels: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _term(kernel: Kernel, matrix: torch.Tensor, stride: int, adjoint: bool) -> tuple[Any, Any]:
-    """The kernel in native form, with the tensors that its addresses belong to."""
+    """The kernel in native form, and the tensors that must outlive it: it holds their addresses."""
     assert kernel.lattice.handles is not None
     (lattice,) = kernel.lattice.handles
     weights, entry_weights = lattice.weights, lattice.entry_weights
     scale_in, scale_out = kernel.lattice.scales(kernel.normalization)
-    if adjoint:
+    if adjoint:  # the transpose of diag(out) F diag(in)
         scale_in, scale_out = scale_out, scale_in
+    # Scales go into the weights once, instead of into the values at each step.
     if scale_in is not None:
         entry_weights = entry_weights * scale_in.reshape(-1).index_select(0, lattice.entry_pixels)
     if scale_out is not None:

@@ -17,6 +17,7 @@ from ..ops.window_filter import window_filter
 from .checks import EXCLUDED, check_count, check_finite, check_scores, check_tensor
 from .features import axis_features
 from .filters import Apply, normalized
+from .fixed_order import between, log_softmax, softmax
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel, Guide, PairwiseKernel
 from .mean_field import MAX_KERNELS, Kernel, mean_field, mean_field_labels
 from .presets import preset
@@ -138,13 +139,14 @@ class DenseCRF(nn.Module):
             TypeError: dtype of logits or unary, and what is no tensor.
         """
         guide, dtype = self._guide(logits, images, unary, features)
+        # Half precision would lose the small probabilities that later steps build on.
         with torch.autocast(guide.scores.device.type, enabled=False):
             if self._is_frozen_lattice(guide):
                 q = self._run_natively(mean_field, guide)
                 result = q.clamp_min(_LEAST_PROBABILITY).log()
             else:
                 refined = self._iterate(guide.scores.flatten(2), self._terms(guide))
-                result = refined.log_softmax(1).view_as(guide.scores)
+                result = log_softmax(refined).view_as(guide.scores)
                 result = result.clamp_min(math.log(_LEAST_PROBABILITY))
         return result.to(dtype)
 
@@ -226,9 +228,11 @@ class DenseCRF(nn.Module):
         """Whether the native mean field serves: its lattices have no derivative to features."""
         if self.method != "lattice" or len(self.kernels) > MAX_KERNELS:
             return False
-        if torch.compiler.is_exporting():  # a graph holds operators, and it is none
+        if (
+            torch.compiler.is_exporting()
+        ):  # exported graphs need registered ops; the native mean field is not one
             return False
-        learned = [k.log_scales for k in self._kernels()] + guide.features
+        learned = [k.log_scales for k in self._kernels()] + list(guide.features)
         learned += [] if guide.images is None else [guide.images]
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in learned))
 
@@ -241,7 +245,8 @@ class DenseCRF(nn.Module):
 
     def _run(self, native: MeanField, guide: Guide) -> torch.Tensor:
         kernels = [
-            Kernel(self._lattice(k, guide), k.attraction, k.normalization) for k in self._kernels()
+            Kernel(self._lattice(k, seen), k.attraction, k.normalization)
+            for k, seen in guide.seen_by(self._kernels())
         ]
         return native(guide.scores, kernels, self.iterations)
 
@@ -266,14 +271,14 @@ class DenseCRF(nn.Module):
         size = guide.scores.shape[2:]
         ones = guide.scores.new_ones(guide.scores.shape[0], 1, size[0] * size[1])
         terms: list[Term] = []
-        for kernel in self._kernels():
+        for kernel, seen in guide.seen_by(self._kernels()):
             kernel.check_parameters()
             if isinstance(kernel, GaussianKernel) and self.method == "exact":
                 apply = _separable(size, kernel.widths, guide.scores)
             elif self._is_fixed(kernel):
-                apply = self._lattice(kernel, guide).filter
+                apply = self._lattice(kernel, seen).filter
             else:
-                f = kernel.features(guide)
+                f = kernel.features(seen)
                 check_finite("features", f)
                 apply = self._filter(f, size)
             terms.append((normalized(apply, ones, kernel.normalization), kernel.message))
@@ -294,7 +299,7 @@ class DenseCRF(nn.Module):
     def _iterate(self, scores: torch.Tensor, terms: list[Term]) -> torch.Tensor:
         refined = scores
         for _ in range(self.iterations):
-            q = refined.softmax(1)
+            q = softmax(refined)
             refined = scores
             for apply, message in terms:
                 refined = refined + message(apply(q))
@@ -315,4 +320,4 @@ def _separable(size: torch.Size, widths: torch.Tensor, like: torch.Tensor) -> Ap
         torch.exp(-0.5 * (x[:, None] - x[None, :]).square())
         for x in (axis_features(n, widths, like=like) for n in size)
     )
-    return lambda values: (rows @ values.unflatten(2, size) @ columns).flatten(2)
+    return lambda values: between(rows, values.unflatten(2, size), columns).flatten(2)

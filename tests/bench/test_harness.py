@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from fastseg import upsample_bilinear
 from fastseg.bench import Ceilings, Settings, WrongResult, harness, make_cases, rate, run_case
-from fastseg.bench.cases import DTYPES, FORWARD_OUT, all_samples
+from fastseg.bench.cases import DTYPES, FORWARD_OUT, all_samples, as_word
 from fastseg.testing import OpSamples, Workload
 
 
@@ -168,3 +168,20 @@ def test_every_op_has_workloads() -> None:
             assert make_cases(op, samples, "cpu", quick=quick), op
         dtypes = {case.dtype for case in make_cases(op, samples, "cpu")}
         assert torch.float16 not in dtypes
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_names_are_words_of_pytests_k(device: str) -> None:
+    """Each selects its case; a longer name may contain a shorter one."""
+    from _pytest.mark.expression import Expression
+
+    every = [
+        as_word(case)
+        for op, samples in all_samples().items()
+        for case in make_cases(op, samples, device)
+    ]
+    assert len(set(every)) == len(every) > 20
+    for name in every:
+        selected = Expression.compile(name)
+        found = [other for other in every if selected.evaluate(lambda part, o=other: part in o)]
+        assert name in found and all(name in other for other in found)

@@ -31,8 +31,9 @@ def permutohedral_filter(
 
     Args:
         values: what is summed [N, L, P]; float32, bfloat16, float16 or float64; any strides.
-        features: position of each pixel in units of the kernel's width [N, D, P] or [1, D, P], D in
-            1..8, in the dtype of values. Coordinates of several thousands are too large.
+        features: position of each pixel in units of the kernel's width [N, D, P] or [1, D, P], D of
+            at least 1, in the dtype of values. Fastest for D up to 8 and numbers below some
+            thousands; beyond about 6e7 they are too large.
         transpose: applies the transposed operator instead (the axes blurred in reverse order).
 
     Returns:

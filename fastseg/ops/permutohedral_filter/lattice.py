@@ -25,7 +25,7 @@ class Lattice:
     gradient call permutohedral_filter.
 
     Args:
-        features: [N, D, P], or [D, P] for one lattice that serves every image; D in 1..8; any
+        features: [N, D, P], or [D, P] for one lattice that serves every image; D of at least 1; any
             floating-point dtype. float64 makes a float64 lattice, everything else a float32 one.
 
     Raises:

@@ -8,8 +8,7 @@ import torch
 
 from ... import _native
 from ...dtypes import widened
-from . import native_cuda
-from .reference import bad_features
+from . import native_cpu, native_cuda
 
 _NAME = "permutohedral_filter"
 
@@ -41,17 +40,8 @@ def build(features: torch.Tensor) -> Handles:
     Raises:
         ValueError: features that are not finite or too large.
     """
-    if _native.on_cuda(features):
-        return native_cuda.build(features)
     features = _prepared(features)
-    code, threads = _native.dtype_code(features), torch.get_num_threads()
-    handles, bad = _native.core(_NAME).cpu_build(
-        code, features.data_ptr(), *features.shape, threads
-    )
-    if handles is None:
-        image, pixel = bad
-        raise bad_features(features[image], pixel, image)
-    return handles
+    return (native_cuda if _native.on_cuda(features) else native_cpu).build(features)
 
 
 def build_of_image(image: torch.Tensor, widths: torch.Tensor) -> Handles | int:
@@ -126,25 +116,11 @@ def backward(
         grad_weights = grad_weights.sum(0, keepdim=True)
     grad_features = torch.stack(
         [
-            weights_to_features(image, weights)
+            native_cpu.weights_to_features(image, weights)
             for image, weights in zip(_prepared(features), grad_weights, strict=True)
         ]
     )
     return grad_values.to(values.dtype), grad_features.to(features.dtype)
-
-
-def weights_to_features(features: torch.Tensor, grad_weights: torch.Tensor) -> torch.Tensor:
-    """Gradient to features [D, P] from that to a lattice's weights [blocks, D + 1, block]."""
-    grad = torch.empty_like(features)
-    _native.core(_NAME).cpu_backward_features(
-        _native.dtype_code(features),
-        features.data_ptr(),
-        *features.shape,
-        grad_weights.data_ptr(),
-        grad.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return grad
 
 
 def num_vertices(handles: Handles) -> list[int]:
@@ -154,30 +130,12 @@ def num_vertices(handles: Handles) -> list[int]:
     return [handle.vertices for handle in handles]
 
 
-def tables(handles: Handles, image: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tables(handles: Handles, image: int) -> native_cpu.Arrays:
     """Copies of an image's lattice, as in reference.Tables (rows and neighbours as int32)."""
-    if isinstance(handles[0], native_cuda.DeviceLattice):
-        first = 0
-        for lattice in handles:
-            if image < first + lattice.batch:
-                return lattice.tables(image - first)
-            first += lattice.batch
-    handle = handles[image]
-    core = _native.core(_NAME)
-    corners, blocks = handle.features + 1, -(-handle.pixels // core.block)
-    float_type = torch.float64 if handle.dtype == 3 else torch.float32
-
-    def copied(address: int, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        import ctypes
-
-        out = torch.empty(shape, dtype=dtype, device="cpu")
-        ctypes.memmove(out.data_ptr(), address, out.nbytes)
-        return out
-
-    def by_corner(x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(0, 1).reshape(corners, -1)[:, : handle.pixels]
-
-    rows = copied(handle.rows, torch.int32, blocks, corners, core.block)
-    weights = copied(handle.weights, float_type, blocks, corners, core.block)
-    neighbours = copied(handle.neighbours, torch.int32, corners, handle.vertices, 2)
-    return by_corner(rows), by_corner(weights), neighbours
+    if not isinstance(handles[0], native_cuda.DeviceLattice):
+        return native_cpu.tables(handles[image])
+    for lattice in handles:
+        if image < lattice.batch:
+            return lattice.tables(image)
+        image -= lattice.batch
+    raise IndexError(image)

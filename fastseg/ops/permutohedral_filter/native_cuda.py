@@ -12,7 +12,7 @@ import torch
 
 from ... import _native
 from ...dtypes import widened
-from .reference import bad_features
+from . import native_cpu
 
 _NAME = "permutohedral_filter_cuda"
 
@@ -37,7 +37,9 @@ class DeviceLattice:
     Memory: per corner (D + 1 of each pixel) 20 bytes, 28 in float64; per vertex 8 * (D + 2). The
     construction takes 20 to 26 bytes more per corner meanwhile, and waits for the device once, to
     learn the number of vertices. While a CUDA graph is captured it does not: memory is then for as
-    many vertices as corners, and features out of range make the results of their image NaN.
+    many vertices as corners, and features that do not fit into packed keys (of some thousands) make
+    the results of their image NaN. Elsewhere such lattices, and those of more than 8 features, are
+    built on the CPU.
 
     Raises:
         ValueError: features that are not finite or too large.
@@ -48,6 +50,48 @@ class DeviceLattice:
         self.corners = count + 1
         core, code = _native.core(_NAME), _native.dtype_code(features)
         shape = core.LatticeShape(dtype=code, batch=self.batch, features=count, pixels=self.pixels)
+        self._known_ends: list[int] | None = None
+        self._shape, self._on_host = shape, False
+        capacity = self._build(features)
+        if capacity is None:
+            capacity = self._copy_of_host(features, first_image)
+
+        def integers(size: int) -> torch.Tensor:
+            return torch.empty(size, dtype=torch.int32, device=features.device)
+
+        self._entry_rows, order = self.rows.sort(stable=True)
+        self.entry_pixels = integers(shape.corners)
+        self.entry_weights = torch.empty_like(self.weights)
+        self._ranges = integers(2 * (capacity + 1)).zero_()
+        entries = (self.entry_pixels, self.entry_weights, self._ranges)
+        arguments = (self._entry_rows, order, self.weights, *entries)
+        addresses = (a.data_ptr() for a in arguments)
+        _native.launch(core, "list_entries", features, shape, *addresses)
+        self.native = core.DeviceLattice(
+            shape=shape,
+            capacity=capacity,
+            count=self._ends[-1:].data_ptr(),
+            rows=self.rows.data_ptr(),
+            weights=self.weights.data_ptr(),
+            neighbours=self.neighbours.data_ptr(),
+            entry_rows=self._entry_rows.data_ptr(),
+            entry_pixels=self.entry_pixels.data_ptr(),
+            entry_weights=self.entry_weights.data_ptr(),
+            ranges=self._ranges.data_ptr(),
+        )
+
+    def _build(self, features: torch.Tensor) -> int | None:
+        """Sets weights, rows, neighbours and ends. The number of vertices that there is memory for;
+        None: the kernels, whose keys are packed, cannot build the lattice of these features."""
+        core, shape = _native.core(_NAME), self._shape
+        capturing = is_capturing(features)
+        if self.corners - 1 > core.max_features:
+            if capturing:
+                raise NotImplementedError(
+                    f"features has D = {self.corners - 1}: while a CUDA graph is captured, at most "
+                    f"{core.max_features}"
+                )
+            return None
 
         def integers(size: int) -> torch.Tensor:
             return torch.empty(size, dtype=torch.int32, device=features.device)
@@ -68,37 +112,37 @@ class DeviceLattice:
         del first
         # Row of the last vertex of each image.
         self._ends = prefix.view(self.batch, -1)[:, -1].clone()
-        self._known_ends: list[int] | None = None
-        if is_capturing(features):
+        if capturing:
             capacity = shape.padded_corners
         else:
             worst, *self._known_ends = torch.cat([bad, self._ends]).tolist()
             if worst < 2**31 - 1:
-                image, pixel = divmod(worst, self.pixels)
-                raise bad_features(features[image], pixel, first_image + image)
+                return None
             capacity = self._known_ends[-1]
         self.neighbours = integers(2 * self.corners * capacity).zero_()
         launch("link", simplices, table, prefix, vertices, capacity, self.neighbours)
-        del simplices, table, prefix, vertices, is_first
-        self._entry_rows, order = self.rows.sort(stable=True)
-        self.entry_pixels = integers(shape.corners)
-        self.entry_weights = torch.empty_like(self.weights)
-        self._ranges = integers(2 * (capacity + 1)).zero_()
-        entries = (self.entry_pixels, self.entry_weights, self._ranges)
-        launch("list_entries", self._entry_rows, order, self.weights, *entries)
-        self.native = core.DeviceLattice(
-            shape=shape,
-            capacity=capacity,
-            count=self._ends[-1:].data_ptr(),
-            rows=self.rows.data_ptr(),
-            weights=self.weights.data_ptr(),
-            neighbours=self.neighbours.data_ptr(),
-            entry_rows=self._entry_rows.data_ptr(),
-            entry_pixels=self.entry_pixels.data_ptr(),
-            entry_weights=self.entry_weights.data_ptr(),
-            ranges=self._ranges.data_ptr(),
-        )
-        self._shape = shape
+        return capacity
+
+    def _copy_of_host(self, features: torch.Tensor, first_image: int) -> int:
+        """As _build, with the lattices that the CPU builds."""
+        self._on_host = True
+        handles = native_cpu.build(features.cpu().contiguous(), first_image)
+        ends = [0]
+        rows, weights, neighbours = [], [], []
+        for handle in handles:
+            of_image = native_cpu.tables(handle)
+            # The vertices of an image follow those of the image before; row 0 is every image's.
+            links = torch.where(of_image[2] > 0, of_image[2] + ends[-1], of_image[2])
+            rows.append((of_image[0] + ends[-1]).T.flatten())
+            weights.append(of_image[1].T.flatten())
+            neighbours.append(links)
+            ends.append(ends[-1] + handle.vertices)
+        device = features.device
+        self.rows, self.weights = torch.cat(rows).to(device), torch.cat(weights).to(device)
+        self.neighbours = torch.cat(neighbours, 1).flatten().to(device)
+        self._known_ends = ends[1:]
+        self._ends = torch.tensor(ends[1:], dtype=torch.int32, device=device)
+        return ends[-1]
 
     @property
     def num_vertices(self) -> list[int]:
@@ -155,8 +199,15 @@ class DeviceLattice:
 
         maps = (values, grad_out, grad_values, grad_weights, workspace)
         launch("backward", (self.native, shape), *maps)
-        launch("backward_features", (self._shape,), features, grad_weights, grad_features)
-        return grad_values, grad_features
+        if not self._on_host:
+            launch("backward_features", (self._shape,), features, grad_weights, grad_features)
+            return grad_values, grad_features
+        by_image = grad_weights.view(self.batch, self.pixels, self.corners).cpu()
+        grads = [
+            native_cpu.weights_to_features(image, native_cpu.in_blocks(weights))
+            for image, weights in zip(features.cpu(), by_image, strict=True)
+        ]
+        return grad_values, torch.stack(grads).to(features.device)
 
     def _work(self, values: torch.Tensor, transpose: bool, backward: bool) -> tuple[Any, Any]:
         core = _native.core(_NAME)

@@ -11,7 +11,6 @@ from ...backends import Backend
 from ...derivatives import Autograd, by_argument, by_definition, multilinear
 from ...registry import Function, OpSpec, define
 from . import native, reference
-from .reference import MAX_FEATURES
 
 
 def check_values(values: torch.Tensor) -> None:
@@ -29,7 +28,7 @@ def check_values(values: torch.Tensor) -> None:
 
 
 def check_features(features: torch.Tensor) -> None:
-    """`features` is [N, D, P], floating point, D in 1..8, at least one pixel."""
+    """`features` is [N, D, P], floating point, with at least one feature and pixel."""
     if features.dim() != 3:
         raise ValueError(
             f"features has shape {tuple(features.shape)}, expected 3 dimensions [N, D, P]"
@@ -38,11 +37,8 @@ def check_features(features: torch.Tensor) -> None:
         raise TypeError(
             f"features has dtype {features.dtype}, expected float32, bfloat16, float16 or float64"
         )
-    if not 1 <= features.shape[1] <= MAX_FEATURES:
-        raise ValueError(
-            f"features has shape {tuple(features.shape)}: D is {features.shape[1]}, allowed are 1 "
-            f"to {MAX_FEATURES}"
-        )
+    if features.shape[1] == 0:
+        raise ValueError(f"features has shape {tuple(features.shape)}: D must be at least 1")
     if features.shape[2] == 0:
         raise ValueError(f"features has shape {tuple(features.shape)}: pixels must be at least 1")
 

@@ -9,9 +9,9 @@ import torch
 
 from ...dtypes import compute_dtype
 
-MAX_FEATURES = 8
-# Vertices are numbered in 16 bits per coordinate, of which some are for neighbours.
-MAX_COORDINATE = 32000
+# How far the coordinates of the lattice go: where float32 no longer tells the corners of a simplex
+# apart, and where those of a vertex and its neighbours no longer fit into 32 bits.
+MAX_COORDINATE = {torch.float32: 2**22, torch.float64: 2**30}
 
 
 class Tables(NamedTuple):
@@ -52,18 +52,41 @@ def build(features: torch.Tensor) -> Tables:
 
 
 def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Barycentric weights, remainder-0 points and ranks of the simplices, [D + 1, P] each."""
-    corners = len(features) + 1
+    """Barycentric weights, remainder-0 points and ranks of the simplices, [D + 1, P] each.
+
+    float32 features whose coordinates float32 cannot tell apart are computed in float64.
+    """
     elevated = _elevate(features)
-    inverse = (1.0 / torch.tensor(corners, dtype=features.dtype)).item()
-    cells = elevated * inverse
-    bad = ~(cells.detach().abs() <= MAX_COORDINATE // corners).all(0)
+    far = ~(elevated.detach().abs() <= MAX_COORDINATE[features.dtype]).all(0)
+    if features.dtype is torch.float64 or not far.any():
+        _raise_if_any(far, features)
+        return _within(elevated)
+    weights, point, rank = _within(elevated.masked_fill(far, 0.0))
+    again = _elevate(features[:, far].double())
+    too_far = ~(again.detach().abs() <= MAX_COORDINATE[torch.float64]).all(0)
+    _raise_if_any(far.masked_scatter(far, too_far), features)
+    of_far = _within(again)
+    # Not in place: the derivative of `weights` needs the ranks that it was computed with.
+    return (
+        weights.masked_scatter(far, of_far[0].to(features.dtype)),
+        point.masked_scatter(far, of_far[1]),
+        rank.masked_scatter(far, of_far[2]),
+    )
+
+
+def _raise_if_any(bad: torch.Tensor, features: torch.Tensor) -> None:
     if bad.any():
         raise bad_features(features, int(bad.int().argmax()))
-    nearest = cells.detach().round().long()
-    residual = elevated.detach() - (nearest * corners).to(features.dtype)
+
+
+def _within(elevated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """_simplices of elevated coordinates [D + 1, P] that the dtype holds well."""
+    corners = len(elevated)
+    inverse = (1.0 / torch.tensor(corners, dtype=elevated.dtype)).item()
+    nearest = (elevated * inverse).detach().round().long()
+    residual = elevated.detach() - (nearest * corners).to(elevated.dtype)
     point, rank = _into_simplex(nearest, residual)
-    t = (elevated - point.to(features.dtype)) * inverse
+    t = (elevated - point.to(elevated.dtype)) * inverse
     by_rank = torch.empty_like(t).scatter(0, rank, t)
     weights = torch.cat([by_rank[-1:] + (1.0 - by_rank[:1]), (by_rank[:-1] - by_rank[1:]).flip(0)])
     return weights, point, rank
@@ -138,7 +161,7 @@ def bad_features(features: torch.Tensor, pixel: int, image: int = 0) -> ValueErr
         return ValueError(f"features of image {image} are {found} at pixel {pixel}: not finite")
     return ValueError(
         f"features of image {image} are {found} at pixel {pixel}, too large for the lattice "
-        f"(coordinates up to about {MAX_COORDINATE // 16}): divide by larger widths"
+        f"(numbers up to about {MAX_COORDINATE[torch.float64] // 16}): divide by larger widths"
     )
 
 
