@@ -108,10 +108,13 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         for i in written:
             check_written(names[i], args[i], args)
         backend = choose(spec, function.implementation, dict(zip(names, args, strict=True)))
-        with (
-            _private_torch.autocast_disabled()
-        ):  # it would reach the torch functions a backend calls
-            result = getattr(backend, function.implementation)(*args)
+        try:
+            with _private_torch.autocast_disabled():  # it would reach torch functions of backends
+                result = getattr(backend, function.implementation)(*args)
+        except (MemoryError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                raise MemoryError(_too_large(name, names, args)) from error
+            raise
         if function.layout is not None:
             result = _with_layout(result, function.layout(*args))
         for i in written:
@@ -128,6 +131,22 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
             _register_autocast(name, device, functools.partial(_in_lower_precision, device))
         elif callable(spec.autocast) and name == spec.name:
             _register_autocast(name, device, spec.autocast)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the CPU's memory, or the count of its bytes, is exceeded."""
+    if isinstance(error, MemoryError):
+        return True
+    return any(text in str(error) for text in ("DefaultCPUAllocator", "calculation overflowed"))
+
+
+def _too_large(name: str, names: list[str], args: tuple[Any, ...]) -> str:
+    shapes = ", ".join(
+        f"{n} {tuple(a.shape)}"
+        for n, a in zip(names, args, strict=True)
+        if isinstance(a, torch.Tensor)
+    )
+    return f"{name} of {shapes} needs more memory than there is"
 
 
 def _with_layout(result: Any, layout: Any) -> Any:

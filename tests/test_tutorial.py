@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
 import pytest
+import torch
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from fastseg.cli.app import app  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 
@@ -55,16 +60,21 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (folder / "make_shapes.py").write_text(programs[0], encoding="utf-8")
     (folder / "from_python.py").write_text(programs[1], encoding="utf-8")
     printed = {}
-    for words in [*commands(), ["python", "from_python.py"]]:
-        program = [sys.executable] if words[0] == "python" else [sys.executable, "-m", "fastseg"]
-        # One thread: the pictures are too small for more, and other tests run beside this one.
-        done = subprocess.run(
-            [*program, *words[1:]], cwd=folder, capture_output=True, text=True, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, (words, done.stderr)
-        assert "Traceback" not in done.stderr
-        printed[" ".join(words)] = done.stdout + done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the pictures are too small for more, and other tests run beside
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for words in commands():
+            if words[0] == "python":
+                runpy.run_path(words[1], run_name="__main__")
+                continue
+            result = CliRunner().invoke(app, words[1:])
+            assert result.exit_code == 0, (words, result.stderr, result.exception)
+            printed[" ".join(words)] = result.stdout + result.stderr
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            runpy.run_path("from_python.py", run_name="__main__")
+    printed["from_python.py"] = output.getvalue()
+    torch.set_num_threads(threads)
     return folder, printed
 
 
@@ -80,7 +90,7 @@ def test_every_command_works(run_page: tuple[Path, dict[str, str]]) -> None:
     for name in ("labels", "overlay", "before_after"):
         with Image.open(folder / "shapes-results" / f"00_{name}.png") as image:
             assert image.height >= 288
-    assert printed["python from_python.py"].startswith("{'background': ")
+    assert printed["from_python.py"].startswith("{'background': ")
 
 
 @pytest.mark.slow

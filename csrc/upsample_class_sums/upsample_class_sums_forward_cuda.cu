@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<Storage>) == 8 ? 1 
 
 template <class Storage>
 __global__ void __launch_bounds__(kThreads)
-    upsample_class_sums_total_kernel(const Problem<Storage> p, std::int64_t blocks) {
+    upsample_class_sums_fwd_total_kernel(const Problem<Storage> p, std::int64_t blocks) {
   const std::int64_t each = p.a.kept * p.s.classes;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= p.s.batch * each) return;
@@ -82,7 +82,7 @@ template <class Storage> void forward_typed(const Problem<Storage>& p, std::uint
   prepare(p, stream);
   launch("upsample_class_sums", upsample_class_sums_fwd_kernel<Storage>, p.s.batch * blocks,
          kThreads, 0, stream, p, blocks);
-  launch("upsample_class_sums total", upsample_class_sums_total_kernel<Storage>,
+  launch("upsample_class_sums total", upsample_class_sums_fwd_total_kernel<Storage>,
          ceil_div(p.s.batch * p.a.kept * p.s.classes, kThreads), kThreads, 0, stream, p, blocks);
 }
 

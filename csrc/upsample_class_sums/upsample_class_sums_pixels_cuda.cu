@@ -12,7 +12,7 @@ FASTSEG_DEVICE void fill_taps(Tap<T>* table, const ResizeAxis& axis, std::int64_
 
 template <class Storage>
 __global__ void __launch_bounds__(kThreads)
-    upsample_class_sums_tables_kernel(const Problem<Storage> p) {
+    upsample_class_sums_fwd_bwd_tables_kernel(const Problem<Storage> p) {
   const Shape& s = p.s;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const ResizeAxis rows = resize_axis(s.in_h, s.out_h, s.align_corners, 0.0);
@@ -42,7 +42,7 @@ FASTSEG_DEVICE void normalise(int classes, const Logit& z, T& largest, T& sum) {
 
 template <class Storage>
 __global__ void __launch_bounds__(kThreads)
-    upsample_class_sums_pixels_kernel(const Problem<Storage> p) {
+    upsample_class_sums_fwd_bwd_pixels_kernel(const Problem<Storage> p) {
   using T = compute_t<Storage>;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t plane = p.s.out_h * p.s.out_w;
@@ -70,10 +70,10 @@ __global__ void __launch_bounds__(kThreads)
 template <class Storage> void prepare(const Problem<Storage>& p, std::uintptr_t stream) {
   const Shape& s = p.s;
   const std::int64_t longest = std::max({s.out_h, s.out_w, s.in_h + 2, s.in_w + 2});
-  launch("upsample_class_sums tables", upsample_class_sums_tables_kernel<Storage>,
+  launch("upsample_class_sums tables", upsample_class_sums_fwd_bwd_tables_kernel<Storage>,
          ceil_div(longest, kThreads), kThreads, 0, stream, p);
   if (s.sigmoid) return;
-  launch("upsample_class_sums pixels", upsample_class_sums_pixels_kernel<Storage>,
+  launch("upsample_class_sums pixels", upsample_class_sums_fwd_bwd_pixels_kernel<Storage>,
          ceil_div(s.batch * s.out_h * s.out_w, kThreads), kThreads, 0, stream, p);
 }
 template void prepare(const Problem<float>&, std::uintptr_t);

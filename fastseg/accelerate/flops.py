@@ -18,7 +18,7 @@ from .swap import swap_in, swap_of, swap_out
 class Counter:
     """Counts a model's FLOPs at one image size, before and after swaps.
 
-    The model itself is not run: a copy of it is, whose tensors have shapes and no values.
+    A copy of the model runs, whose tensors have shapes but no values; the model itself does not.
     """
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int]) -> None:

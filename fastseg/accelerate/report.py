@@ -1,4 +1,4 @@
-"""What has been done to a model, and what has not, and why."""
+"""Which modules of a model fastseg runs, which it left alone, and why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Report:
         rows: one per module, in the order of model.named_modules().
         loss_fn: the cross-entropy of the model's outputs; see fastseg.accelerate.
         total: the FLOPs of the whole model, before and after.
-        notes: what else there is to know.
+        notes: further lines of the printed report.
     """
 
     rows: tuple[Row, ...]
@@ -52,11 +52,11 @@ class Report:
 
     @property
     def left(self) -> tuple[Row, ...]:
-        """The modules that fastseg knows and left alone."""
+        """The modules of known kinds that run as they did."""
         return tuple(row for row in self.rows if row.why_not)
 
     def __str__(self) -> str:
-        """A table; modules of one class and with one text stand in one line."""
+        """A table, with one line for all modules of one class and text."""
         table = [("module", "class", "what, or why not", "GFLOPs")]
         for group in _groups(self.rows):
             first = group[0]

@@ -15,7 +15,7 @@ def low_resolution(model: Any) -> bool:
 
 
 def set_low_resolution(model: nn.Module, on: bool) -> None:
-    """Switches it; restoring removes it."""
+    """Sets whether it does; off leaves no trace in the module."""
     if on:
         model.__dict__[_SWITCH] = True
     else:

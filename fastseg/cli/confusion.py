@@ -53,4 +53,4 @@ def _draw(path: Path, matrix: torch.Tensor, classes: ClassSet) -> None:
     axes.grid(which="minor", color="#dddddd", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
     with written_whole(path) as file:
-        figure.savefig(file, format="png", dpi=130)
+        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")

@@ -8,7 +8,7 @@ from .console import fail
 
 
 def device_named(name: str) -> torch.device:
-    """The device that --device names; ends the command where there is no such."""
+    """Returns the device that --device names; ends the command if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

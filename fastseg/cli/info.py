@@ -40,7 +40,7 @@ def info(
 
 
 def op_backends(device: str) -> dict[str, dict[str, dict[str, str | None]]]:
-    """For each op and backend: which of the op's samples, in float32, it can run on `device`.
+    """Tries each backend of each op on the op's float32 samples on `device`.
 
     Returns:
         Op -> backend -> {"runs": "all", "some" or "none", "reason": why not all, or None}.
@@ -69,7 +69,7 @@ def _backends_of(name: str, device: str) -> dict[str, dict[str, str | None]]:
 
 
 class _OpArguments(TorchDispatchMode):
-    """Remembers what the public function of an op hands to its kernel, call by call."""
+    """Records the arguments with which the public function of an op calls its kernel."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def _torch_cuda(machine: dict[str, Any]) -> str:
 
 
 def _print_ops(device: str, ops: dict[str, dict[str, dict[str, str | None]]]) -> None:
-    """A table op x backend; the reasons are numbered and follow below."""
+    """Prints a table of ops and backends; numbered reasons follow below it."""
     used = [b.value for b in Backend if any(b.value in reasons for reasons in ops.values())]
     table = Table(f"ops on {device}", "op", *(f"^{backend}" for backend in used))
     notes: list[str] = []

@@ -23,7 +23,7 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes of the command, and this one's device. Only the first reports an error."""
+    """Starts the command's processes and gives this one's device; only rank 0 reports errors."""
     try:
         with launched(device) as (processes, own_device):
             try:

@@ -51,7 +51,7 @@ def _row(architecture: str, encoder: str) -> dict[str, Any]:
 
 
 class _NoValues(TorchFunctionMode):
-    """Leaves out what fills tensors: on meta tensors it does nothing, slowly."""
+    """Skips the initialisation of tensors, which on meta tensors is slow and has no effect."""
 
     _FILLING = frozenset(
         (

@@ -30,15 +30,13 @@ WorkingSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Longer side, in pixels, at which the network sees an image. "
-        "Default: what suits the model.",
+        help="Pixels of the longer side to which an image is resized for the network. "
+        "Default: the model's own.",
     ),
 ]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda or cuda:N; auto takes the GPU if there is one.")
-]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto takes a GPU if there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Run the network in bfloat16 (autocast).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON to stdout.")]
 Layout = Annotated[
     str | None,

@@ -62,7 +62,7 @@ def write_before_after(
 
 
 def shares(labels: numpy.ndarray, classes: ClassSet) -> list[tuple[int, int]]:
-    """(class, pixels) of the classes that occur, the largest first."""
+    """Returns (class, pixels) of the classes that occur, the largest first."""
     counts = numpy.bincount(labels.ravel(), minlength=len(classes))
     order = numpy.argsort(-counts, kind="stable")
     return [(int(index), int(counts[index])) for index in order if counts[index] > 0]
@@ -82,7 +82,7 @@ def _blend(photo: numpy.ndarray, labels: numpy.ndarray, classes: ClassSet) -> nu
 
 
 def _edges(labels: numpy.ndarray) -> numpy.ndarray:
-    """Opacity [H, W], 0 to 1, of a soft line along the borders between classes."""
+    """Returns the opacity [H, W], 0 to 1, of a soft line along class borders."""
     width = max(1, round(min(labels.shape) / 250))
     edges = numpy.zeros(labels.shape, dtype="uint8")
     for shift in range(1, width + 1):
@@ -93,7 +93,7 @@ def _edges(labels: numpy.ndarray) -> numpy.ndarray:
 
 
 def _write_caption(draw: ImageDraw.ImageDraw, x: int, caption: str, width: int) -> None:
-    """Writes the caption on a small plate in the corner of the picture that begins at column x."""
+    """Writes the caption on a small plate in the upper left corner of the picture at column x."""
     size = min(max(round(width / 32), 9), 40)
     font = ImageFont.load_default(size)
     right = x + round(font.getlength(caption) + 1.8 * size)
@@ -104,7 +104,7 @@ def _write_caption(draw: ImageDraw.ImageDraw, x: int, caption: str, width: int) 
 
 
 def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet) -> Image.Image:
-    """The picture above a band that names its classes, the largest share first."""
+    """Adds a band below the picture that names its classes, the largest share first."""
     size = min(max(round(picture.width / 38), 13), 34)
     font = ImageFont.load_default(size)
     gap, swatch = round(size * 0.5), round(size * 0.95)
@@ -144,6 +144,6 @@ def _with_legend(picture: Image.Image, labels: numpy.ndarray, classes: ClassSet)
 
 
 def short(name: str) -> str:
-    """A class name in one short line for a picture; a file can make it as long as it likes."""
+    """Shortens a class name to fit a picture: files may hold names of any length."""
     name = one_line(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

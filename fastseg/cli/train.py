@@ -59,7 +59,7 @@ def train(
         Path,
         typer.Argument(
             help="Folder with images/ and labels/, PASCAL VOC, Cityscapes, ADE20K, COCO, CamVid, "
-            "NAME.jpg beside NAME_mask.png, or a csv file: see --layout. Perhaps with classes.json."
+            "NAME.jpg beside NAME_mask.png, or a csv file (see --layout); classes.json is optional."
         ),
     ],
     model: Annotated[
@@ -95,13 +95,13 @@ def train(
         typer.Option(help="'imagenet' (from the Hugging Face hub) or a file. Default: random."),
     ] = None,
     working_size: Annotated[
-        int, typer.Option(min=1, help="Longer side, in pixels, of an image at scale 1.")
+        int, typer.Option(min=1, help="Pixels of an image's longer side at scale 1.")
     ] = 512,
     crop: Annotated[
-        tuple[int, int], typer.Option(help="Height and width of what the network sees.")
+        tuple[int, int], typer.Option(help="Height and width of the crops that the network sees.")
     ] = (352, 480),
     scale_range: Annotated[
-        tuple[float, float], typer.Option(help="Smallest and largest random scale.")
+        tuple[float, float], typer.Option(help="Range of the random scale of an image.")
     ] = (0.5, 2.0),
     color: Annotated[
         float, typer.Option(help="Strength of the random colour changes; 0 is none.")
@@ -120,17 +120,22 @@ def train(
     ] = 1,
     lr: Annotated[float, typer.Option(help="Learning rate after the warmup.")] = 1e-3,
     optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adamw",
-    weight_decay: Annotated[float, typer.Option(help="Not of biases and norms.")] = 0.01,
+    weight_decay: Annotated[
+        float, typer.Option(help="Weight decay; biases and norms have none.")
+    ] = 0.01,
     power: Annotated[
-        float, typer.Option(help="Of the poly schedule: lr * (1 - i / iterations) ** power.")
+        float,
+        typer.Option(help="Exponent of the poly schedule: lr * (1 - i / iterations) ** power."),
     ] = 0.9,
     warmup: Annotated[int, typer.Option(help="Steps of linear warmup.")] = 100,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0: no limit.")] = 0.0,
+    clip: Annotated[
+        float, typer.Option(help="Norm to which gradients are clipped; 0: no limit.")
+    ] = 0.0,
     ema: Annotated[
-        float, typer.Option(help="Decay of the averaged weights, which are kept; 0: none.")
+        float, typer.Option(help="Decay of the averaged weights, which best.pt keeps; 0: none.")
     ] = 0.998,
     class_weights: Annotated[
-        str, typer.Option(help=f"In the loss: one of {', '.join(CLASS_WEIGHTS)}.")
+        str, typer.Option(help=f"Class weights of the loss: one of {', '.join(CLASS_WEIGHTS)}.")
     ] = "none",
     label_smoothing: Annotated[
         float, typer.Option(help="Share of each label spread over all classes.")
@@ -143,7 +148,7 @@ def train(
         ),
     ] = "ce",
     bf16: Bf16 = False,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
     workers: Annotated[
@@ -320,7 +325,7 @@ def _continuing(trainer: Trainer) -> str:
 
 @contextlib.contextmanager
 def own_folder(folder: Path, processes: Processes) -> Iterator[FolderLock]:
-    """The folder's lock, which the first process holds; all end if it cannot."""
+    """Locks the folder in the first process; every process ends if that fails."""
     lock = FolderLock(folder)
     failed: Exception | None = None
     with contextlib.ExitStack() as stack:
@@ -375,7 +380,7 @@ def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
 
 
 class Display:
-    """The live progress bar on a terminal; elsewhere one line at each validation."""
+    """Shows a progress bar on a terminal; elsewhere prints one line per validation."""
 
     def __init__(self, iterations: int, processes: Processes) -> None:
         self._processes = processes

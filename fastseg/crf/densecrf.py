@@ -252,12 +252,12 @@ class DenseCRF:
         mus, kernels = leaves[1 : 1 + count], leaves[1 + count :]
         scores = (-unary.energies(leaves[0])[None]).clamp_min(EXCLUDED)
         filters = [t.differentiable(p) for t, p in zip(self._terms, kernels, strict=True)]
-        q = softmax(scores)
+        q = scores.softmax(1)
         for _ in range(max(0, int(n_iterations))):
             refined = scores
             for term, apply, mu in zip(self._terms, filters, mus, strict=True):
                 refined = refined - term.compat.energies(apply(q), mu)
-            q = softmax(refined)
+            q = refined.softmax(1)
         value = objective(q[0])
         grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         flat = [g.reshape(-1).numpy() for g in grads[1:]]

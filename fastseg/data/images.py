@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ _ASSOCIATED = 1
 _PILLOWS_LIMIT = threading.Lock()
 
 
-def read_image(path: Path, bands: int = 3) -> numpy.ndarray:
+def read_image(path: str | os.PathLike[str], bands: int = 3) -> numpy.ndarray:
     """Reads an image as uint8 [H, W, bands], upright as its EXIF data say.
 
     A photograph (3 bands) is RGB: grey becomes RGB, and transparent pixels are shown on white. One
@@ -65,6 +66,7 @@ def read_image(path: Path, bands: int = 3) -> numpy.ndarray:
         ImageError: there is no such file, it cannot be read as an image, it has other bands, or
             more pixels than allowed.
     """
+    path = Path(path)
     if path.suffix.lower() == ".npy":
         return _bands_of(path, arrays.read_npy(path, bands), bands)
     try:
@@ -84,7 +86,7 @@ def read_image(path: Path, bands: int = 3) -> numpy.ndarray:
     return _bands_of(path, arrays.read_tiff(path, bands), bands)
 
 
-def image_bands(path: Path) -> int:
+def image_bands(path: str | os.PathLike[str]) -> int:
     """The number of bands with which the images of a data set are read, from one of them.
 
     3 for whatever shows as a photograph, also in grey or with transparency; for a TIFF or .npy
@@ -93,6 +95,7 @@ def image_bands(path: Path) -> int:
     Raises:
         ImageError: as for `read_image`.
     """
+    path = Path(path)
     if path.suffix.lower() == ".npy":
         found = arrays.npy_bands(path)
     elif arrays.is_tiff(path) and importlib.util.find_spec("tifffile") is not None:

@@ -10,7 +10,7 @@ import torch
 from .._files import written_whole
 from .._json import checked
 from .._messages import reason
-from .._schema import ANYTHING, PLAIN, Array, Instance, Integer, Record, Table, nullable
+from .._schema import ANYTHING, PLAIN, Array, Instance, Integer, Number, Record, Table, nullable
 from ..models.description import (
     TRAINING_FORMAT,
     WEIGHTS,
@@ -20,6 +20,7 @@ from ..models.description import (
 from ..models.files import read_tensors
 from .run_folder import LAST, PREVIOUS
 
+_VALIDATION = Record({"iteration": Integer(0), "mIoU": nullable(Number(0, 1))}, others=PLAIN)
 _STATE = Record(
     {
         "description": StoredDescription(),
@@ -30,8 +31,8 @@ _STATE = Record(
         "optimizer": Record({"state": Instance(dict, "an object")}, others=ANYTHING),
         "history": Record(
             {
-                "losses": Array(Instance((int, float), "a number")),
-                "validations": Array(Table(PLAIN)),
+                "losses": Array(Instance(float, "a number")),
+                "validations": Array(_VALIDATION),
             }
         ),
     },

@@ -94,7 +94,8 @@ def _draw(path: Path, history: History, config: TrainConfig) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel("training loss", color=red)
     axes.set_xlim(0, config.iterations)
-    axes.set_ylim(0, 1.05 * float(numpy.quantile(means, 0.99)))
+    finite = [mean for mean in means if math.isfinite(mean)] or [1.0]
+    axes.set_ylim(0, max(1e-6, 1.05 * float(numpy.quantile(finite, 0.99))))
     axes.grid(color=faint, linewidth=0.6)
     points = [(v["iteration"], v["mIoU"]) for v in history.validations if v["mIoU"] is not None]
     if points:

@@ -21,13 +21,13 @@ def augmented_probabilities(
     window: SlidingWindow | None = None,
     size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Mean of the class probabilities over all views, at the size of the photograph.
+    """Averages the class probabilities of scaled and mirrored views, at the photograph's size.
 
-    A view is x resized bilinearly, without antialiasing, and mirrored or not. Its logits are
-    brought back to `size` and turned to probabilities there (mmsegmentation's rule); with a window
-    that averages probabilities, these are brought back (semseg's rule).
+    A view is x resized bilinearly, without antialiasing, and perhaps mirrored. Its logits are
+    resized to `size` and become probabilities there (mmsegmentation's rule). With a window that
+    averages probabilities, the probabilities are resized instead (semseg's rule).
 
-    Views are added in place: memory is the result and one view.
+    Views are added in place, so the result and one view are all that is in memory.
 
     Args:
         model: in eval mode.
@@ -39,8 +39,8 @@ def augmented_probabilities(
         size: of the result; by default that of x.
 
     Returns:
-        Probabilities [N, classes, *size]; `.argmax(1)` are the labels. A single class has its
-        sigmoid.
+        Probabilities [N, classes, *size], whose `.argmax(1)` gives the labels; the sigmoid of a
+        single class.
 
     Raises:
         ValueError: no scale, a scale that is not positive, or x as in `sliding_window_scores`.

@@ -1,4 +1,4 @@
-"""A model's predictions as one CUDA graph: no time between its kernels."""
+"""Runs a model's predictions as one CUDA graph, without gaps between kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CapturedPredict:
         self._model = model  # whose parameters the graph reads
         self._images = images.detach().clone(memory_format=torch.channels_last)
         with torch.cuda.device(self.device):
-            # Elsewhere than on the default stream, as the capture itself.
+            # Warm up on a side stream, as the capture needs one too.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -57,11 +57,11 @@ class CapturedPredict:
 def capture(model: SegmentationModel, images: torch.Tensor) -> CapturedPredict:
     """`model.predict_labels` for images of this shape, as one CUDA graph.
 
-    All kernels of a prediction are started by one call: for small images and batches, whose kernels
-    end sooner than Python starts the next one, that is most of the time. Weights that are changed
+    One call starts all kernels of a prediction. This saves most of the time for small images and
+    batches, whose kernels end sooner than Python starts the next one. Weights that are changed
     in place afterwards count, as do others loaded with load_state_dict; a model moved to another
     device or dtype must be captured again. The graph keeps the memory of one prediction. Calls from
-    several threads or streams at once share that memory: they are the caller's to put in order.
+    several threads or streams at once share that memory, so the caller has to serialise them.
 
     `capture(fastseg.fuse(model), images)` is the fastest form.
 

@@ -1,4 +1,4 @@
-"""Scores of every pixel of one view: what sliding windows and augmentation average."""
+"""Per-pixel scores of one view, which sliding windows and augmentation average."""
 
 from __future__ import annotations
 

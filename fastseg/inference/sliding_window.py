@@ -21,7 +21,7 @@ class SlidingWindow:
 
     Attributes:
         crop: height and width of a crop, or the side of a square one.
-        stride: between neighbouring crops, the same way; by default two thirds of the crop,
+        stride: between neighbouring crops, given like `crop`; by default two thirds of the crop,
             rounded up. The last crop of a row or column is moved inside the image.
         average: "logits": mean of the crops' logits; an image smaller than the crop is one smaller
             crop (mmsegmentation's rule). "probabilities": mean of their softmax; an image smaller
@@ -70,7 +70,7 @@ class SlidingWindow:
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """First pixels of the crops along one side; the last is moved inside."""
+    """Returns the first pixel of each crop along one side; the last crop is moved inside."""
     count = -(-max(length - crop, 0) // stride) + 1
     return [max(min(i * stride, length - crop), 0) for i in range(count)]
 
@@ -79,9 +79,9 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 def sliding_window_scores(
     model: SegmentationModel, x: torch.Tensor, window: SlidingWindow
 ) -> torch.Tensor:
-    """Mean over the crops that see a pixel, of their logits or probabilities.
+    """Averages the logits or probabilities of the crops that cover each pixel.
 
-    Crops are added in place: memory is the result, one batch of crops and the image.
+    Crops are added in place, so memory holds the result, one batch of crops and the image.
 
     Args:
         model: in eval mode.
@@ -122,7 +122,7 @@ def sliding_window_scores(
         for (y, z), part in zip(places, scores.split(x.shape[0]), strict=True):
             total[:, :, y : y + crop_h, z : z + crop_w] += part
     assert total is not None
-    # How many crops see a pixel is the product of the rows and the columns of crops that do.
+    # The number of crops that cover a pixel is the product over its row and its column.
     total /= _seen(rows, crop_h, full_h, total)[:, None]
     total /= _seen(columns, crop_w, full_w, total)
     return total[:, :, top : top + height, left : left + width]
@@ -135,7 +135,7 @@ def predict_sliding_window(
     size: tuple[int, int] | None = None,
     threshold: float = 0.5,
 ) -> torch.Tensor:
-    """The class of every pixel from the averaged crops, resized to `size` in the same pass.
+    """Labels every pixel from the averaged crops, resizing to `size` in the same pass.
 
     Args:
         model: in eval mode.
@@ -160,14 +160,14 @@ def predict_sliding_window(
 def _batches(
     places: list[tuple[int, int]], window: SlidingWindow, images: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Crops that go through the model together: batch_size of them, at least one per image."""
+    """Groups the crops into batches of batch_size, with at least one crop per image."""
     count = max(1, window.batch_size // images)
     for i in range(0, len(places), count):
         yield places[i : i + count]
 
 
 def _seen(starts: list[int], crop: int, length: int, like: torch.Tensor) -> torch.Tensor:
-    """How many crops cover each pixel along one side."""
+    """Counts the crops that cover each pixel along one side."""
     count = like.new_zeros(length)
     for start in starts:
         count[start : start + crop] += 1

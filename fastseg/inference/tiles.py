@@ -1,4 +1,4 @@
-"""Images larger than memory: one tile after another, each with its surroundings."""
+"""Segments images larger than memory, tile by tile, each with a halo around it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def predict_tiled(
     exact: bool = False,
     out: numpy.ndarray | None = None,
 ) -> numpy.ndarray:
-    """The class of every pixel of an image of any size, at its own resolution.
+    """Labels every pixel of an image of any size, at its own resolution, tile by tile.
 
     Args:
         model: in eval mode.
         image: uint8 [H, W, bands], RGB for three bands; a numpy.memmap is read tile by tile.
         tile: side of a tile in pixels; rounded up to what fits the model.
-        halo: pixels around a tile that its network sees as well. By default 128; with `exact` the
-            receptive field of the encoder, which is what makes the result exact.
-        exact: only the encoder works on tiles; its features are put together and decoded whole.
-            With the default halo the labels are those of the whole image, where pooling over the
-            whole image is part of the model too. Features and decoder must fit into memory.
-            Without it each tile is an image of its own, seen with its halo.
+        halo: pixels around a tile that the network sees too. By default 128; with `exact` the
+            receptive field of the encoder, so that the result is exact.
+        exact: whether only the encoder works on tiles, and its features are joined and decoded as
+            a whole. With the default halo the labels are then those of the whole image, even if the
+            model pools over the whole image; features and decoder must fit into memory. Otherwise
+            each tile with its halo is an image of its own.
         out: uint8 [H, W] (int32 above 256 labels), for example a memmap, to write into.
 
     Returns:
@@ -112,7 +112,7 @@ def _place(
     padded: tuple[int, int],
     stride: int,
 ) -> torch.Tensor:
-    """Copies the cells of a tile into the map of the whole image, which is made if empty."""
+    """Copies a tile's cells into the map of the whole image, and makes that map if it is empty."""
     if whole.numel() == 0:
         shape = (1, feature.shape[1], -(-padded[0] // stride), -(-padded[1] // stride))
         whole = feature.new_empty(shape).contiguous(memory_format=torch.channels_last)
@@ -126,7 +126,7 @@ def _place(
 def _tiles(
     size: tuple[int, int], tile: int, halo: int, step: int
 ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Tiles and, for each, the region with its halo: both start at multiples of `step`."""
+    """Yields each tile and its region with the halo; both start at multiples of `step`."""
     halo = _up(halo, step)
     height, width = size
     for y in range(0, height, tile):
@@ -149,15 +149,15 @@ def _up(value: int, step: int) -> int:
 
 
 def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
-    """How far, in pixels, the last features of an encoder see from their own position.
+    """Measures how far, in pixels, the last features of an encoder see from their position.
 
-    Measured: in a copy whose convolutions are plain means, nothing cancels, and the gradient of one
-    feature covers all that the network's shape lets it see. A strip one pixel high is enough.
+    In a copy whose convolutions are plain means nothing cancels, so the gradient of one feature
+    covers everything that the network's shape lets it see. A strip one pixel high is enough.
 
     Args:
         encoder: from a map to a list of maps, of convolutions, batch norms and pooling; square
             kernels.
-        limit: the largest distance that is looked for.
+        limit: largest distance in pixels.
 
     Raises:
         ValueError: the features see further than `limit`, or the whole image.

@@ -60,7 +60,7 @@ class ASPP(nn.Module):
         separable_norm: batch norm and ReLU between the depthwise and the pointwise convolution.
 
     Raises:
-        ValueError: rates are not three; one image in training mode (in forward).
+        ValueError: rates are not three of at least 1; one image in training mode (in forward).
 
     Source: Chen et al., Rethinking Atrous Convolution, 2017, section 3.3.
     """
@@ -78,8 +78,8 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         self.pooled_first = pooled_first
-        if len(tuple(rates)) != 3:
-            raise ValueError(f"rates is {tuple(rates)}, expected three dilations")
+        if len(tuple(rates)) != 3 or min(rates) < 1:
+            raise ValueError(f"rates is {tuple(rates)}, expected three dilations of at least 1")
         branches: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 1, bias=False)]
         for rate in rates:
             branches.append(

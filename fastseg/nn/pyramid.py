@@ -18,6 +18,8 @@ from .norm import NormName, check_batch, make_norm
 from .pyramid_conv import pyramid_conv2d
 from .resized import keeps_the_map
 
+MOST_BINS = 256  # a config.json that asks for 4000 would take gigabytes
+
 
 class PoolingBranch(nn.Module):
     """1x1 convolution, norm and ReLU of the averages over one grid of cells, upsampled."""
@@ -54,7 +56,7 @@ class PyramidPooling(nn.Module):
     Args:
         in_channels: of the map.
         channels: of each grid's branch.
-        bins: cells per side of each grid.
+        bins: cells per side of each grid, 1 to 256.
         use_norm: as in `make_norm`.
         norm_of_one: whether the branch of one cell has the norm too (semseg, mmseg) or a bias
             instead (smp).
@@ -75,6 +77,10 @@ class PyramidPooling(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        if not bins or min(bins) < 1 or max(bins) > MOST_BINS:
+            raise ValueError(
+                f"bins is {tuple(bins)}, expected grids of 1 to {MOST_BINS} cells per side"
+            )
         self.bins = tuple(bins)
         self.input_first = input_first
         self.align_corners = align_corners

@@ -60,7 +60,7 @@ WRONG = [
     (lambda d: d.addPairwiseEnergy(numpy.ones(20), 3), ValueError, "Bad shape"),
     (lambda d: d.addPairwiseEnergy(numpy.full((2, 20), NAN), 3), ValueError, "features has nan"),
     (lambda d: d.addPairwiseEnergy(numpy.full((2, 20), 1e9), 3), ValueError, "feature|large"),
-    (lambda d: d.addPairwiseEnergy(numpy.ones((9, 20)), 3), ValueError, "feature"),
+    (lambda d: d.addPairwiseEnergy(numpy.ones((0, 20)), 3), ValueError, "pairwise energy"),
     (lambda d: d.stepInference(unary(2)), ValueError, "Q has shape"),
     (lambda d: d.klDivergence(unary(2)), ValueError, "Q has shape"),
     (lambda d: dcrf.DenseCRF2D(0, 4, 3), ValueError, "w is 0"),

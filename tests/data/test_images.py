@@ -179,7 +179,8 @@ def test_bands_that_are_not_the_models_are_one_line(tmp_path: Path, bands: int) 
 def test_bands_one_is_grey(tmp_path: Path) -> None:
     Image.fromarray(values(3)).save(tmp_path / "photo.png")
     Image.fromarray(values(3)).convert("L").save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png", 1).shape == (20, 30, 1)
+    assert read_image(str(tmp_path / "grey.png"), 1).shape == (20, 30, 1)
+    assert image_bands(str(tmp_path / "grey.png")) == 3
     grey = read_image(tmp_path / "grey.png", 1)
     assert numpy.array_equal(read_image(tmp_path / "photo.png", 1), grey)
     numpy.save(tmp_path / "flat.npy", grey[..., 0])

@@ -19,11 +19,11 @@ import torch
 pytest.importorskip("PIL")
 
 from tiny_data import make_dataset
-from training_case import CONFIG, make_trainer
+from training_case import CONFIG, DESCRIPTION, make_trainer
 
 from fastseg import _files
 from fastseg._files import FolderError, remove_orphans, written_whole
-from fastseg.engine import checkpoint, run_folder
+from fastseg.engine import checkpoint, history, run_folder
 from fastseg.engine.config import TrainConfig
 from fastseg.engine.run_folder import LAST, PREVIOUS, FolderLock, read_options, write_options
 
@@ -263,6 +263,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("config", {}, "iterations"),
     ("history", {"losses": [None], "validations": []}, "history.losses[0] is null"),
     ("history", {"losses": []}, "history.validations is missing"),
+    ("history", {"losses": [], "validations": [{"iteration": 1}]}, "[0].mIoU is missing"),
+    ("history", {"losses": [], "validations": [{"iteration": 1, "mIoU": "x"}]}, "mIoU is 'x'"),
     ("history", [], "history is a list of 0, expected an object"),
     ("averaged", {"a": 3}, "averaged.a is 3, expected a tensor"),
     ("averaged", None, "not written by this version"),
@@ -371,3 +373,12 @@ def test_options_are_recorded(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ValueError, match=f"run\\.json: .*{words}"):
             read_options(tmp_path)
+
+
+def test_the_curve_of_losses_that_are_not_finite(tmp_path: Path) -> None:
+    """On a GPU a loss in the middle may be infinite before the last of its kind is looked at."""
+    losses = history.History([1.0, math.inf, math.nan, 0.5], [{"iteration": 2, "mIoU": None}])
+    history.write(tmp_path, losses, CONFIG, DESCRIPTION)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["loss"]["mean"] == [1.0, None, None, 0.5]
+    assert (tmp_path / "curve.png").exists()

@@ -197,6 +197,8 @@ CLASSES = {"names": ["a", "b"], "colors": [[0, 0, 0], [1, 2, 3]], "overlay_color
         ({"decoder_atrous_rates": [1, None]}, "decoder_atrous_rates[1] is null"),
         ({"decoder_atrous_rates": [3] * 5000}, "decoder_atrous_rates is a list of 5000"),
         ({"decoder_atrous_rates": [3] * 4000}, "fits no DeepLabV3Plus (rates is"),
+        ({"decoder_atrous_rates": [0, 0, 0]}, "config.json: fits no DeepLabV3Plus (rates is (0"),
+        ({"decoder_atrous_rates": [-1, 2, 3]}, "config.json: fits no DeepLabV3Plus (rates is"),
         ({"decoder_fusions": 1 << 24}, "parameters, far more than its file"),
         ({"encoder_name": ["a"]}, "encoder_name is a list of 1, expected text"),
         ({"encoder_options": 3}, "encoder_options is 3, expected an object"),
@@ -219,6 +221,15 @@ def test_config_fields_that_do_not_fit(
     assert message.startswith(str(tmp_path)) and len(message.splitlines()) == 1
     assert len(message) < 1500
     assert any(word in message for word in words.split("|")), message
+
+
+def test_grids_that_would_take_gigabytes(tmp_path: Path) -> None:
+    PSPNet("mobilenet_v2", encoder_weights=None, psp_out_channels=8).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    for bins in ([1, 4000, 4000, 4000], [1, 0, 3, 6]):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "psp_bins": bins}))
+        with pytest.raises(ValueError, match=r"config\.json: fits no PSPNet \(bins is"):
+            SegmentationModel.from_pretrained(tmp_path)
 
 
 def test_a_limit_can_be_raised(model: DeepLabV3Plus, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _assert_as_accurate(
         return assert_as_accurate(ours, peer, truth, **rest)
     eps = torch.finfo(torch.float64).eps
     scaled = relative_error(single, truth) * eps / torch.finfo(torch.float32).eps
-    error, bound = relative_error(ours, truth), max((rest["ratio"] + 1) * scaled, 4 * eps)
+    error, bound = relative_error(ours, truth), max((rest["ratio"] + 1) * scaled, 8 * eps)
     assert error <= bound, f"{rest['what']}: error {error:.2e}, allowed is {bound:.2e}"
 
 
@@ -146,7 +146,7 @@ def test_same_bits_again_and_at_any_thread_count(op, sample, dtype):
         if variant.backend is Backend.NATIVE:
             with variant():
                 first = run(1)
-                for threads in (1, 2, 3):
+                for threads in (1, 2, 3, 5):
                     assert all(map(torch.equal, first, run(threads))), f"{variant}, {threads}"
 
 

@@ -222,9 +222,23 @@ class _Filter(torch.autograd.Function):
     """Linear: its derivative is the transposed filter of the same lattice."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, lattice: Lattice, transpose: bool) -> torch.Tensor:
-        ctx.lattice, ctx.transpose = lattice, transpose
+    def forward(values: torch.Tensor, lattice: Lattice, transpose: bool) -> torch.Tensor:
         return lattice._filter(values, transpose)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        _, ctx.lattice, ctx.transpose = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, moved: torch.Tensor, *_: Any) -> torch.Tensor:
+        return _Filter.apply(moved, ctx.lattice, ctx.transpose)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, values: torch.Tensor, lattice: Lattice, transpose: bool
+    ) -> tuple[torch.Tensor, int]:
+        parts = values.unbind(in_dims[0])
+        return torch.stack([_Filter.apply(x, lattice, transpose) for x in parts]), 0
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
