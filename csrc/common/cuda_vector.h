@@ -105,8 +105,8 @@ FASTSEG_DEVICE void store_items(Storage* p, const compute_t<Storage> (&values)[k
   store_items<kItems>(p, items);
 }
 
-// Neighbours as they were loaded, in whole registers, for loops that read ahead: nvcc takes Items of
-// 16-bit values apart where they arrive, and so waits for them there.
+// Neighbours as they were loaded, in whole registers, for loops that read ahead: nvcc takes Items
+// of 16-bit values apart where they arrive, and so waits for them there.
 template <class Storage, int kItems, bool kInWords = kItems * sizeof(Storage) % 4 == 0>
 struct RawItems {
   unsigned words[kItems * sizeof(Storage) / 4];

@@ -28,9 +28,21 @@ def recorded():
 # instructions in double precision of the whole kernel; and what a load is used after at least.
 # benchmarks/NOTES.md says what time follows from them.
 BUDGETS = {
-    "dilated_conv2d_fwd_bwd_march_kernel<bfloat16_t, 4, false>": {"loop": 90, "double": 0, "first_use": 65},
-    "dilated_conv2d_fwd_bwd_march_kernel<bfloat16_t, 2, true>": {"loop": 110, "double": 0, "first_use": 75},
-    "dilated_conv2d_fwd_bwd_march_kernel<float, 4, false>": {"loop": 85, "double": 0, "first_use": 55},
+    "dilated_conv2d_fwd_bwd_march_kernel<bfloat16_t, 4, false>": {
+        "loop": 90,
+        "double": 0,
+        "first_use": 65,
+    },
+    "dilated_conv2d_fwd_bwd_march_kernel<bfloat16_t, 2, true>": {
+        "loop": 110,
+        "double": 0,
+        "first_use": 75,
+    },
+    "dilated_conv2d_fwd_bwd_march_kernel<float, 4, false>": {
+        "loop": 85,
+        "double": 0,
+        "first_use": 55,
+    },
     "upsample_bilinear_bwd_kernel<bfloat16_t, false, Vectors>": {"prmt": 0, "first_use": 25},
     "upsample_bilinear_bwd_kernel<bfloat16_t, true, Vectors>": {"prmt": 0, "first_use": 25},
 }
