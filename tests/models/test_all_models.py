@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastseg
 from fastseg.models import PSPNet, SegmentationModel
+from fastseg.ops.upsample_conv2d import lowres
 
 # Operations on maps (not on weights); the first tensor they return is a map.
 ON_MAPS = (
@@ -168,7 +169,11 @@ def test_what_is_computed_again_in_the_backward_changes_no_gradient(case: ModelC
 
 @each_model
 @pytest.mark.parametrize("mode", ["eval", "predict", "train"])
-def test_channels_last_is_kept_at_every_stage(case: ModelCase, mode: str) -> None:
+def test_channels_last_is_kept_at_every_stage(
+    case: ModelCase, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where oneDNN has AVX2 only, dense convolutions that train go through NCHW: it is faster there.
+    monkeypatch.setattr(lowres, "_slow_backward", lambda x, weight: False)
     model = case.model(training=mode == "train").to(memory_format=torch.channels_last)
     x = case.images().contiguous(memory_format=torch.channels_last)
     with MapFormats() as formats:
