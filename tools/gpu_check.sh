@@ -68,7 +68,7 @@ case $call in
 1)
   run rows $rows_limit $python tools/gpu_rows.py "$folder/rows.json" --device "$device" --stop-after 140
   [ -s "$folder/rows.json" ] &&
-    run picture 10 $python -m fastseg bench report "$folder/rows.json" --png "$folder/rows.png"
+    run picture 30 $python -m fastseg bench report "$folder/rows.json" --png "$folder/rows.png"
   ;;
 2)
   gpu_tests=$(grep -rl --include='test_*.py' 'pytest.mark.gpu' tests)
