@@ -1,6 +1,6 @@
 """Whole networks, and the checkpoints they load."""
 
-from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet
+from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .default import default_model
@@ -13,6 +13,7 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "SegFormer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
     "default_model",
