@@ -1,6 +1,6 @@
 """Whole networks, and the checkpoints they load."""
 
-from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer
+from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Segformer
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .default import default_model
@@ -14,6 +14,7 @@ __all__ = [
     "DeepLabV3Plus",
     "PSPNet",
     "SegFormer",
+    "Segformer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
     "default_model",

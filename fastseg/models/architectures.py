@@ -5,9 +5,9 @@ from __future__ import annotations
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .pspnet import PSPNet
-from .segformer import SegFormer
+from .segformer import SegFormer, Segformer
 
-__all__ = ["ARCHITECTURES", "DeepLabV3", "DeepLabV3Plus", "PSPNet", "SegFormer"]
+__all__ = ["ARCHITECTURES", "DeepLabV3", "DeepLabV3Plus", "PSPNet", "SegFormer", "Segformer"]
 
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {

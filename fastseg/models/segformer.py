@@ -184,3 +184,7 @@ class SegFormer(EncoderDecoder):
         if not align_corners:
             self.size_step = 1
         self.initialise_decoder()
+
+
+# The name that segmentation_models_pytorch has for it.
+Segformer = SegFormer
