@@ -85,6 +85,8 @@ def files(model: Any) -> dict[str, bytes]:
     """
     kind = _kind_of(model)
     names = model.classes.names
+    if model.classes == numbered_classes(len(names)):
+        names = _numbered(len(names))
     config = {
         **kind.config(model),
         "torch_dtype": "float32",
@@ -126,9 +128,14 @@ def _classes(origin: str, config: Mapping[str, Any]) -> ClassSet:
     if sorted(labels, key=lambda key: (len(key), key)) != [str(i) for i in range(len(labels))]:
         raise ValueError(f"{origin}: id2label does not number its {len(labels)} labels from 0")
     names = tuple(labels[str(i)] for i in range(len(labels)))
-    if names == tuple(f"LABEL_{i}" for i in range(len(names))):
+    if names == _numbered(len(names)):
         return numbered_classes(len(names))
     return ClassSet(names, voc_colors(len(names)), bright_colors(len(names)))
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """What transformers calls labels of which nothing is known but their number."""
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def _statistics(path: Path) -> dict[str, Any]:
