@@ -1,6 +1,6 @@
 """Whole networks, and the checkpoints they load."""
 
-from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet
+from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet, Unet
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .default import default_model
@@ -15,6 +15,7 @@ __all__ = [
     "PSPNet",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "Unet",
     "default_model",
     "load_checkpoint",
     "make_encoder",

@@ -23,30 +23,38 @@ _FIRST_WEIGHTS = (
 
 
 def encoder_arguments(
-    state_dict: StateDict, reader: str, options: dict[str, Any]
+    state_dict: StateDict, reader: str | None, options: dict[str, Any], depth: int | None = None
 ) -> dict[str, Any]:
     """The arguments that every model with an encoder takes.
 
     Args:
         reader: name of a weight that reads the encoder's last features.
         options: of the encoder, as `stem_options` has them.
+        depth: halvings of the encoder, where the model tells it without a reader.
 
     Raises:
         ValueError: the encoder is none of ours, or `reader` does not fit it.
     """
     name = encoder_name(state_dict)
+    if depth is None:
+        depth = _depth(state_dict, reader or "", name, options)
+    first = next((key for key in _FIRST_WEIGHTS if key in state_dict), "")
+    return {
+        "encoder_name": name,
+        "encoder_weights": None,
+        "encoder_depth": depth,
+        "in_channels": size_of(state_dict, first, 1, 3),
+    }
+
+
+def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any]) -> int:
+    """Halvings of the encoder, by the channels of the last features."""
     with torch.device("meta"):
         widths = make_encoder(name, **options).out_channels
     channels = size_of(state_dict, reader, 1, widths[-1])
     if channels not in widths[3:]:
         raise ValueError(f"{reader} reads {channels} channels, {name} has {widths[3:]}")
-    first = next((key for key in _FIRST_WEIGHTS if key in state_dict), "")
-    return {
-        "encoder_name": name,
-        "encoder_weights": None,
-        "encoder_depth": widths.index(channels, 3),
-        "in_channels": size_of(state_dict, first, 1, 3),
-    }
+    return widths.index(channels, 3)
 
 
 def stem_options(state_dict: StateDict) -> dict[str, Any]:
@@ -93,3 +101,8 @@ def size_of(state_dict: StateDict, key: str, axis: int, default: Any) -> Any:
     That it is missing is reported, with its name, when the model is filled.
     """
     return state_dict[key].shape[axis] if key in state_dict else default
+
+
+def count_of(state_dict: StateDict, prefix: str) -> int:
+    """How many different names follow a prefix, as those of an nn.ModuleList's modules."""
+    return len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)})
