@@ -13,6 +13,7 @@ from ..nn.chain import is_sequence, run
 from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
+from ..nn.unet import run_unet_block, unet_skips, unet_unfit
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
 from .layout import as_given, for_inference
@@ -178,20 +179,13 @@ class UnetBlock(Swap):
         target_width: int,
         skip_connection: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        parts = [feature_map] if skip_connection is None else [feature_map, skip_connection]
-        size = (target_height, target_width)
-        x = run_resized(parts, module.conv1, size, module.interpolation_mode)
-        return module.attention2(module.conv2(x))
+        return run_unet_block(module, feature_map, (target_height, target_width), skip_connection)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        return module.conv1, module.conv1[0], module.attention1, module.attention1.attention
+        return unet_skips(module)
 
     def unfit(self, module: Any) -> str | None:
-        if module.interpolation_mode not in ("nearest", "bilinear"):
-            return f"interpolation_mode is {module.interpolation_mode!r}"
-        if type(module.attention1.attention) is not nn.Identity:
-            return "attention needs the resized and concatenated map"
-        return begins_with(module.conv1)
+        return unet_unfit(module)
 
 
 class PspDecoder(Swap):

@@ -15,7 +15,9 @@ from fastseg.models import (
     SegFormer,
     SegmentationModel,
     TFDeepLabMobileNetV2,
+    Unet,
 )
+from fastseg.nn import SCSEAttention
 
 TF_WIDTHS = (8, 12, 12, 8, 8, 8, 16, 16, 16, 16, 12, 12, 12, 20, 20, 20, 24)
 
@@ -32,6 +34,8 @@ class ModelCase:
         trains_on_one: whether one image is enough to train, since no batch norm reads the mean of a
             whole image.
         fewest_maps: with more than 36 pixels, that operations make of the first of the sizes.
+        uncalled: prefixes of names of modules that hold tensors which nothing reads, as in the
+            library that the model comes from.
     """
 
     name: str
@@ -41,6 +45,7 @@ class ModelCase:
     in_weights: bool = True
     trains_on_one: bool = False
     fewest_maps: int = 12
+    uncalled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -176,6 +181,28 @@ def _tf_deeplab() -> SegmentationModel:
     return TFDeepLabMobileNetV2(5, stem=8, widths=TF_WIDTHS, expansion=3, head=10)
 
 
+def _unet() -> SegmentationModel:
+    return Unet("resnet18", encoder_weights=None, decoder_channels=(32, 24, 16, 12, 8), classes=5)
+
+
+def _unet_with_attention() -> SegmentationModel:
+    """Attention, bilinear resizing, another norm, a cut encoder; one class, four channels."""
+    model = Unet(
+        "mobilenet_v2",
+        encoder_depth=3,
+        encoder_weights=None,
+        decoder_use_norm={"type": "instancenorm", "affine": True},
+        decoder_channels=(32, 16, 16),
+        decoder_attention_type="scse",
+        decoder_interpolation="bilinear",
+        in_channels=4,
+    )
+    for module in model.modules():  # a hidden channel that is 0 for all images trains nothing
+        if isinstance(module, SCSEAttention):
+            torch.nn.init.ones_(module.cSE[1].bias)
+    return model
+
+
 CASES = (
     ModelCase("deeplabv3", _deeplabv3, in_weights=False),
     ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
@@ -201,6 +228,22 @@ CASES = (
         in_weights=False,
         trains_on_one=True,
         fewest_maps=6,
+    ),
+    ModelCase(
+        "unet",
+        _unet,
+        ((64, 96), (49, 65), (50, 70)),
+        trains_on_one=True,
+        uncalled=("decoder.blocks.4.attention1",),
+    ),
+    ModelCase(
+        "unet-attention",
+        _unet_with_attention,
+        ((32, 48), (33, 41), (30, 50)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        uncalled=("decoder.blocks.2.attention1",),
     ),
     ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70)), trains_on_one=True),
 )

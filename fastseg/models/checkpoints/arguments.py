@@ -67,10 +67,42 @@ def segformer_arguments(state_dict: StateDict) -> dict[str, Any]:
     }
 
 
-def _shared_arguments(state_dict: StateDict, reader: str) -> dict[str, Any]:
-    """What every model takes; `reader` is a weight that the encoder's last features go into."""
+def unet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of Unet."""
+    depth = count_of(state_dict, "decoder.blocks.")
+    block = "decoder.blocks.0"
+    return {
+        **_shared_arguments(state_dict, depth=depth),
+        "decoder_channels": [
+            size_of(state_dict, f"decoder.blocks.{i}.conv2.0.weight", 0, 16) for i in range(depth)
+        ],
+        "decoder_use_norm": _norm_name(state_dict, f"{block}.conv1"),
+        "decoder_attention_type": (
+            "scse" if f"{block}.attention1.attention.cSE.1.weight" in state_dict else None
+        ),
+    }
+
+
+def _norm_name(state_dict: StateDict, layers: str) -> Any:
+    """What `make_norm` makes the norm between a convolution and a ReLU of."""
+    if f"{layers}.1.running_mean" in state_dict:
+        return "batchnorm"
+    if f"{layers}.1.weight" in state_dict:
+        return {"type": "instancenorm", "affine": True}
+    return "identity" if f"{layers}.0.bias" in state_dict else "instancenorm"
+
+
+def _shared_arguments(
+    state_dict: StateDict, reader: str | None = None, depth: int | None = None
+) -> dict[str, Any]:
+    """What every model takes.
+
+    Args:
+        reader: a weight that the encoder's last features go into, from which its depth is read.
+        depth: of the encoder, instead.
+    """
     arguments = {
-        **encoder_arguments(state_dict, reader),
+        **encoder_arguments(state_dict, reader, depth),
         "classes": size_of(state_dict, "segmentation_head.0.weight", 0, 1),
     }
     if labels := size_of(state_dict, "classification_head.3.weight", 0, None):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
+from ..unet import Unet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
     pspnet_arguments,
     segformer_arguments,
+    unet_arguments,
 )
 from .family import Family
 
@@ -37,5 +39,16 @@ FAMILIES = (
         PSPNet,
         pspnet_arguments,
         ("encoder.", "decoder.psp.blocks.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-unet",
+        Unet,
+        unet_arguments,
+        (
+            "encoder.",
+            "decoder.blocks.0.conv1.0.",
+            "decoder.blocks.0.conv2.0.",
+            "segmentation_head.",
+        ),
     ),
 )
