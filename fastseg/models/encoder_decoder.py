@@ -35,7 +35,7 @@ class Decoder(nn.Module):
 
 
 class EncoderDecoder(SegmentationModel):
-    """What PSPNet, DeepLabV3 and DeepLabV3Plus share.
+    """What every model of an encoder and a decoder shares.
 
     Subclasses build an encoder and a decoder, which turns the encoder's features into one map.
 
@@ -95,6 +95,28 @@ class EncoderDecoder(SegmentationModel):
         if channels:
             count = self.encoder.out_channels[-2]
             self.auxiliary_head = AuxiliaryHead(count, channels, len(self.classes))
+
+    def initialise_decoder(self) -> None:
+        """Random weights of all but the encoder, distributed as smp's."""
+        for part in (self.decoder, self.auxiliary_head):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                elif isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for head in (self.segmentation_head, self.classification_head):
+            for module in head.modules() if head is not None else ():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images that the encoder takes."""
+        return self.encoder.in_channels
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastseg import DeepLabV3Plus, PSPNet
+from fastseg import DeepLabV3Plus, PSPNet, Unet
 from fastseg.inference import predict_tiled, receptive_field
 from fastseg.models.encoders import make_encoder
 
@@ -39,6 +39,7 @@ def make_model(kind):
         (PSPNet, (161, 177)),  # logits on the corner pixels
         (DeepLabV3Plus, (90, 130)),  # padded; features at two strides
         (DeepLabV3Plus, (96, 128)),
+        (Unet, (90, 131)),  # features at every stride, of a size that none of them divides
     ],
 )
 def test_exact_tiles_give_the_whole_image(kind, size):
