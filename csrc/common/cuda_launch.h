@@ -54,8 +54,9 @@ void launch(const char* what, void (*kernel)(Params...), std::int64_t blocks, in
                                 std::to_string(blocks) + " blocks)");
 #ifdef FASTSEG_CUDA_ON_CPU
   (void)stream;
-  cuda_on_cpu::launch(what, dim3(static_cast<unsigned>(blocks)),
-                      dim3(static_cast<unsigned>(threads)), shared_bytes, [&] { kernel(args...); });
+  cuda_on_cpu::launch(what, reinterpret_cast<const void*>(kernel),
+                      dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                      shared_bytes, [&] { kernel(args...); });
 #else
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
            reinterpret_cast<cudaStream_t>(stream)>>>(args...);

@@ -161,7 +161,7 @@ def assert_refused_after_the_first_lines(result: Result, word: str) -> None:
 
 
 def test_train_does_not_write_over_its_initial_weights(weights: Path, tmp_path: Path) -> None:
-    from tests.tiny_data import make_dataset
+    from tiny_data import make_dataset
 
     data = make_dataset(tmp_path / "data", {"train": 2, "val": 1})
     best = tmp_path / "out" / "best.pt"
