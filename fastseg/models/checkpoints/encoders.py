@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..encoders import make_encoder
+from ..encoders import ENCODERS, make_encoder
+from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
 
 # Blocks of the four stages. Where the stages that are present fit several, the first is taken: it
@@ -19,6 +20,7 @@ _FIRST_WEIGHTS = (
     "encoder.conv1.weight",
     "encoder.conv1.0.weight",
     "encoder.features.0.0.weight",
+    "encoder.features.0.weight",
 )
 
 
@@ -72,10 +74,10 @@ def encoder_name(names: Collection[str]) -> str:
         ValueError: there is none.
     """
     inner = {name.removeprefix("encoder.") for name in names if name.startswith("encoder.")}
-    for recognised in (_mobilenet_v2, _resnet):
+    for recognised in (_mobilenet_v2, _resnet, _vgg):
         if name := recognised(inner):
             return name
-    raise ValueError(f"its encoder is none of {', '.join([*_BASIC, *_BOTTLENECK, 'mobilenet_v2'])}")
+    raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
 
 
 def _mobilenet_v2(names: Collection[str]) -> str | None:
@@ -92,6 +94,20 @@ def _resnet(names: Collection[str]) -> str | None:
     for name, expected in variants.items():
         if built and built == expected[: len(built)]:
             return name
+    return None
+
+
+def _vgg(names: Collection[str]) -> str | None:
+    """By which of its layers are convolutions."""
+    kinds = {name.rpartition(".") for name in names if name.startswith("features.")}
+    built = {layer for layer, _, kind in kinds if kind == "weight"}
+    norm = any(kind == "running_mean" for _, _, kind in kinds)
+    for name in VGG_COUNTS:
+        with torch.device("meta"):
+            whole = make_encoder(name + ("_bn" if norm else ""))
+        layers = [f"features.{i}" for i, m in enumerate(whole.features) if list(m.parameters())]
+        if built and built == set(layers[: len(built)]):
+            return name + ("_bn" if norm else "")
     return None
 
 

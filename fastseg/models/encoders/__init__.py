@@ -10,8 +10,16 @@ from .base import Encoder
 from .mobilenet_v2 import MobileNetV2Encoder
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .vgg import VGG_COUNTS, VGGEncoder
 
-__all__ = ["ENCODERS", "Encoder", "MobileNetV2Encoder", "ResNetEncoder", "make_encoder"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "MobileNetV2Encoder",
+    "ResNetEncoder",
+    "VGGEncoder",
+    "make_encoder",
+]
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet18": partial(ResNetEncoder, BasicBlock, (2, 2, 2, 2)),
@@ -20,6 +28,11 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet101": partial(ResNetEncoder, Bottleneck, (3, 4, 23, 3)),
     "resnet152": partial(ResNetEncoder, Bottleneck, (3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2Encoder,
+    **{
+        name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)
+        for name, counts in VGG_COUNTS.items()
+        for norm in (False, True)
+    },
 }
 
 
