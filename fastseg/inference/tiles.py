@@ -172,8 +172,9 @@ def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
     for module in list(means.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.MaxPool2d):
-                # The gradient of a maximum covers one pixel of its window.
-                mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+                # The gradient of a maximum covers one pixel of its window. The strip is one pixel
+                # high, of which rounding down would leave nothing.
+                mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=True)
                 setattr(module, name, mean)
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())

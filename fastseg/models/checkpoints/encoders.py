@@ -104,7 +104,7 @@ def _vgg(names: Collection[str]) -> str | None:
     norm = any(kind == "running_mean" for _, _, kind in kinds)
     for name in VGG_COUNTS:
         with torch.device("meta"):
-            whole = make_encoder(name + ("_bn" if norm else ""))
+            whole: Any = make_encoder(name + ("_bn" if norm else ""))
         layers = [f"features.{i}" for i, m in enumerate(whole.features) if list(m.parameters())]
         if built and built == set(layers[: len(built)]):
             return name + ("_bn" if norm else "")
