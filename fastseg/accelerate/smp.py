@@ -10,7 +10,7 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import is_sequence, run
-from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..nn.unet import run_unet_block, unet_skips, unet_unfit
@@ -297,9 +297,7 @@ class SegformerDecoder(Swap):
         if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
             return original_class(module).forward(module, features)
         linears = [stage.linear for stage in module.mlp_stage]
-        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-        convolution, *after = module.fuse_stage
-        return run(mlp_fuse(levels, weights, biases, convolution.weight, convolution.bias), *after)
+        return run_mlp(levels, linears, module.fuse_stage)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         linears = [stage.linear for stage in module.mlp_stage]

@@ -65,6 +65,7 @@ class _NoValues(TorchFunctionMode):
             "kaiming_normal_",
             "kaiming_uniform_",
             "normal_",
+            "trunc_normal_",
             "uniform_",
             "zero_",
         )

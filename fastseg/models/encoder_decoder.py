@@ -102,14 +102,21 @@ class EncoderDecoder(SegmentationModel):
             for module in part.modules() if part is not None else ():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+                elif isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for head in (self.segmentation_head, self.classification_head):
             for module in head.modules() if head is not None else ():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images that the encoder takes."""
+        return self.encoder.in_channels
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""

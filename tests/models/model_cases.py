@@ -12,6 +12,7 @@ from fastseg.models import (
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
+    SegFormer,
     SegmentationModel,
     TFDeepLabMobileNetV2,
     Unet,
@@ -32,6 +33,7 @@ class ModelCase:
         in_weights: whether a state dict tells all of the arguments.
         trains_on_one: whether one image is enough to train, since no batch norm reads the mean of a
             whole image.
+        fewest_maps: with more than 36 pixels, that operations make of the first of the sizes.
         uncalled: prefixes of names of modules that hold tensors which nothing reads, as in the
             library that the model comes from.
     """
@@ -42,6 +44,7 @@ class ModelCase:
     in_channels: int = 3
     in_weights: bool = True
     trains_on_one: bool = False
+    fewest_maps: int = 12
     uncalled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -147,6 +150,33 @@ def _pspnet_dilated() -> SegmentationModel:
     return model
 
 
+MIT = {"depths": (1, 1, 2, 1), "widths": (8, 16, 40, 64), "drop_path_rate": 0.0}
+
+
+def _segformer() -> SegmentationModel:
+    return SegFormer(
+        "mit_b0",
+        encoder_weights=None,
+        decoder_segmentation_channels=24,
+        classes=5,
+        encoder_options=MIT,
+    )
+
+
+def _segformer_normed() -> SegmentationModel:
+    """mmsegmentation's head, images of any size, another first level."""
+    return SegFormer(
+        "mit_b0",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_segmentation_channels=16,
+        in_channels=4,
+        encoder_options={**MIT, "expansions": (2, 3, 2, 2), "norm_eps": 1e-5},
+        decoder_normed=True,
+        align_corners=False,
+    )
+
+
 def _tf_deeplab() -> SegmentationModel:
     return TFDeepLabMobileNetV2(5, stem=8, widths=TF_WIDTHS, expansion=3, head=10)
 
@@ -187,6 +217,18 @@ CASES = (
         trains_on_one=True,
     ),
     ModelCase("pspnet-dilated", _pspnet_dilated),
+    ModelCase(
+        "segformer", _segformer, ((64, 96), (65, 97), (70, 90)), trains_on_one=True, fewest_maps=6
+    ),
+    ModelCase(
+        "segformer-normed-one-class",
+        _segformer_normed,
+        ((48, 64), (49, 65), (50, 71)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
+    ),
     ModelCase(
         "unet",
         _unet,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..pspnet import PSPNet
+from ..segformer import SegFormer
 from ..unet import Unet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
     pspnet_arguments,
+    segformer_arguments,
     unet_arguments,
 )
 from .family import Family
@@ -25,6 +27,12 @@ FAMILIES = (
         DeepLabV3,
         deeplabv3_arguments,
         ("encoder.", "decoder.aspp.convs.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-segformer",
+        SegFormer,
+        segformer_arguments,
+        ("encoder.", "decoder.mlp_stage.", "decoder.fuse_stage.", "segmentation_head."),
     ),
     Family(
         "smp-pspnet",
