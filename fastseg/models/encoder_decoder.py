@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from .._private_torch import NormWithStatistics
 from ..classes import ClassSet, as_class_set
 from ..nn.altered import why_not_short
 from ..nn.heads import (
@@ -223,7 +223,7 @@ class EncoderDecoder(SegmentationModel):
     def _set_encoder_frozen(self, frozen: bool) -> None:
         self.encoder.requires_grad_(not frozen)
         for module in self.encoder.modules():
-            if isinstance(module, _NormBase):
+            if isinstance(module, NormWithStatistics):
                 module.train(not frozen)
         self._is_encoder_frozen = frozen
 
