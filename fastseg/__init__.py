@@ -8,7 +8,7 @@ from .accelerate import predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
-from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .models import DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Segformer, Unet, load_checkpoint
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
@@ -37,6 +37,9 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "SegFormer",
+    "Segformer",
+    "Unet",
     "__version__",
     "accelerate",
     "capture",

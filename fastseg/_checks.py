@@ -32,12 +32,13 @@ def check_map(name: str, x: torch.Tensor, least_channels: int = 1) -> None:
 def size_pair(size: int | Sequence[int]) -> list[int]:
     """The public argument `size`, one int for both axes or (height, width), as the ops take it."""
     pair = [size, size] if isinstance(size, (int, torch.SymInt)) else size
-    if not isinstance(pair, (tuple, list)) or not all(_is_integer(n) for n in pair):
+    if not isinstance(pair, (tuple, list)) or not all(is_integer(n) for n in pair):
         raise TypeError(f"size is {size!r}, expected an int or (height, width)")
     return list(pair)
 
 
-def _is_integer(n: object) -> bool:
+def is_integer(n: object) -> bool:
+    """Whether operator.index takes `n`: NumPy's integers too, but no float."""
     return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")
 
 

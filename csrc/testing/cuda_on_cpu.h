@@ -271,7 +271,7 @@ inline void run_block() {
       }
       all_returned = all_returned && m.fibers[i]->state == State::returned;
     }
-    if (all_returned) return traffic::end_phase();
+    if (all_returned) return traffic::end_block();
     if (release_warps() || release_barrier()) progress = true;
     if (!progress) throw std::runtime_error("deadlock, " + census());
   }

@@ -73,6 +73,7 @@ py::dict described(const traffic::Accesses& a) {
   d["sent"] = a.sent;
   d["partial"] = a.partial;
   d["needed"] = a.needed;
+  d["by_blocks"] = a.by_blocks;
   return d;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -36,7 +35,7 @@ struct State {
   std::vector<Region> memory;
   std::vector<Launch> launches;
   std::vector<std::vector<Event>> events; // by thread
-  std::unordered_set<std::uintptr_t> read, written;
+  std::unordered_set<std::uintptr_t> read, read_by_block, written;
   // The vector access whose words follow.
   std::uintptr_t vector_begin = 0, vector_end = 0;
   int vector_thread = -1;
@@ -90,19 +89,37 @@ void record(const void* p, std::size_t bytes, bool write, const void* place, boo
 // The lanes whose accesses share a pass over the memory: 128 bytes of them.
 std::size_t lanes_at_once(std::uint32_t bytes) { return bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8; }
 
+// Sectors of a request, each with the bytes of it that are asked for.
+struct Sector {
+  std::uintptr_t number;
+  std::uint32_t bytes;
+};
+
 void count_global(const std::vector<const Event*>& lanes) {
   State& s = state();
   const bool write = lanes[0]->write;
   Accesses& accesses = write ? s.launches.back().stores : s.launches.back().loads;
-  std::map<std::uintptr_t, std::uint32_t> sectors; // which bytes of each
+  std::vector<Sector> sectors;
   for (const Event* e : lanes)
-    for (std::uintptr_t a = e->address; a < e->address + e->bytes; ++a)
-      sectors[a / kSector] |= 1u << (a % kSector);
+    for (std::uintptr_t a = e->address; a < e->address + e->bytes;) {
+      const std::uintptr_t next = std::min((a / kSector + 1) * kSector, e->address + e->bytes);
+      const std::uint32_t bytes = ~0u >> (kSector - (next - a)) << (a % kSector);
+      if (!sectors.empty() && sectors.back().number == a / kSector)
+        sectors.back().bytes |= bytes;
+      else
+        sectors.push_back({a / kSector, bytes});
+      a = next;
+    }
+  std::sort(sectors.begin(), sectors.end(),
+            [](const Sector& x, const Sector& y) { return x.number < y.number; });
   ++accesses.requests;
-  accesses.sent += static_cast<std::int64_t>(sectors.size());
-  for (const auto& [sector, bytes] : sectors) {
+  for (std::size_t i = 0; i < sectors.size();) {
+    std::uint32_t bytes = 0;
+    const std::uintptr_t number = sectors[i].number;
+    for (; i < sectors.size() && sectors[i].number == number; ++i) bytes |= sectors[i].bytes;
+    ++accesses.sent;
     accesses.partial += bytes != ~0u;
-    (write ? s.written : s.read).insert(sector);
+    (write ? s.written : s.read_by_block).insert(number);
   }
 }
 
@@ -124,11 +141,23 @@ void count_shared(const std::vector<const Event*>& lanes) {
   }
 }
 
+struct Request {
+  const void* place;
+  int time;
+  bool operator==(const Request& other) const { return place == other.place && time == other.time; }
+};
+struct Hash {
+  std::size_t operator()(const Request& r) const {
+    return reinterpret_cast<std::uintptr_t>(r.place) * 31 + static_cast<std::size_t>(r.time);
+  }
+};
+
 void count_warp(std::size_t first) {
   State& s = state();
-  std::map<std::pair<const void*, int>, std::vector<const Event*>> requests;
+  std::unordered_map<Request, std::vector<const Event*>, Hash> requests;
+  std::unordered_map<const void*, int> times;
   for (std::size_t t = first; t < std::min(first + kWarp, s.events.size()); ++t) {
-    std::unordered_map<const void*, int> times;
+    times.clear();
     for (const Event& e : s.events[t]) requests[{e.place, times[e.place]++}].push_back(&e);
   }
   for (const auto& [key, lanes] : requests) {
@@ -178,9 +207,19 @@ std::vector<std::int64_t> begin_launch(const char* what, const void* kernel, std
                         Accesses(), Accesses()});
   s.events.assign(static_cast<std::size_t>(threads), {});
   s.read.clear();
+  s.read_by_block.clear();
   s.written.clear();
   s.counting = true;
   return chosen;
+}
+
+void end_block() {
+  State& s = state();
+  end_phase();
+  if (!s.counting) return;
+  s.launches.back().loads.by_blocks += static_cast<std::int64_t>(s.read_by_block.size());
+  s.read.insert(s.read_by_block.begin(), s.read_by_block.end());
+  s.read_by_block.clear();
 }
 
 void end_phase() {

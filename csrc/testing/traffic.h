@@ -17,6 +17,7 @@ struct Accesses {
   std::int64_t requests = 0, sent = 0; // sectors of all requests
   std::int64_t partial = 0;            // those of which not every byte was asked for
   std::int64_t needed = 0;             // different sectors
+  std::int64_t by_blocks = 0; // the different ones of each block: what L1 cannot keep from L2
 };
 
 struct Launch {
@@ -41,6 +42,7 @@ void add_memory(const void* p, std::size_t bytes);
 std::vector<std::int64_t> begin_launch(const char* what, const void* kernel, std::int64_t blocks,
                                        int threads); // returns the blocks to run
 void end_phase();                                    // all threads of the block have met
+void end_block();
 void end_launch();
 // An access of more than 8 bytes, whose single words are then not counted again.
 void read_vector(const void* p, std::size_t bytes);

@@ -10,9 +10,10 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import is_sequence, run
-from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
+from ..nn.unet import run_unet_block, unet_skips, unet_unfit
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
 from .layout import as_given, for_inference
@@ -178,20 +179,13 @@ class UnetBlock(Swap):
         target_width: int,
         skip_connection: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        parts = [feature_map] if skip_connection is None else [feature_map, skip_connection]
-        size = (target_height, target_width)
-        x = run_resized(parts, module.conv1, size, module.interpolation_mode)
-        return module.attention2(module.conv2(x))
+        return run_unet_block(module, feature_map, (target_height, target_width), skip_connection)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        return module.conv1, module.conv1[0], module.attention1, module.attention1.attention
+        return unet_skips(module)
 
     def unfit(self, module: Any) -> str | None:
-        if module.interpolation_mode not in ("nearest", "bilinear"):
-            return f"interpolation_mode is {module.interpolation_mode!r}"
-        if type(module.attention1.attention) is not nn.Identity:
-            return "attention needs the resized and concatenated map"
-        return begins_with(module.conv1)
+        return unet_unfit(module)
 
 
 class PspDecoder(Swap):
@@ -303,9 +297,7 @@ class SegformerDecoder(Swap):
         if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
             return original_class(module).forward(module, features)
         linears = [stage.linear for stage in module.mlp_stage]
-        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-        convolution, *after = module.fuse_stage
-        return run(mlp_fuse(levels, weights, biases, convolution.weight, convolution.bias), *after)
+        return run_mlp(levels, linears, module.fuse_stage)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         linears = [stage.linear for stage in module.mlp_stage]

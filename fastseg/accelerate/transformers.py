@@ -11,7 +11,7 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import run
-from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import resizable, run_resized
 from ..ops.upsample_bilinear import upsample_bilinear
@@ -75,11 +75,8 @@ class SegformerHead(Swap):
         if any(level.dim() != 4 for level in levels):  # tokens that were not reshaped
             return original_class(module).forward(module, encoder_hidden_states, **kwargs)
         linears = [mlp.proj for mlp in module.linear_projections][::-1]
-        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-        fuse = module.linear_fuse
-        x = mlp_fuse(levels, weights, biases, fuse.weight, fuse.bias)
-        x = run(x, module.batch_norm, module.activation, module.dropout)
-        return module.classifier(x)
+        layers = (module.linear_fuse, module.batch_norm, module.activation, module.dropout)
+        return module.classifier(run_mlp(levels, linears, layers))
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         mlps = list(module.linear_projections)

@@ -6,6 +6,7 @@ import functools
 
 import torch
 
+from .._streams import in_use
 from ..backends import Backend, forced_backend
 from ..ops.permutohedral_filter import Lattice
 from .features import positions
@@ -25,7 +26,9 @@ def position_lattice(
         like: gives dtype and device.
     """
     build = _cached if height * width <= _MOST_PIXELS else _cached.__wrapped__
-    return build(height, width, *scale, like.dtype, like.device, forced_backend())
+    lattice = build(height, width, *scale, like.dtype, like.device, forced_backend())
+    in_use(*lattice.device_tensors())
+    return lattice
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,14 @@
 """Whole networks, and the checkpoints they load."""
 
-from .architectures import ARCHITECTURES, DeepLabV3, DeepLabV3Plus, PSPNet
+from .architectures import (
+    ARCHITECTURES,
+    DeepLabV3,
+    DeepLabV3Plus,
+    PSPNet,
+    SegFormer,
+    Segformer,
+    Unet,
+)
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .default import default_model
@@ -13,8 +21,11 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "SegFormer",
+    "Segformer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "Unet",
     "default_model",
     "load_checkpoint",
     "make_encoder",

@@ -70,7 +70,7 @@ def test_arguments_that_no_file_can_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"_model_class": "Unet"}, r"_model_class is 'Unet', allowed are .*DeepLabV3Plus"),
+        ({"_model_class": "UNet3"}, r"_model_class is 'UNet3', allowed are .*DeepLabV3Plus"),
         ({"_model_class": None}, "_model_class is null"),
         ({"decoder_channels": 16}, r"does not fit DeepLabV3Plus; shapes: decoder.*expected \(16"),
         ({"encoder_name": "vgg"}, r"config\.json: fits no DeepLabV3Plus .*'vgg'"),

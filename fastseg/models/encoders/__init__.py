@@ -7,11 +7,34 @@ from functools import partial
 from typing import Any
 
 from .base import Encoder
+from .mit import MixTransformerEncoder
 from .mobilenet_v2 import MobileNetV2Encoder
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .vgg import VGG_COUNTS, VGGEncoder
 
-__all__ = ["ENCODERS", "Encoder", "MobileNetV2Encoder", "ResNetEncoder", "make_encoder"]
+__all__ = [
+    "ENCODERS",
+    "MIT_VARIANTS",
+    "Encoder",
+    "MixTransformerEncoder",
+    "MobileNetV2Encoder",
+    "ResNetEncoder",
+    "VGGEncoder",
+    "make_encoder",
+]
+
+# Source: Xie et al., SegFormer, 2021, table 6.
+_WIDE = (64, 128, 320, 512)
+# Name -> blocks and channels of the four stages.
+MIT_VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "mit_b0": ((2, 2, 2, 2), (32, 64, 160, 256)),
+    "mit_b1": ((2, 2, 2, 2), _WIDE),
+    "mit_b2": ((3, 4, 6, 3), _WIDE),
+    "mit_b3": ((3, 4, 18, 3), _WIDE),
+    "mit_b4": ((3, 8, 27, 3), _WIDE),
+    "mit_b5": ((3, 6, 40, 3), _WIDE),
+}
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet18": partial(ResNetEncoder, BasicBlock, (2, 2, 2, 2)),
@@ -20,6 +43,15 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet101": partial(ResNetEncoder, Bottleneck, (3, 4, 23, 3)),
     "resnet152": partial(ResNetEncoder, Bottleneck, (3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2Encoder,
+    **{
+        name: partial(MixTransformerEncoder, depths=depths, widths=widths)
+        for name, (depths, widths) in MIT_VARIANTS.items()
+    },
+    **{
+        name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)
+        for name, counts in VGG_COUNTS.items()
+        for norm in (False, True)
+    },
 }
 
 

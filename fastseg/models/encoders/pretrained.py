@@ -17,6 +17,12 @@ _REVISIONS = {
     "resnet101": "cd7c15e8c51da86ae6a084515fdb962d0c94e7d1",
     "resnet152": "951dd835e9d086628e447b484584c8983f9e1dd0",
     "mobilenet_v2": "e67aa804e17f7b404b629127eabbd224c4e0690b",
+    "mit_b0": "9ce53d104d92d75aabb00aae70677aaab67e7c84",
+    "mit_b1": "a04bf4f13a549bce677cf79b04852e7510782817",
+    "mit_b2": "868ab6f13871dcf8c3d9f90ee4519403475b65ef",
+    "mit_b3": "32558d12a65f1daa0ebcf4f4053c4285e2c1cbda",
+    "mit_b4": "3a3454e900a4b4f11dd60eeb59101a9a1a36b017",
+    "mit_b5": "ced04d96c586b6297fd59a7a1e244fc78fdb6531",
 }
 _INSTEAD = (
     "pass encoder_weights=None for random weights or the path of a local file with the weights"

@@ -101,6 +101,15 @@ class Lattice:
             return native.num_vertices(self.handles)
         return [tables.neighbours.shape[1] for tables in self._tables]
 
+    def device_tensors(self) -> list[torch.Tensor]:
+        """The tensors that hold the lattice, where it is on a GPU."""
+        if self.device.type != "cuda":
+            return []
+        owners = [*(self.handles or ()), *self._tables]
+        fields = [f for o in owners for f in (o if isinstance(o, tuple) else vars(o).values())]
+        fields += [self._norm, *self._factors.values()]
+        return [x for x in fields if isinstance(x, torch.Tensor)]
+
     def tables(self, image: int = 0) -> reference.Tables:
         """Copies of the lattice's rows, weights and neighbours, for inspection."""
         if self.handles is None:
