@@ -128,7 +128,12 @@ class EncoderDecoder(SegmentationModel):
 
     def _on_pixels(self, side: int) -> bool:
         """Whether logits lie on the first and the last pixel of a side of this length."""
-        return self.align_corners and side % self.size_step == 1 and self._head_is_short()
+        return (
+            self.align_corners
+            and self.encoder.rounds_up
+            and side % self.size_step == 1
+            and self._head_is_short()
+        )
 
     def _head_is_short(self) -> bool:
         """Whether the head's convolution may be called alone."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..encoders import ENCODERS, MIT_VARIANTS, make_encoder
+from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
 
 # Blocks of the four stages. Where the stages that are present fit several, the first is taken: it
@@ -18,6 +19,7 @@ _FIRST_WEIGHTS = (
     "encoder.conv1.weight",
     "encoder.conv1.0.weight",
     "encoder.features.0.0.weight",
+    "encoder.features.0.weight",
     "encoder.patch_embed1.proj.weight",
 )
 
@@ -65,7 +67,7 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     """
     prefix = "encoder."
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    for recognised in (_mobilenet_v2, _resnet, _mit):
+    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit):
         if found := recognised(inner):
             return found
     raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
@@ -87,6 +89,20 @@ def _resnet(inner: StateDict) -> Found:
                 return name, {}
             stem = [size_of(inner, f"conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
             return name, {"stem_channels": stem}
+    return None
+
+
+def _vgg(inner: StateDict) -> Found:
+    """By which of its layers are convolutions."""
+    kinds = {name.rpartition(".") for name in inner if name.startswith("features.")}
+    built = {layer for layer, _, kind in kinds if kind == "weight"}
+    norm = any(kind == "running_mean" for _, _, kind in kinds)
+    for name in VGG_COUNTS:
+        with torch.device("meta"):
+            whole: Any = make_encoder(name + ("_bn" if norm else ""))
+        layers = [f"features.{i}" for i, m in enumerate(whole.features) if list(m.parameters())]
+        if built and built == set(layers[: len(built)]):
+            return name + ("_bn" if norm else ""), {}
     return None
 
 

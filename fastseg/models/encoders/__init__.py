@@ -11,6 +11,7 @@ from .mit import MixTransformerEncoder
 from .mobilenet_v2 import MobileNetV2Encoder
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .vgg import VGG_COUNTS, VGGEncoder
 
 __all__ = [
     "ENCODERS",
@@ -19,6 +20,7 @@ __all__ = [
     "MixTransformerEncoder",
     "MobileNetV2Encoder",
     "ResNetEncoder",
+    "VGGEncoder",
     "make_encoder",
 ]
 
@@ -44,6 +46,11 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     **{
         name: partial(MixTransformerEncoder, depths=depths, widths=widths)
         for name, (depths, widths) in MIT_VARIANTS.items()
+    },
+    **{
+        name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)
+        for name, counts in VGG_COUNTS.items()
+        for norm in (False, True)
     },
 }
 
