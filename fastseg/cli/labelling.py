@@ -65,10 +65,10 @@ def read_labelling(
                 raise ImageError(f"{path}: the array of shape {array.shape} is empty")
             if array.ndim == 3 and array.dtype.kind == "f":
                 return array.astype(numpy.float32)
-            if array.ndim != 2 or array.dtype.kind not in "iub":
+            if array.ndim != 2 or array.dtype.kind not in "iubf":
                 raise ImageError(
-                    f"{path}: {array.dtype} of shape {array.shape}, expected integer labels "
-                    "[H, W] or probabilities [L, H, W]"
+                    f"{path}: {array.dtype} of shape {array.shape}, expected labels [H, W], whole "
+                    "numbers, or probabilities [L, H, W]"
                 )
         values = read_values(path)
         values = _as_photo(path, values, photo, size)

@@ -54,7 +54,7 @@ def build(
     Raises:
         ValueError: arguments that the constructor does not take; in one line.
     """
-    arguments = checked(origin, dict(arguments), arguments_schema(cls))
+    arguments = {**checked(origin, dict(arguments), arguments_schema(cls))}
     if "encoder_weights" in inspect.signature(cls.__init__).parameters:
         arguments["encoder_weights"] = None
         trusted.pop("encoder_weights", None)
