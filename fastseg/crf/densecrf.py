@@ -19,7 +19,8 @@ import numpy
 import torch
 
 from .. import _native
-from ..ops.permutohedral_filter.lattice import Lattice, image_features
+from ..ops.permutohedral_filter.image_features import image_features
+from ..ops.permutohedral_filter.lattice import Lattice
 from .arrays import Array, as_constant, as_count, as_tensor, as_widths, copied, joined, split
 from .checks import EXCLUDED, check_values
 from .compatibility import (
