@@ -1,4 +1,4 @@
-"""Weights that encoders start from."""
+"""Pretrained weights of encoders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_weights(encoder: Encoder, name: str, weights: str) -> None:
     """Loads "imagenet" weights from the hub, or the weights of a file.
 
     Raises:
-        ValueError: the weights cannot be had, or do not fit.
+        ValueError: the weights cannot be loaded, or do not fit.
     """
     path = _download(name) if weights == "imagenet" else Path(weights)
     if not path.is_file():
