@@ -37,7 +37,8 @@ def models(
         table.add(encoder, *sizes)
     table.print()
     say(
-        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use "
+        f"Parameters with 19 classes. Other encoders: tu-NAME, any network of timm whose features halve "
+        f"the image. {DEFAULT_NAME} ships with the package: segment and eval use "
         "it where no --weights are given. --weights takes what fastseg train writes, folders of "
         f"save_pretrained, and checkpoints of {', '.join(families)}."
     )

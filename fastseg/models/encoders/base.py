@@ -23,6 +23,7 @@ class Encoder(nn.Module):
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
+        mean, std: of the values that its weights were trained on, where they are not the usual.
         mixed_dtypes: whether the weights after `early_layers` may have another dtype than those
             before (`fastseg.fuse`); the image may then have any.
     """
@@ -31,6 +32,8 @@ class Encoder(nn.Module):
     prefixes: tuple[str, ...]
     classifier_prefix: str
     mixed_dtypes: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
         super().__init__()
