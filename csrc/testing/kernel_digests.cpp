@@ -9,6 +9,7 @@
 
 #include "common/dtype.h"
 #include "common/scratch_pool.h"
+#include "common/simd_cpu.h"
 #include "dilated_conv2d/dilated_conv2d.h"
 #include "gaussian_filter/gaussian_filter.h"
 #include "mean_field/mean_field.h"
@@ -16,6 +17,7 @@
 #include "pyramid_pool/pyramid_pool.h"
 #include "upsample_argmax/upsample_argmax.h"
 #include "upsample_bilinear/upsample_bilinear.h"
+#include "upsample_class_sums/upsample_class_sums.h"
 #include "upsample_confusion_matrix/upsample_confusion_matrix.h"
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 #include "upsample_taps/upsample_taps.h"
@@ -88,6 +90,63 @@ void print(const std::string& name, DType dtype, const void* data, std::size_t b
 }
 void print(const std::string& name, DType dtype, const Bytes& data) {
   print(name, dtype, data.data(), data.size());
+}
+
+// The vector instructions that a processor has its own code for, against the plain definitions:
+// conversions of 16-bit types at every float16 and around every tie, and the permutations. Returns
+// the number of differences; NaN may keep its payload.
+template <class Storage> int conversion_errors() {
+  using namespace baseline;
+  constexpr int lanes = kLanes<float>;
+  int errors = 0;
+  for (std::uint32_t first = 0; first < 0x10000; first += lanes) {
+    Storage in[lanes];
+    for (int i = 0; i < lanes; ++i) in[i].bits = static_cast<std::uint16_t>(first + i);
+    const vec<float> wide = load(in);
+    // Half-way to the next number, a little less and a little more, and the number itself.
+    for (const int offset : {0, 1, -1, 0x1000, 0xfff, 0x1001, 0x8000, 0x7fff, 0x8001}) {
+      float single[lanes];
+      Storage out[lanes];
+      for (int i = 0; i < lanes; ++i)
+        single[i] =
+            bits_to_float(float_to_bits(to_compute(in[i])) + static_cast<std::uint32_t>(offset));
+      store(out, load(single));
+      for (int i = 0; i < lanes; ++i) {
+        const float expected = to_compute(in[i]), scalar = single[i];
+        const bool nan = expected != expected;
+        errors += nan ? wide[i] == wide[i] : float_to_bits(wide[i]) != float_to_bits(expected);
+        const float stored = to_compute(out[i]);
+        errors +=
+            scalar != scalar ? stored == stored : out[i].bits != from_compute<Storage>(scalar).bits;
+      }
+    }
+  }
+  return errors;
+}
+
+template <class T> int permutation_errors() {
+  using namespace baseline;
+  constexpr int lanes = kLanes<T>;
+  int errors = 0;
+  T table[64];
+  for (int i = 0; i < 64; ++i) table[i] = static_cast<T>(i + 0.5);
+  Random random;
+  for (int trial = 0; trial < 1000; ++trial) {
+    ivec<T> index{}, far{};
+    for (int i = 0; i < lanes; ++i) {
+      index[i] = random.bits() % lanes;
+      far[i] = random.bits() % 64;
+    }
+    const vec<T> permuted = permute(load_vec(table), index), gathered = gather(table, far);
+    for (int i = 0; i < lanes; ++i)
+      errors += (permuted[i] != table[index[i]]) + (gathered[i] != table[far[i]]);
+  }
+  vec<T> rows[lanes];
+  for (int i = 0; i < lanes; ++i) rows[i] = load_vec(table + i * lanes);
+  transpose<T>(rows);
+  for (int i = 0; i < lanes; ++i)
+    for (int k = 0; k < lanes; ++k) errors += rows[i][k] != table[k * lanes + i];
+  return errors;
 }
 
 constexpr std::int64_t kBatch = 2, kChannels = 19, kHeight = 13, kWidth = 21, kOutHeight = 37,
@@ -183,6 +242,50 @@ void labels_digests(DType dtype) {
   print("upsample_cross_entropy, pixels", dtype, pixel_loss);
   print("upsample_cross_entropy, sum", dtype, sums, sizeof(sums));
   print("upsample_cross_entropy, gradient", dtype, grad);
+
+  for (const bool sigmoid : {false, true}) {
+    using upsample_class_sums::Sum;
+    constexpr Sum wanted[] = {Sum::kProbability, Sum::kOverlap, Sum::kLoss, Sum::kFocal};
+    constexpr std::int64_t kept = 4;
+    const upsample_class_sums::Shape sums_shape{kBatch,
+                                                kChannels,
+                                                kHeight,
+                                                kWidth,
+                                                kOutHeight,
+                                                kOutWidth,
+                                                true,
+                                                shape.stride_n,
+                                                shape.stride_c,
+                                                shape.stride_h,
+                                                1,
+                                                0,
+                                                0,
+                                                sigmoid,
+                                                19,
+                                                2.0,
+                                                0.0};
+    std::vector<double> class_sums(kBatch * kept * kChannels);
+    const Bytes coefficients = numbers(compute, kBatch * kept * kChannels);
+    upsample_class_sums::Arguments arguments{};
+    arguments.logits = logits.data();
+    arguments.target = target.data();
+    arguments.target_kind = upsample_class_sums::TargetKind::labels;
+    arguments.target_type = upsample_class_sums::TargetType::uint8;
+    for (int& slot : arguments.slots) slot = -1;
+    for (int i = 0; i < kept; ++i) arguments.slots[wanted[i]] = i;
+    arguments.kept = kept;
+    arguments.sums = class_sums.data();
+    const auto& kernels = upsample_class_sums::cpu_kernels();
+    kernels.run(dtype, arguments, sums_shape, 1);
+    arguments.sums = nullptr;
+    arguments.coefficients = coefficients.data();
+    arguments.grad_logits = grad.data();
+    kernels.run(dtype, arguments, sums_shape, 1);
+    const std::string name =
+        sigmoid ? "upsample_class_sums sigmoid" : "upsample_class_sums softmax";
+    print(name, dtype, class_sums.data(), class_sums.size() * sizeof(double));
+    print(name + ", gradient", dtype, grad);
+  }
 }
 
 void filter_digests(DType dtype) {
@@ -235,15 +338,21 @@ void lattice_digests(DType dtype, int dims, double scale) {
     std::printf("%s: out of range\n", name.c_str());
     return;
   }
-  const std::size_t corners = static_cast<std::size_t>(lattice.blocks() * (dims + 1)) * 16;
-  print(name + ", rows", dtype, lattice.rows, corners * sizeof(std::int32_t));
-  print(name + ", weights", dtype, lattice.weights, corners * item_bytes(dtype));
+  const std::int64_t corners = lattice.blocks() * (dims + 1) * 16;
+  const auto bytes = [&](std::size_t each) { return static_cast<std::size_t>(corners) * each; };
+  print(name + ", rows", dtype, lattice.rows, bytes(sizeof(std::int32_t)));
+  print(name + ", weights", dtype, lattice.weights, bytes(item_bytes(dtype)));
   const Bytes values = numbers(dtype, labels * points);
   Bytes out = zeros(dtype, labels * points);
   const permutohedral_lattice::Lattice* const each[] = {&lattice};
   permutohedral_filter::cpu_kernels().filter({each, 1}, 1, labels, values.data(), out.data(), false,
                                              1);
   print(name + ", filter", dtype, out);
+  Bytes grad_values = zeros(dtype, labels * points), grad_weights = zeros(dtype, corners);
+  permutohedral_filter::cpu_kernels().backward({each, 1}, 1, labels, values.data(), out.data(),
+                                               grad_values.data(), grad_weights.data(), false, 1);
+  print(name + ", filter's gradient to values", dtype, grad_values);
+  print(name + ", filter's gradient to weights", dtype, grad_weights);
   if (dtype == DType::float32) {
     const float weight = 3.0f;
     const Bytes logits = numbers(dtype, labels * points);
@@ -252,8 +361,22 @@ void lattice_digests(DType dtype, int dims, double scale) {
     image.logits = reinterpret_cast<const float*>(logits.data());
     image.kernels[0] = {&lattice, nullptr, nullptr, mean_field::Compatibility::scalar, &weight};
     image.probabilities = probabilities.data();
-    mean_field::cpu_kernels().forward(&image, 1, {labels, points, 3, 1}, 1);
+    const mean_field::Shape shape{labels, points, 3, 1};
+    const auto& kernels = mean_field::cpu_kernels();
+    std::vector<float> saved(3 * static_cast<std::size_t>(kernels.saved_floats(image, shape)));
+    image.saved = saved.data();
+    kernels.forward(&image, 1, shape, 1);
     print("mean_field, " + name, dtype, probabilities.data(), probabilities.size() * sizeof(float));
+    std::vector<float> grad_logits(probabilities.size());
+    double grad_compatibility = 0;
+    mean_field::Gradients gradients{};
+    gradients.probabilities = reinterpret_cast<const float*>(values.data());
+    gradients.logits = grad_logits.data();
+    gradients.compatibility[0] = &grad_compatibility;
+    kernels.backward(&image, &gradients, 1, shape, 1);
+    print("mean_field's gradient, " + name, dtype, grad_logits.data(),
+          grad_logits.size() * sizeof(float));
+    print("mean_field's gradient to the compatibility, " + name, dtype, &grad_compatibility, 8);
   }
   give_scratch(lattice.rows);
   give_scratch(lattice.weights);
@@ -265,6 +388,13 @@ void lattice_digests(DType dtype, int dims, double scale) {
 
 int main() {
   using namespace fastseg;
+  const int errors = conversion_errors<fastseg::bfloat16_t>() +
+                     conversion_errors<fastseg::float16_t>() + permutation_errors<float>() +
+                     permutation_errors<double>();
+  if (errors > 0) {
+    std::printf("%d conversions or permutations are wrong\n", errors);
+    return 1;
+  }
   for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::float64}) {
     for (const bool channels_last : {false, true}) {
       upsample_bilinear_digests(dtype, channels_last);

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .._private_torch import tree_leaves
 from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
 from .cases import DTYPES, FORWARD_OUT, Case
 from .check import WrongResult, check_by, check_result
@@ -137,7 +137,7 @@ def _checked_candidates(
     if settings.compile and case.dtype is DTYPES[case.device][0]:
         for layout in LAYOUTS:
             accept(COMPILED, layout, functools.partial(problem.compiled, layout))
-    outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
+    outputs = tree_leaves(peer[0] if "backward" in case.direction else peer)
     return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from .._private_torch import NormWithStatistics
 from ..classes import ClassSet, as_class_set
 from ..nn.altered import why_not_short
 from ..nn.heads import (
@@ -130,7 +130,12 @@ class EncoderDecoder(SegmentationModel):
 
     def _on_pixels(self, side: int) -> bool:
         """Whether logits lie on the first and the last pixel of a side of this length."""
-        return self.align_corners and side % self.size_step == 1 and self._head_is_short()
+        return (
+            self.align_corners
+            and self.encoder.rounds_up
+            and side % self.size_step == 1
+            and self._head_is_short()
+        )
 
     def _head_is_short(self) -> bool:
         """Whether the head's convolution may be called alone."""
@@ -220,7 +225,7 @@ class EncoderDecoder(SegmentationModel):
     def _set_encoder_frozen(self, frozen: bool) -> None:
         self.encoder.requires_grad_(not frozen)
         for module in self.encoder.modules():
-            if isinstance(module, _NormBase):
+            if isinstance(module, NormWithStatistics):
                 module.train(not frozen)
         self._is_encoder_frozen = frozen
 

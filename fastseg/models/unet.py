@@ -128,5 +128,9 @@ class Unet(EncoderDecoder):
         self.initialise_decoder()
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size itself: the decoder resizes to whatever size the encoder's features have."""
-        return height, width
+        """The size itself: the decoder resizes to whatever size the encoder's features have.
+
+        Sides that an encoder would leave nothing of are padded to its stride.
+        """
+        least = 1 if self.encoder.rounds_up else self.size_step
+        return max(height, least), max(width, least)

@@ -32,6 +32,10 @@ def make_model(kind):
     return model
 
 
+def unet_of_vgg(_, **options):
+    return Unet("vgg11", decoder_channels=(16, 16, 16, 8, 8), **options)
+
+
 @pytest.mark.parametrize(
     ("kind", "size"),
     [
@@ -40,6 +44,7 @@ def make_model(kind):
         (DeepLabV3Plus, (90, 130)),  # padded; features at two strides
         (DeepLabV3Plus, (96, 128)),
         (Unet, (90, 131)),  # features at every stride, of a size that none of them divides
+        (unet_of_vgg, (90, 131)),  # whose poolings leave out the rest of an odd size
     ],
 )
 def test_exact_tiles_give_the_whole_image(kind, size):

@@ -8,6 +8,7 @@ import torch
 
 from ..encoders import ENCODERS, MIT_VARIANTS, make_encoder
 from ..encoders.timm_encoder import PREFIX
+from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
 
 # Blocks of the four stages. Where the stages that are present fit several, the first is taken: it
@@ -62,7 +63,7 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if any(key.startswith("model.") for key in inner):
         return PREFIX, {}  # one of timm's: the caller says which
-    for recognised in (_mobilenet_v2, _resnet, _mit):
+    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit):
         if found := recognised(inner):
             return found
     raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
@@ -84,6 +85,20 @@ def _resnet(inner: StateDict) -> Found:
                 return name, {}
             stem = [size_of(inner, f"conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
             return name, {"stem_channels": stem}
+    return None
+
+
+def _vgg(inner: StateDict) -> Found:
+    """By which of its layers are convolutions."""
+    kinds = {name.rpartition(".") for name in inner if name.startswith("features.")}
+    built = {layer for layer, _, kind in kinds if kind == "weight"}
+    norm = any(kind == "running_mean" for _, _, kind in kinds)
+    for name in VGG_COUNTS:
+        with torch.device("meta"):
+            whole: Any = make_encoder(name + ("_bn" if norm else ""))
+        layers = [f"features.{i}" for i, m in enumerate(whole.features) if list(m.parameters())]
+        if built and built == set(layers[: len(built)]):
+            return name + ("_bn" if norm else ""), {}
     return None
 
 

@@ -13,6 +13,7 @@ from .preprocessing import get_preprocessing_fn, get_preprocessing_params
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
 from .timm_encoder import PREFIX, TimmEncoder
+from .vgg import VGG_COUNTS, VGGEncoder
 
 __all__ = [
     "ENCODERS",
@@ -22,6 +23,7 @@ __all__ = [
     "MobileNetV2Encoder",
     "ResNetEncoder",
     "TimmEncoder",
+    "VGGEncoder",
     "get_preprocessing_fn",
     "get_preprocessing_params",
     "make_encoder",
@@ -50,6 +52,11 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
         name: partial(MixTransformerEncoder, depths=depths, widths=widths)
         for name, (depths, widths) in MIT_VARIANTS.items()
     },
+    **{
+        name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)
+        for name, counts in VGG_COUNTS.items()
+        for norm in (False, True)
+    },
 }
 
 
@@ -61,7 +68,7 @@ def make_encoder(
     output_stride: int = 32,
     **options: Any,
 ) -> Encoder:
-    """An encoder by its name.
+    """Makes an encoder from its name.
 
     Args:
         name: key of `ENCODERS`, or "tu-" and the name of a network of timm.
@@ -73,10 +80,13 @@ def make_encoder(
             repository with our names; or the path of a file of torch.save or safetensors with
             them, which are torchvision's or smp's. Those of timm: see `TimmEncoder`.
         output_stride: 8, 16 or 32: later halvings become dilation.
-        options: further arguments of this encoder.
+        **options: further arguments of this encoder.
+
+    Returns:
+        The encoder, a module from images to a list of features, finest first.
 
     Raises:
-        ValueError: no such encoder, arguments out of range, or weights that cannot be had.
+        ValueError: no such encoder, arguments out of range, or weights that cannot be loaded.
     """
     if name == PREFIX:
         raise ValueError(

@@ -19,11 +19,14 @@ class Encoder(nn.Module):
         output_stride: 8, 16 or 32: later halvings become dilation.
 
     Attributes:
-        out_channels: of the features, the image itself first: depth + 1 numbers.
+        out_channels: of the features, the image itself (in a VGG its first stage) first: depth + 1
+            numbers.
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
         mean, std: of the values that its weights were trained on, where they are not the usual.
+        rounds_up: whether an odd size is halved to the larger half; otherwise its last row or
+            column is left out.
         mixed_dtypes: whether the weights after `early_layers` may have another dtype than those
             before (`fastseg.fuse`); the image may then have any.
     """
@@ -31,6 +34,7 @@ class Encoder(nn.Module):
     out_channels: list[int]
     prefixes: tuple[str, ...]
     classifier_prefix: str
+    rounds_up: bool = True
     mixed_dtypes: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

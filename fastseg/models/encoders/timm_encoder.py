@@ -52,6 +52,7 @@ class TimmEncoder(Encoder):
     """
 
     prefixes = ()
+    rounds_up = False  # of some networks, and there is no way to ask
 
     def __init__(
         self,
