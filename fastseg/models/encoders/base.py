@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
+        mean, std: of the values that its weights were trained on, where they are not the usual.
         rounds_up: whether an odd size is halved to the larger half; otherwise its last row or
             column is left out.
         mixed_dtypes: whether the weights after `early_layers` may have another dtype than those
@@ -35,6 +36,8 @@ class Encoder(nn.Module):
     classifier_prefix: str
     rounds_up: bool = True
     mixed_dtypes: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
         super().__init__()
