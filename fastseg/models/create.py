@@ -30,7 +30,7 @@ def create_model(
         The model.
 
     Raises:
-        ValueError: unknown architecture, an argument out of range, or weights that cannot be loaded.
+        ValueError: unknown architecture, argument out of range, or weights that cannot be loaded.
     """
     if arch.lower() not in ARCHITECTURES:
         raise ValueError(f"arch is {arch!r}, allowed are {', '.join(ARCHITECTURES)}")
