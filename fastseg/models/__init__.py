@@ -11,8 +11,9 @@ from .architectures import (
 )
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
+from .create import create_model
 from .default import default_model
-from .encoders import ENCODERS, make_encoder
+from .encoders import ENCODERS, get_preprocessing_fn, get_preprocessing_params, make_encoder
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
 
 __all__ = [
@@ -26,7 +27,10 @@ __all__ = [
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
     "Unet",
+    "create_model",
     "default_model",
+    "get_preprocessing_fn",
+    "get_preprocessing_params",
     "load_checkpoint",
     "make_encoder",
 ]

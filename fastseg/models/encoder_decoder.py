@@ -71,6 +71,8 @@ class EncoderDecoder(SegmentationModel):
         super().__init__()
         self.classes = as_class_set(classes)
         self.encoder = encoder
+        if encoder.mean is not None and encoder.std is not None:
+            self.mean, self.std = encoder.mean, encoder.std
         self.decoder: Decoder = decoder
         self.align_corners = align_corners
         self.logits_stride = logits_stride
