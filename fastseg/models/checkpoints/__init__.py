@@ -36,7 +36,7 @@ def load_checkpoint(
 
     These checkpoints are recognised, by the names of their tensors:
 
-    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Segformer; ResNets, MobileNetV2
+    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Segformer, UPerNet; ResNets, MobileNetV2
       and MiTs
     - torchvision: DeepLabV3; ResNets
     - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
