@@ -85,7 +85,7 @@ class Segmenter(Model):
 
 
 class Head(Swap):
-    """Convolution, upsampling and activation, of which low resolution leaves the first."""
+    """Convolution, upsampling and activation; low resolution keeps the convolution alone."""
 
     what = "low-resolution logits on demand"
     classes = (f"{_SMP}.base.heads.SegmentationHead",)
@@ -100,7 +100,7 @@ class Head(Swap):
 
 
 _ACTIVATION = f"{_SMP}.base.modules.Activation"
-# Where the output of a single class is cut, by the layer that it comes from.
+# Threshold of a single output, by the layer that it comes from.
 _THRESHOLDS = (
     ((nn.Sigmoid,), 0.5),
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Identity, nn.Upsample, nn.UpsamplingBilinear2d), 0.0),
@@ -135,7 +135,7 @@ def _unusual_head(head: Any) -> str | None:
 
 
 def _activation(head: Any) -> nn.Module:
-    """What a head ends with, without smp's module around it."""
+    """The last layer of a head, without smp's wrapper."""
     last = head[2]
     return last.activation if full_name(original_class(last)) == _ACTIVATION else last
 

@@ -147,7 +147,7 @@ def _scores_of_labels(given: GivenLabels, certainty: float) -> tuple[numpy.ndarr
 
 
 def _two_labels(scores: numpy.ndarray, logits: bool) -> numpy.ndarray:
-    """Those of a single class [1, h, w] as those of its absence and of itself [2, h, w]."""
+    """Expands a single class [1, h, w] to its absence and itself [2, h, w]."""
     if len(scores) != 1:
         return scores
     return numpy.concatenate([numpy.zeros_like(scores) if logits else 1 - scores, scores])
@@ -164,7 +164,7 @@ def _scores_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
 
 
 def _sum_to_one(x: numpy.ndarray, axis: int) -> bool:
-    """Whether they may be probabilities; NaN is none."""
+    """Whether the values can be probabilities; NaN cannot."""
     return bool(x.min() >= 0 and abs(x.sum(axis) - 1).max() < 1e-2)
 
 

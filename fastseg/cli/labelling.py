@@ -30,8 +30,8 @@ class GivenLabels:
     """Labels of a photograph.
 
     Attributes:
-        labels: [H, W], at least 0 but where they are `unknown`.
-        unknown: the label of pixels of which nothing is known; -1 where there are none.
+        labels: [H, W], at least 0 except where `unknown`.
+        unknown: the label of unlabelled pixels; -1 if there are none.
         classes: names and colours, for each label from 0 on.
         said: how the file was understood, "" if it speaks for itself.
     """
@@ -45,7 +45,7 @@ class GivenLabels:
 def read_labelling(
     path: Path, photo: Path, size: tuple[int, int], options: LabelOptions
 ) -> GivenLabels | numpy.ndarray:
-    """Labels of a photograph, or scores [L, h, w], float32.
+    """Reads labels of a photograph, or scores [L, h, w], float32.
 
     A .npy file, or a .npz with one array, holds either. A label map is read as those of data sets
     are: indices of a palette, grey values of any depth, colours; 0 and 255 alone are background and

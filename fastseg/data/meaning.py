@@ -1,4 +1,4 @@
-"""Deciding what labels mean, from what is declared, what is asked for and what the files hold."""
+"""Decides what labels mean, from declarations, options and the labels found."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ OVERRIDE = "--trust-labels uses them all the same"
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """A labelling, and in words how it was decided."""
+    """A labelling, and the reason for it in words."""
 
     labelling: Labelling
     said: str
 
 
 def decide(found: Survey, declared: Declared | None, options: LabelOptions, where: str) -> Meaning:
-    """What the labels of a data set mean.
+    """Decides what the labels of a data set mean.
 
     Args:
         found: what its label files hold; of all of them where nothing is declared.
@@ -240,7 +240,7 @@ def _inferred(
     options: LabelOptions,
     where: str,
 ) -> ClassSet:
-    """As many classes as the highest label says."""
+    """Infers the number of classes from the highest label."""
     counted = [value for value in seen if value not in void and value not in targets]
     kept = [*counted, *(t for t in targets.values() if t != IGNORE)]
     if not kept:
@@ -285,7 +285,7 @@ def _labels(seen: Mapping[int, int]) -> str:
 
 
 def _hint(seen: Mapping[int, int]) -> str:
-    """The option that would help, ready to be copied."""
+    """An option that would help, ready to copy."""
     values = sorted(seen)
     if len(values) <= 12:
         strange = [value for value in values if not 0 <= value < IGNORE]
@@ -305,7 +305,7 @@ def _colors(found: Survey) -> str:
 
 
 def shares(found: Survey, most: int = 12) -> str:
-    """How many pixels each label has, for people to read."""
+    """Formats the number of pixels of each label."""
     counts = found.numbers if found.numbers is not None else found.colors
     total = max(1, sum(counts.values()))
     words = []

@@ -1,4 +1,4 @@
-"""From a data set on disk to labelled splits: which labels it has, and whether they make sense."""
+"""Finds out which labels a data set has, and whether they make sense."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def labelling_of(
 
 
 def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
-    """Where classes are known, a few files say how they are written.
+    """Number of label files to read if the classes are known: a few show how they are written.
 
     More are looked at where these hold 0 and 255 alone, which is background and foreground only if
     no file has other labels.

@@ -1,4 +1,4 @@
-"""Which labels the files of a data set hold, and how many pixels of each."""
+"""Counts the labels in the files of a data set, and their pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 1 << 22
 
 @dataclasses.dataclass
 class Survey:
-    """What the label files that were looked at hold.
+    """The labels found in some label files.
 
     Attributes:
         files: how many were looked at.

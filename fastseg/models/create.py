@@ -16,7 +16,7 @@ def create_model(
     classes: ClassSet | int = 1,
     **arguments: Any,
 ) -> Any:
-    """The model of an architecture's name: segmentation_models_pytorch.create_model.
+    """Makes a model from its architecture's name, as segmentation_models_pytorch.create_model does.
 
     Args:
         arch: key of fastseg.models.ARCHITECTURES, in upper or lower case.
@@ -24,10 +24,13 @@ def create_model(
         encoder_weights: None, "imagenet" or a file; see fastseg.models.make_encoder.
         in_channels: of the input.
         classes: their number, or names and colours.
-        arguments: more of the architecture's constructor.
+        **arguments: further arguments of the architecture's constructor.
+
+    Returns:
+        The model.
 
     Raises:
-        ValueError: no such architecture, an argument out of range, or weights that cannot be had.
+        ValueError: unknown architecture, argument out of range, or weights that cannot be loaded.
     """
     if arch.lower() not in ARCHITECTURES:
         raise ValueError(f"arch is {arch!r}, allowed are {', '.join(ARCHITECTURES)}")

@@ -1,4 +1,4 @@
-"""Encoders: the networks that models take their features from."""
+"""Encoders: networks from images to features."""
 
 from __future__ import annotations
 

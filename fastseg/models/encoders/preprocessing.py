@@ -52,10 +52,19 @@ def get_preprocessing_params(encoder_name: str, pretrained: str = "imagenet") ->
 def get_preprocessing_fn(
     encoder_name: str, pretrained: str = "imagenet"
 ) -> Callable[[Any], numpy.ndarray]:
-    """A function from an image, uint8 or floating [..., H, W, C], to (image / 255 - mean) / std.
+    """Makes a function from an image, uint8 or float [..., H, W, C], to (image / 255 - mean) / std.
 
-    The same as segmentation_models_pytorch.encoders.get_preprocessing_fn. Of floating images that
-    are not above 1 the values are not divided. Args and Raises: as `get_preprocessing_params`.
+    The same as segmentation_models_pytorch.encoders.get_preprocessing_fn. Floating images with no
+    value above 1 are not divided by 255.
+
+    Args:
+        encoder_name, pretrained: as in `get_preprocessing_params`.
+
+    Returns:
+        The function, which returns a floating array of the image's shape.
+
+    Raises:
+        ValueError: as `get_preprocessing_params`.
     """
     return functools.partial(preprocess_input, **get_preprocessing_params(encoder_name, pretrained))
 

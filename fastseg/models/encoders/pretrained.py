@@ -1,4 +1,4 @@
-"""Weights that encoders start from."""
+"""Pretrained weights of encoders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_weights(encoder: Encoder, name: str, weights: str) -> None:
         weights: one of `known_weights(name)`, "owner/name" of a repository, or a path.
 
     Raises:
-        ValueError: the weights cannot be had, or do not fit.
+        ValueError: the weights cannot be loaded, or do not fit.
     """
     path = Path(weights)
     if weights in known_weights(name):
