@@ -14,6 +14,7 @@ from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..nn.unet import run_unet_block, unet_skips, unet_unfit
+from ..nn.upernet import top_down
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
 from .layout import as_given, for_inference
@@ -268,15 +269,11 @@ class UPerNetDecoder(Swap):
 
     def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
         normed = [norm(f) for norm, f in zip(module.feature_norms, features[2:], strict=True)]
-        # From the coarsest to the finest.
-        levels = [module.psp(normed[-1])]
-        for block, lateral in zip(module.fpn_lateral_blocks, normed[-2::-1], strict=True):
-            levels.append(block(levels[-1], lateral))
-        outs = [levels[0]]
-        for block, level in zip(module.fpn_conv_blocks, levels[1:], strict=True):
-            outs.append(block(level))
-        size = (outs[-1].shape[2], outs[-1].shape[3])
-        return run_resized(outs[::-1], module.fusion_block, size)
+        *finer, coarsest = normed
+        laterals, convolutions = module.fpn_lateral_blocks, module.fpn_conv_blocks
+        outs = top_down(module.psp(coarsest), finer, laterals, convolutions)
+        size = (outs[0].shape[2], outs[0].shape[3])
+        return run_resized(outs, module.fusion_block, size)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         return module.fusion_block, module.fusion_block[0]

@@ -8,6 +8,7 @@ from .architectures import (
     SegFormer,
     Segformer,
     Unet,
+    UPerNet,
 )
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
@@ -26,6 +27,7 @@ __all__ = [
     "Segformer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "UPerNet",
     "Unet",
     "create_model",
     "default_model",

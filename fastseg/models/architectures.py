@@ -7,6 +7,7 @@ from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .pspnet import PSPNet
 from .segformer import SegFormer, Segformer
 from .unet import Unet
+from .upernet import UPerNet
 
 __all__ = [
     "ARCHITECTURES",
@@ -15,10 +16,12 @@ __all__ = [
     "PSPNet",
     "SegFormer",
     "Segformer",
+    "UPerNet",
     "Unet",
 ]
 
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Unet)
+    cls.__name__.lower(): cls
+    for cls in (DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Unet, UPerNet)
 }

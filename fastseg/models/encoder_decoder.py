@@ -51,6 +51,7 @@ class EncoderDecoder(SegmentationModel):
 
     Attributes:
         logits_stride: pixels between two coarse logits.
+        rounds_up: of the encoder that the model was made with.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
     """
@@ -71,6 +72,7 @@ class EncoderDecoder(SegmentationModel):
         super().__init__()
         self.classes = as_class_set(classes)
         self.encoder = encoder
+        self.rounds_up = encoder.rounds_up
         if encoder.mean is not None and encoder.std is not None:
             self.mean, self.std = encoder.mean, encoder.std
         self.decoder: Decoder = decoder
@@ -117,8 +119,9 @@ class EncoderDecoder(SegmentationModel):
 
     @property
     def in_channels(self) -> int:
-        """Bands of the images that the encoder takes."""
-        return self.encoder.in_channels
+        """Bands of the images that the encoder takes; of one that somebody put there, a guess."""
+        encoder = self.encoder
+        return encoder.in_channels if isinstance(encoder, Encoder) else super().in_channels
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
@@ -132,7 +135,7 @@ class EncoderDecoder(SegmentationModel):
         """Whether logits lie on the first and the last pixel of a side of this length."""
         return (
             self.align_corners
-            and self.encoder.rounds_up
+            and self.rounds_up
             and side % self.size_step == 1
             and self._head_is_short()
         )

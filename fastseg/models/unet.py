@@ -132,5 +132,5 @@ class Unet(EncoderDecoder):
 
         Sides that an encoder would leave nothing of are padded to its stride.
         """
-        least = 1 if self.encoder.rounds_up else self.size_step
+        least = 1 if self.rounds_up else self.size_step
         return max(height, least), max(width, least)

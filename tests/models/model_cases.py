@@ -16,6 +16,7 @@ from fastseg.models import (
     SegmentationModel,
     TFDeepLabMobileNetV2,
     Unet,
+    UPerNet,
 )
 from fastseg.nn import SCSEAttention
 
@@ -203,6 +204,29 @@ def _unet_with_attention() -> SegmentationModel:
     return model
 
 
+def _upernet() -> SegmentationModel:
+    return UPerNet("resnet18", encoder_weights=None, decoder_channels=16, classes=4)
+
+
+def _upernet_as_mmseg() -> SegmentationModel:
+    """No norms of the features, an auxiliary head, images of any size, other grids."""
+    model = UPerNet(
+        "mit_b0",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_channels=16,
+        in_channels=4,
+        encoder_options=MIT,
+        decoder_feature_norm_eps=None,
+        psp_bins=(2, 3),
+        auxiliary_channels=8,
+        align_corners=False,
+    )
+    assert isinstance(model.auxiliary_head, torch.nn.Sequential)
+    model.auxiliary_head[3].p = 0.0
+    return model
+
+
 CASES = (
     ModelCase("deeplabv3", _deeplabv3, in_weights=False),
     ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
@@ -244,6 +268,16 @@ CASES = (
         in_weights=False,
         trains_on_one=True,
         uncalled=("decoder.blocks.2.attention1",),
+    ),
+    ModelCase("upernet", _upernet, ((64, 96), (65, 97), (70, 90))),
+    ModelCase(
+        "upernet-as-mmseg-one-class",
+        _upernet_as_mmseg,
+        ((64, 80), (49, 65), (50, 71)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
     ),
     ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70)), trains_on_one=True),
 )
