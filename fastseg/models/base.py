@@ -9,6 +9,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
+from .._checks import check_not_traced
 from ..classes import ClassSet, label_classes
 from ..nn.evaluation import in_eval_mode
 from ..nn.fusion import is_fused
@@ -131,6 +132,7 @@ class SegmentationModel(Pretrained):
             ValueError: x is not a map of at least one pixel. TypeError: it is no tensor of numbers
                 with a fraction.
         """
+        check_not_traced(f"sizes inside a {type(self).__name__}")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}, expected a tensor [N, C, H, W]")
         if not x.is_floating_point():
@@ -156,8 +158,9 @@ class SegmentationModel(Pretrained):
         """Coarse logits of the input x at the size of the output."""
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
-        out = upsample_bilinear(logits, size, align_corners=self.align_corners)
-        return out[:, :, :height, :width]
+        if logits.shape[2:] != size:
+            logits = upsample_bilinear(logits, size, align_corners=self.align_corners)
+        return logits[:, :, :height, :width]
 
     @torch.inference_mode()
     def predict(self, x: torch.Tensor) -> Any:
