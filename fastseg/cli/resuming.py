@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from .._schema import shown
 from ..engine import checkpoint
-from ..engine.run_folder import has_run, read_options
+from ..engine.run_folder import RUN, has_run, read_options
 from .console import fail
 
 # Options of this start and this machine, not of the run.
@@ -48,6 +48,13 @@ class ResumableCommand(TyperCommand):
                     else f"{folder} holds no run to continue; give the data set to begin one"
                 )
                 fail(f"--resume: {what}")
+            try:
+                return super().parse_args(ctx, args)
+            except typer.BadParameter as error:
+                name = (error.param.name if error.param else None) or ""
+                if given.get(name) is not None or name not in recorded:
+                    raise
+                fail(f"{folder / RUN}: options.{name} is {shown(recorded[name])}: {error.message}")
         return super().parse_args(ctx, args)
 
 
