@@ -158,12 +158,12 @@ class Stage(nn.Module):
     def __init__(self, blocks: list[Block], downsample: PatchMerging | None) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        if downsample is not None:
-            self.downsample = downsample
+        self.downsample = downsample
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, H, W, width] -> [N, H, W, width]; what follows a stage reads it merged."""
-        return self.blocks(x)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, H, W, width] -> the same, and what the next stage reads."""
+        x = self.blocks(x)
+        return x, x if self.downsample is None else self.downsample(x)
 
 
 class PatchEmbed(nn.Module):
@@ -288,11 +288,8 @@ class SwinEncoder(Encoder):
         tokens = self.pos_drop(self.to_late(self.patch_embed(self.to_early(x))))
         stages: Iterable[Any] = self.layers
         for stage, layer in enumerate(stages):
-            tokens = layer(tokens)
-            normed = getattr(self, f"norm{stage}")(tokens)
-            features.append(normed.permute(0, 3, 1, 2))
-            if stage < self.depth - 2:
-                tokens = layer.downsample(tokens)
+            own, tokens = layer(tokens)
+            features.append(getattr(self, f"norm{stage}")(own).permute(0, 3, 1, 2))
         return features
 
 
