@@ -39,8 +39,8 @@ def load_checkpoint(
     - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
       every encoder here
     - torchvision: DeepLabV3; ResNets
-    - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
-    - transformers: SegFormer, whose folders `from_pretrained` reads with its classes
+    - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer; UPerNet; ResNets, Swins
+    - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
     - TensorFlow: mobile DeepLab, also as MobileNetV2ForSemanticSegmentation of transformers, whose
