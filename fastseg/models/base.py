@@ -37,6 +37,7 @@ class SegmentationModel(Pretrained):
         mean, std: per band, of values scaled to 0..1; the input is (x - mean) / std. Those of RGB
             serve images of other bands too: a fourth band and more, or a single one, take their
             average.
+        bgr: whether the network takes the bands of a photograph as blue, green, red.
         size_step, size_offset: the logits lie on the pixel grid without rest where each side of
             the input is a multiple of size_step plus size_offset (0 or 1).
         working_size: the longer side, in pixels, that `segment` brings images to: objects then
@@ -48,6 +49,7 @@ class SegmentationModel(Pretrained):
     align_corners: bool = False
     mean: Sequence[float] = (0.485, 0.456, 0.406)
     std: Sequence[float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
     size_step: int = 1
     size_offset: int = 0
     working_size: int = 513
@@ -338,6 +340,8 @@ class SegmentationModel(Pretrained):
         mean = torch.tensor(of_bands("mean", self.mean, bands), device=x.device).view(1, -1, 1, 1)
         std = torch.tensor(of_bands("std", self.std, bands), device=x.device).view(1, -1, 1, 1)
         x = x / (255.0 * std) - mean / std
+        if self.bgr:
+            x = x.flip(1)
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
 
     def _batch(self, images: Image) -> torch.Tensor:
