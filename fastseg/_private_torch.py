@@ -43,11 +43,6 @@ forward_mode_enabled: Callable[[bool], AbstractContextManager[Any]] = (
 are_functorch_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
-def in_dual_level() -> bool:
-    """Whether forward-mode derivatives may be carried here, by torch.func.jvp too."""
-    return forward_ad._current_level >= 0
-
-
 def in_forward_mode() -> bool:
     """Whether an operation computes the forward-mode derivatives of its arguments here."""
     return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()

@@ -115,10 +115,13 @@ def accelerate(
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undoes `accelerate`; a model that was not accelerated stays as it is.
+    """Undoes `accelerate`, in place; a model that was not accelerated stays as it is.
+
+    Args:
+        model: what `accelerate` was given.
 
     Returns:
-        The model.
+        The model itself.
 
     Raises:
         TypeError: model is not a module.
@@ -136,13 +139,15 @@ def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
     The same as the argmax of the model's logits at the size of its output, or of the images for
     SegFormer of transformers. With a single class, the labels are 1 where its logit is positive and
-    0 elsewhere. The model need not be accelerated. It is evaluated in eval mode, and then is in
-    the mode that it was in.
+    0 elsewhere. The model need not be accelerated. It runs in eval mode; its own mode is restored
+    afterwards.
 
-    A model that is not known is called, and its logits are resized to the images. One that is
-    known, but whose head was modified, is called as well, and its output is taken as it is.
+    The forward of an unknown model is called, and its logits are resized to the images. A known
+    model with a modified head is called as well, and its output keeps its size.
 
     Args:
+        model: one of ours, one of torchvision, smp or transformers, or any that returns logits
+            [N, C, h, w].
         images: the model's input [N, C, H, W].
 
     Returns:
@@ -156,7 +161,14 @@ def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """`predict_labels`, by the name that it had."""
+    """The deprecated name of `predict_labels`.
+
+    Args:
+        model, images: as for `predict_labels`.
+
+    Returns:
+        Labels [N, H, W], as `predict_labels`.
+    """
     warnings.warn(
         "fastseg.predict is fastseg.predict_labels now: predict means another thing in "
         "segmentation_models_pytorch",

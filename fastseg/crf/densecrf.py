@@ -75,12 +75,13 @@ NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
 
 class Gradient(NamedTuple):
-    """What DenseCRF.gradient returns: the objective and its derivatives.
+    """An objective and its derivatives, as DenseCRF.gradient returns them.
 
     Attributes:
         value: of the objective.
-        unary: to the unary's parameters, in their shape.
-        compatibility, kernel: to the parameters of all terms, in the order of their addition.
+        unary: derivative to the unary's parameters, in their shape.
+        compatibility, kernel: derivatives to the parameters of all terms, in the order in which
+            the terms were added.
     """
 
     value: float
@@ -90,7 +91,15 @@ class Gradient(NamedTuple):
 
 
 class DenseCRF:
-    """A dense CRF over `nvar` variables of `nlabels` labels, connected by features of any kind."""
+    """A dense CRF over variables that any features connect, with pydensecrf's interface.
+
+    Args:
+        nvar: number of variables.
+        nlabels: number of labels of each.
+
+    Raises:
+        ValueError: a number below 1. TypeError: one that is no integer.
+    """
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         _keep_to_one_thread_after_fork()
@@ -331,7 +340,15 @@ class DenseCRF:
 
 
 class DenseCRF2D(DenseCRF):
-    """A dense CRF over the pixels of an image, width first: DenseCRF2D(width, height, labels)."""
+    """A dense CRF over the pixels of an image.
+
+    Args:
+        w, h: width and height of the image in pixels, width first.
+        nlabels: number of labels.
+
+    Raises:
+        ValueError: a number below 1. TypeError: one that is no integer.
+    """
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
         self._width, self._height = as_count("w", w), as_count("h", h)

@@ -82,9 +82,16 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 def mean_field_labels(
     logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5
 ) -> torch.Tensor:
-    """mean_field(...).argmax(1), without storing the probabilities; of equal ones the first.
+    """mean_field(...).argmax(1), without storing the probabilities; the first of equal ones.
 
-    Args and Raises: as mean_field. Returns: uint8 labels (int32 beyond 256) [N, P] or [N, H, W].
+    Args:
+        logits, kernels, steps: as for mean_field.
+
+    Returns:
+        Labels [N, P] or [N, H, W], uint8 up to 256 classes, else int32.
+
+    Raises:
+        ValueError, TypeError: as mean_field.
     """
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0

@@ -15,7 +15,7 @@ from .mean_field import Kernel
 
 
 class KernelType(enum.IntEnum):
-    """What can be learned of a kernel: nothing, a scale per feature, a matrix."""
+    """The parameters of a kernel: none, a scale per feature, or a matrix."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -23,7 +23,7 @@ class KernelType(enum.IntEnum):
 
 
 class NormalizationType(enum.IntEnum):
-    """Which side of the filter is divided by the sum of the kernel's weights."""
+    """The sides of the filter that are divided by the sum of the kernel's weights."""
 
     NO_NORMALIZATION = 0
     NORMALIZE_BEFORE = 1

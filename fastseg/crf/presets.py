@@ -10,7 +10,7 @@ class Preset:
     """A smoothness and an appearance kernel, both Potts and symmetrically normalised.
 
     Attributes:
-        source: where the numbers come from.
+        source: publication or program that the numbers come from.
         iterations: mean-field steps.
         width, weight: of the smoothness kernel, width in pixels.
         bilateral_width, color_width, bilateral_weight: of the appearance kernel.

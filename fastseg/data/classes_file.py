@@ -65,7 +65,15 @@ class Declared:
 
 
 def model_classes(classes: ClassSet, origin: str) -> Declared:
-    """The classes of a model, for data sets that do not name theirs."""
+    """The classes of a model, for data sets that do not name theirs.
+
+    Args:
+        classes: names and colours.
+        origin: where they come from, for people to read.
+
+    Returns:
+        The declaration: label i is class i.
+    """
     return Declared(classes, origin)
 
 

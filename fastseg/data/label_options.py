@@ -52,9 +52,14 @@ def label_options(
         void: each "none", or numbers with commas between them.
         label_map: each "147=1,220=2", or a file with such pairs in its lines or with a JSON object.
             Left of "=" stands a number or a colour #rrggbb, right a class or "void".
+        drawn: "auto", "stored" or "upright", see `Labelling`.
+        trusted: whether to use labels that seem to make no sense.
+
+    Returns:
+        The options.
 
     Raises:
-        DatasetError: words that say nothing; the message names the option.
+        DatasetError: words that cannot be read; the message names the option.
     """
     if drawn not in DRAWN:
         raise DatasetError(f"--labels-drawn is {drawn!r}, allowed are {', '.join(DRAWN)}")

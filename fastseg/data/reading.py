@@ -30,14 +30,20 @@ def labelling_of(
     model: Declared | None = None,
     threads: int = 1,
 ) -> tuple[Labelling, list[str]]:
-    """What the labels of a data set mean, and what to say about it, line by line.
+    """Finds out what the labels of a data set mean.
 
     The classes are those of classes.json or of the layout, else those of the model, else as many
     as the highest label of all label files says.
 
     Args:
+        data: the data set.
         pairs: that are going to be used.
+        options: what the user says about labels.
         model: the classes of the model that is evaluated.
+        threads: number of threads that read label files.
+
+    Returns:
+        The meaning, and lines to print about how it was found.
 
     Raises:
         DatasetError: label files cannot be read, fit nothing that is known, or make no sense.
@@ -75,7 +81,11 @@ def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
 
 
 def check_sense(splits: Iterable[Split], options: LabelOptions) -> None:
-    """Stops a run whose labels can teach, or measure, nothing.
+    """Stops a run whose labels can neither train nor measure a model.
+
+    Args:
+        splits: that are going to be used.
+        options: `trusted` switches the check off.
 
     Raises:
         DatasetError: one class only, or nearly all pixels void; the message says what to do.

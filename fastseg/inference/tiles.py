@@ -165,6 +165,9 @@ def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
             kernels.
         limit: largest distance in pixels.
 
+    Returns:
+        The distance in pixels, on each side.
+
     Raises:
         ValueError: the features see further than `limit`, or the whole image.
     """

@@ -42,6 +42,7 @@ def build(
     """A model on the meta device.
 
     A small file can ask for millions of layers. Their number is limited by that of its tensors.
+    The encoder's weights are in the file too: none are downloaded, whatever its arguments say.
 
     Args:
         origin: what messages call the file.
@@ -54,6 +55,9 @@ def build(
         ValueError: arguments that the constructor does not take; in one line.
     """
     arguments = checked(origin, dict(arguments), arguments_schema(cls))
+    if "encoder_weights" in inspect.signature(cls.__init__).parameters:
+        arguments["encoder_weights"] = None
+        trusted.pop("encoder_weights", None)
     try:
         with torch.device("meta"), _at_most(4 * tensors + _SPARE):
             return cls(**arguments, **trusted)

@@ -203,9 +203,6 @@ class Pretrained(nn.Module):
         stored_arguments = {
             k: v for k, v in config.items() if not k.startswith("_") and k not in arguments
         }
-        for given in (stored_arguments, arguments):
-            if "encoder_weights" in given:
-                given["encoder_weights"] = None
         path = folder / WEIGHTS
         if not path.is_file():
             raise ValueError(f"{path}: is not there")

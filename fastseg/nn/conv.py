@@ -17,6 +17,9 @@ from .altered import original_class, readable
 class DilatedConv2d(nn.Conv2d):
     """nn.Conv2d whose forward is fastseg.dilated_conv2d: same arguments, parameters and values.
 
+    Args:
+        device, dtype: of the parameters, as in nn.Conv2d.
+
     Raises:
         ValueError: padding_mode other than "zeros".
     """

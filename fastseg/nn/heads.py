@@ -56,12 +56,15 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: ActivationName) -> nn.Module:
-    """The module of an activation's name.
+    """Makes an activation from its name.
 
     Args:
         name: None or "identity", "sigmoid", "softmax" or "softmax2d" (over the classes),
             "logsoftmax", "tanh", "argmax" (over everything), "argmax2d" (over the classes),
-            "clamp" (to 0..1), a module, or what makes a module when called without arguments.
+            "clamp" (to 0..1), a module, or a callable without arguments that makes one.
+
+    Returns:
+        The module; nn.Identity for None.
 
     Raises:
         ValueError: another name.
@@ -145,6 +148,12 @@ class AuxiliaryHead(Chain):
     """3x3 convolution, batch norm, ReLU, dropout of channels, 1x1 convolution to the classes.
 
     Map [N, in_channels, H, W] -> logits [N, classes, H, W]: the second, weaker loss of training.
+
+    Args:
+        in_channels: of the features that it reads.
+        channels: between the two convolutions.
+        classes: of the logits.
+        dropout: probability that training zeroes a channel, 0 <= dropout < 1.
 
     Source: Zhao et al., Pyramid Scene Parsing Network, 2017, section 3.3.
     """

@@ -73,6 +73,9 @@ def open_data_set(root: Path, layout: str | None = None) -> DataSet:
         root: its folder, or a folder that holds nothing but it; or a csv or COCO file.
         layout: a key of LAYOUTS; by default the first that matches.
 
+    Returns:
+        The data set: its pairs by split, and its classes if it declares them.
+
     Raises:
         DatasetError: no such folder or layout, or files that do not fit each other.
     """

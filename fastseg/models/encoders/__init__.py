@@ -63,7 +63,7 @@ def make_encoder(
     output_stride: int = 32,
     **options: Any,
 ) -> Encoder:
-    """An encoder by its name.
+    """Makes an encoder from its name.
 
     Args:
         name: key of `ENCODERS`.
@@ -74,10 +74,13 @@ def make_encoder(
             smp-hub/<name>.imagenet, or the path of a file of torch.save or safetensors with
             torchvision's names.
         output_stride: 8, 16 or 32: later halvings become dilation.
-        options: further arguments of this encoder.
+        **options: further arguments of this encoder.
+
+    Returns:
+        The encoder, a module from images to a list of features, finest first.
 
     Raises:
-        ValueError: no such encoder, arguments out of range, or weights that cannot be had.
+        ValueError: no such encoder, arguments out of range, or weights that cannot be loaded.
     """
     if name not in ENCODERS:
         raise ValueError(f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}")

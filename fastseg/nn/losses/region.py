@@ -116,8 +116,8 @@ class TverskyLoss(SumsLoss):
 class DiceLoss(TverskyLoss):
     """Dice loss of bilinearly upsampled logits: TverskyLoss with alpha = beta = 1/2.
 
-    With the defaults smp.losses.DiceLoss of the upsampled logits; `monai` and `mmseg` make those of
-    the other libraries. Args: see TverskyLoss.
+    The defaults give smp.losses.DiceLoss of the upsampled logits; `monai` and `mmseg` make the
+    losses of those libraries. Arguments are those of TverskyLoss, in smp's order.
 
     Source: Milletari, Navab, Ahmadi, "V-Net" (2016).
     """
@@ -192,7 +192,8 @@ class DiceLoss(TverskyLoss):
 class JaccardLoss(TverskyLoss):
     """Jaccard (IoU) loss of bilinearly upsampled logits: TverskyLoss with alpha = beta = 1.
 
-    With the defaults smp.losses.JaccardLoss of the upsampled logits. Args: see TverskyLoss.
+    The defaults give smp.losses.JaccardLoss of the upsampled logits. Arguments are those of
+    TverskyLoss, in smp's order.
     """
 
     def __init__(
