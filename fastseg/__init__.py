@@ -8,7 +8,18 @@ from .accelerate import predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
-from .models import DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Segformer, Unet, load_checkpoint
+from .models import (
+    FCN,
+    FCNVGG16,
+    DeepLabV3,
+    DeepLabV3Plus,
+    PSPNet,
+    SegFormer,
+    Segformer,
+    U2Net,
+    Unet,
+    load_checkpoint,
+)
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
@@ -32,6 +43,8 @@ else:
     from . import accelerate
 
 __all__ = [
+    "FCN",
+    "FCNVGG16",
     "Backend",
     "BackendUnavailable",
     "DeepLabV3",
@@ -39,6 +52,7 @@ __all__ = [
     "PSPNet",
     "SegFormer",
     "Segformer",
+    "U2Net",
     "Unet",
     "__version__",
     "accelerate",

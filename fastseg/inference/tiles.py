@@ -97,7 +97,7 @@ def _decode_whole(
             # Cells of a map lie on every stride-th pixel, the first on the first.
             stride = min(2**i, step)
             cells = [
-                -(-side // stride) if model.encoder.rounds_up else side // stride for side in padded
+                -(-side // stride) if model.rounds_up else side // stride for side in padded
             ]
             maps[i] = _place(maps[i], feature, inner, outer, cells, stride)
     logits = with_background(model.decode(maps))

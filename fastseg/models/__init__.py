@@ -2,6 +2,7 @@
 
 from .architectures import (
     ARCHITECTURES,
+    FCN,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -13,11 +14,15 @@ from .base import SegmentationModel
 from .checkpoints import load_checkpoint
 from .default import default_model
 from .encoders import ENCODERS, make_encoder
+from .fcn_vgg import FCNVGG16
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
+from .u2net import U2Net
 
 __all__ = [
     "ARCHITECTURES",
     "ENCODERS",
+    "FCN",
+    "FCNVGG16",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -25,6 +30,7 @@ __all__ = [
     "Segformer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "U2Net",
     "Unet",
     "default_model",
     "load_checkpoint",

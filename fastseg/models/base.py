@@ -201,8 +201,10 @@ class SegmentationModel(Pretrained):
         height, width = self.output_size(x.shape[2], x.shape[3])
         return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
 
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+    def training_logits(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor] | None]:
+        """`coarse_logits` of x, and those of the auxiliary head or heads, if the model has some."""
         return self.coarse_logits(x), None
 
     def loss(
@@ -276,7 +278,10 @@ class SegmentationModel(Pretrained):
             )
 
         loss = loss_of(main)
-        return loss if auxiliary is None else loss + self.auxiliary_weight * loss_of(auxiliary)
+        if auxiliary is None:
+            return loss
+        others = auxiliary if isinstance(auxiliary, list) else [auxiliary]
+        return loss + self.auxiliary_weight * sum(loss_of(logits) for logits in others)
 
     @torch.no_grad()
     def segment(

@@ -53,6 +53,7 @@ class EncoderDecoder(SegmentationModel):
         logits_stride: pixels between two coarse logits.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
+        rounds_up: the encoder's.
         pads: False for models that take images of any size as they are.
     """
 
@@ -91,6 +92,7 @@ class EncoderDecoder(SegmentationModel):
         )
         self.auxiliary_head: AuxiliaryHead | None = None
         self.size_step = encoder.output_stride
+        self.rounds_up = encoder.rounds_up
         self._is_encoder_frozen = False
 
     def _add_auxiliary_head(self, channels: int | None) -> None:
@@ -125,7 +127,7 @@ class EncoderDecoder(SegmentationModel):
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
         if not self.pads:
             # Poolings that round down would leave nothing of smaller images.
-            least = 1 if self.encoder.rounds_up else self.size_step
+            least = 1 if self.rounds_up else self.size_step
             return max(height, least), max(width, least)
         sides = [
             side if self._on_pixels(side) else -(-side // self.size_step) * self.size_step
@@ -137,7 +139,7 @@ class EncoderDecoder(SegmentationModel):
         """Whether logits lie on the first and the last pixel of a side of this length."""
         return (
             self.align_corners
-            and self.encoder.rounds_up
+            and self.rounds_up
             and side % self.size_step == 1
             and self._head_is_short()
         )

@@ -50,9 +50,7 @@ class FCNDecoder(Decoder):
         def layers(given: int, rate: int) -> Chain:
             padding = kernel_size // 2 * rate
             return Chain(
-                nn.Conv2d(
-                    given, channels, kernel_size, padding=padding, dilation=rate, bias=False
-                ),
+                nn.Conv2d(given, channels, kernel_size, padding=padding, dilation=rate, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
             )

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..classes import VOC, ClassSet, as_class_set
+from ..layout import in_format, map_format
 from ..nn.chain import run
 from ..nn.deconv import BilinearDeconv2d, crop
 from .base import SegmentationModel
@@ -79,7 +80,9 @@ class FCNVGG16(SegmentationModel):
             self.mean = tuple(value / 255 for value in (122.67891434, 116.66876762, 104.00698793))
             self.std = (1 / 255,) * 3
         channels = in_channels
-        for stage, (convolutions, width) in enumerate(zip(VGG_COUNTS["vgg16"], widths, strict=True)):
+        for stage, (convolutions, width) in enumerate(
+            zip(VGG_COUNTS["vgg16"], widths, strict=True)
+        ):
             for position in range(convolutions):
                 padding = MARGIN if stage == position == 0 else 1
                 convolution = nn.Conv2d(channels, width, 3, padding=padding)
@@ -114,7 +117,8 @@ class FCNVGG16(SegmentationModel):
                     nn.init.zeros_(module.weight)
                 else:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, classes, H, W] of x [N, in_channels, H, W], one for each pixel."""
@@ -141,7 +145,13 @@ class FCNVGG16(SegmentationModel):
         self, up: torch.Tensor, score: nn.Conv2d, pooled: torch.Tensor, first: int, factor: float
     ) -> torch.Tensor:
         """The upsampled scores and those of a pooled map, of the pixels that both have."""
-        return up + crop(score(pooled * factor if self.at_once else pooled), first, up)
+        return up + _like(score(pooled * factor if self.at_once else pooled), first, up)
 
     def _of_pixels(self, scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        return crop(scores, AT_THE_END[self.stride], image)
+        logits = _like(scores, AT_THE_END[self.stride], image)
+        return in_format(logits, map_format(scores))
+
+
+def _like(x: torch.Tensor, first: int, other: torch.Tensor) -> torch.Tensor:
+    """Rows and columns of x from `first` on, as many as `other` has."""
+    return crop(x, first, other.shape[2], other.shape[3])

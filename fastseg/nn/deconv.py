@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,7 +36,8 @@ class BilinearDeconv2d(nn.ConvTranspose2d):
     groups=groups, bias=False) with k as in `bilinear_kernel`. As long as its weight is that kernel
     on the diagonal and 0 elsewhere, which is looked at in every call, the result is that of
     `upsample_bilinear` on the map with a ring of zeros around it: of the multiplications with a
-    zero none is done. Where the weight was trained, or gets a gradient, the convolution is run.
+    zero none is done: infinite values and NaN stay in their own channel. Where the weight was
+    trained, or gets a gradient, the convolution is run.
 
     Args:
         channels: of the input and of the output.
@@ -84,8 +83,8 @@ class BilinearDeconv2d(nn.ConvTranspose2d):
             return False
         diagonal = self._diagonal(weight.detach())
         kernel = bilinear_kernel(self.scale).to(weight.device)
-        off = (diagonal.to(torch.float64) - kernel).abs() > 2 * torch.finfo(weight.dtype).eps
-        if bool(off.any()):
+        near = (diagonal.to(torch.float64) - kernel).abs() <= 2 * torch.finfo(weight.dtype).eps
+        if not bool(near.all()):
             return False
         return self.groups > 1 or int(weight.count_nonzero()) == int(diagonal.count_nonzero())
 
@@ -130,16 +129,22 @@ def upsample_with_ring(x: torch.Tensor, scale: int) -> torch.Tensor:
         scale: stride of the convolution.
 
     Returns:
-        Map [N, C, (h + 1) * scale - scale % 2, ...], a view of a larger one.
+        Map [N, C, (h + 1) * scale - scale % 2, ...]; without gradients a view of a larger one.
     """
     ringed = F.pad(x, (1, 1, 1, 1))
     size = (ringed.shape[2] * scale, ringed.shape[3] * scale)
     up = upsample_bilinear(ringed, size)
     first = (scale + 1) // 2
     height, width = ((side + 1) * scale - scale % 2 for side in x.shape[2:])
-    return up[:, :, first : first + height, first : first + width]
+    return crop(up, first, height, width)
 
 
-def crop(x: torch.Tensor, first: int, like: Any) -> torch.Tensor:
-    """Rows and columns of x from `first` on, as many as `like` has."""
-    return x[:, :, first : first + like.shape[2], first : first + like.shape[3]]
+def crop(x: torch.Tensor, first: int, height: int, width: int) -> torch.Tensor:
+    """So many rows and columns of x from `first` on; a view where no gradient flows.
+
+    The gradient to a slice would lose the memory format.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x[:, :, first : first + height, first : first + width]
+    right, bottom = x.shape[3] - first - width, x.shape[2] - first - height
+    return F.pad(x, (-first, -right, -first, -bottom))

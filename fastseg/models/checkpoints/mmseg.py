@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..fcn import FCN
 from ..files import StateDict
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
+    fcn_arguments,
     pspnet_arguments,
     segformer_arguments,
 )
@@ -42,6 +44,15 @@ _PSPNET = {
         for k, v in _CONV_MODULE.items()
     },
     **{f"decode_head.bottleneck.{k}.": f"decoder.conv.{v}." for k, v in _CONV_MODULE.items()},
+}
+_FCN = {
+    **_SHARED,
+    **{
+        f"decode_head.convs.{n}.{k}.": f"decoder.convs.{n}.{v}."
+        for n in range(9)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{f"decode_head.conv_cat.{k}.": f"decoder.conv_cat.{v}." for k, v in _CONV_MODULE.items()},
 }
 _DEEPLABV3 = {
     **_SHARED,
@@ -105,6 +116,10 @@ _DEEPLAB = {
 def _pspnet(state_dict: StateDict) -> dict[str, Any]:
     arguments = {**pspnet_arguments(state_dict), "psp_dropout": 0.1, "align_corners": False}
     return _contracted(arguments)
+
+
+def _fcn(state_dict: StateDict) -> dict[str, Any]:
+    return _contracted({**fcn_arguments(state_dict), "decoder_dropout_of_channels": True})
 
 
 def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
@@ -173,5 +188,13 @@ FAMILIES = (
         ("backbone.layers.0.0.projection.", "decode_head.convs.", "decode_head.fusion_conv."),
         names=_SEGFORMER,
         convert=from_mmseg,
+    ),
+    Family(
+        "mmseg-fcn",
+        FCN,
+        _fcn,
+        ("backbone.layer1.", "decode_head.convs.0.conv.", "decode_head.conv_seg."),
+        ("decode_head.fusion_conv.",),
+        _FCN,
     ),
 )
