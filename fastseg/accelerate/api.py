@@ -45,7 +45,7 @@ def accelerate(
 ) -> Report:
     """Replaces, in place, the parts of a third-party model that fastseg runs faster.
 
-    These are exchanged:
+    It replaces modules of:
 
     - torchvision: FCN, DeepLabV3 and LR-ASPP
     - segmentation_models_pytorch: every model and ResNet encoder, and the decoders of Unet, PSPNet,
@@ -79,8 +79,9 @@ def accelerate(
             a copy of the model without memory; None: they are not counted.
 
     Returns:
-        What was exchanged, what was not, and why: print it. Its `loss_fn(model(images), target)` is
-        F.cross_entropy of the full-resolution logits, without making them.
+        A report to print: what was replaced, what was not, and why. Its
+        `loss_fn(model(images), target)` is F.cross_entropy of the full-resolution logits,
+        without making them.
 
     Raises:
         ValueError: low_resolution is set for a model that has no such logits.
@@ -202,7 +203,7 @@ def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _no_labels(known: Model, layers: list[Any]) -> str | None:
-    """Why the labels need the forward of a model or of what is around it, or None."""
+    """Why the labels need the forward of the model or of its wrapper, or None."""
     if all_are_watched() or any(has_hooks(layer) for layer in layers):
         return "it has hooks"
     if "forward" in vars(layers[-1]):
@@ -267,7 +268,7 @@ def _counted(
         counter = Counter(root, image_size)
         before = counter.count(accelerated=False)
         after = counter.count(accelerated=True)
-    except Exception as error:  # whatever a model does not like about the image or the copy
+    except Exception as error:  # any error of the model on this image or on a copy
         reason = str(error).strip().splitlines() or [""]
         note = f"FLOPs are not counted: {type(error).__name__}: {reason[0][:200]}"
         return {}, {}, [note]
@@ -276,7 +277,7 @@ def _counted(
 
 
 def _remarks(root: nn.Module) -> Iterator[str]:
-    """What else a user should know."""
+    """Further lines of the report."""
     if any(_is_sharded(module) for module in root.modules()):
         yield "sharded modules are left alone: accelerate a model before FSDP wraps it"
     used = {original_class(m).__module__.partition(".")[0] for m in root.modules()}

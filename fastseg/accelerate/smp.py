@@ -14,6 +14,7 @@ from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..nn.unet import run_unet_block, unet_skips, unet_unfit
+from ..nn.upernet import top_down
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
 from .layout import as_given, for_inference
@@ -84,7 +85,7 @@ class Segmenter(Model):
 
 
 class Head(Swap):
-    """Convolution, upsampling and activation, of which low resolution leaves the first."""
+    """Convolution, upsampling and activation; low resolution keeps the convolution alone."""
 
     what = "low-resolution logits on demand"
     classes = (f"{_SMP}.base.heads.SegmentationHead",)
@@ -99,7 +100,7 @@ class Head(Swap):
 
 
 _ACTIVATION = f"{_SMP}.base.modules.Activation"
-# Where the output of a single class is cut, by the layer that it comes from.
+# Threshold of a single output, by the layer that it comes from.
 _THRESHOLDS = (
     ((nn.Sigmoid,), 0.5),
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Identity, nn.Upsample, nn.UpsamplingBilinear2d), 0.0),
@@ -134,7 +135,7 @@ def _unusual_head(head: Any) -> str | None:
 
 
 def _activation(head: Any) -> nn.Module:
-    """What a head ends with, without smp's module around it."""
+    """The last layer of a head, without smp's wrapper."""
     last = head[2]
     return last.activation if full_name(original_class(last)) == _ACTIVATION else last
 
@@ -268,15 +269,11 @@ class UPerNetDecoder(Swap):
 
     def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
         normed = [norm(f) for norm, f in zip(module.feature_norms, features[2:], strict=True)]
-        # From the coarsest to the finest.
-        levels = [module.psp(normed[-1])]
-        for block, lateral in zip(module.fpn_lateral_blocks, normed[-2::-1], strict=True):
-            levels.append(block(levels[-1], lateral))
-        outs = [levels[0]]
-        for block, level in zip(module.fpn_conv_blocks, levels[1:], strict=True):
-            outs.append(block(level))
-        size = (outs[-1].shape[2], outs[-1].shape[3])
-        return run_resized(outs[::-1], module.fusion_block, size)
+        *finer, coarsest = normed
+        laterals, convolutions = module.fpn_lateral_blocks, module.fpn_conv_blocks
+        outs = top_down(module.psp(coarsest), finer, laterals, convolutions)
+        size = (outs[0].shape[2], outs[0].shape[3])
+        return run_resized(outs, module.fusion_block, size)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         return module.fusion_block, module.fusion_block[0]

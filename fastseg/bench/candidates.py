@@ -51,7 +51,7 @@ class Problem:
         return {OURS: samples.function, EAGER: samples.peer, **samples.other_peers}
 
     def reference(self, *, exact: bool, layout: str = "NCHW") -> Candidate:
-        """The peer without out; `exact`: on the same inputs in float64."""
+        """The peer without `out`; with `exact`, on the same inputs in float64."""
         direction = self.case.direction.removesuffix(FORWARD_OUT.removeprefix("forward"))
         plain = dataclasses.replace(self.case, direction=direction)
         problem = Problem(plain)

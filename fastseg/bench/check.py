@@ -10,7 +10,7 @@ import torch
 from .._private_torch import tree_leaves
 from ..testing import assert_as_accurate
 
-# Share of an integer result that may always differ from float64: a peer may be lucky.
+# Share of an integer result that may differ from float64 whatever the peer's: it may be lucky.
 LUCK = 1e-5
 
 
@@ -19,7 +19,7 @@ class WrongResult(AssertionError):
 
 
 def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0) -> None:
-    """Fails unless every tensor in `ours` is at most `ratio` times as far from truth as the peer's.
+    """Raises if a tensor in `ours` is more than `ratio` times as far from truth as the peer's.
 
     Args:
         ours: tensors in any nesting.
@@ -51,7 +51,7 @@ def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0
 def check_by(
     compare: Callable[[dict[str, Any], Any], None], inputs: dict[str, Any], result: Any, what: str
 ) -> None:
-    """Fails with WrongResult where the op's own comparison of discrete results fails."""
+    """Raises WrongResult if the op's own comparison of discrete results fails."""
     try:
         compare(inputs, result)
     except AssertionError as error:

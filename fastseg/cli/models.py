@@ -38,7 +38,8 @@ def models(
         table.add(encoder, *(sizes.get(architecture, "") for architecture in ARCHITECTURES))
     table.print()
     say(
-        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use "
+        "Parameters with 19 classes. Other encoders: tu-NAME, for any network of timm. "
+        f"{DEFAULT_NAME} ships with the package: segment and eval use "
         "it where no --weights are given. --weights takes what fastseg train writes, folders of "
         f"save_pretrained, and checkpoints of {', '.join(families)}."
     )

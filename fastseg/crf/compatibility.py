@@ -1,4 +1,4 @@
-"""Label compatibilities as pydensecrf has them: what a label costs beside another."""
+"""Label compatibilities, as in pydensecrf: the cost of two labels beside each other."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class MatrixCompatibility(LabelCompatibility):
 
 
 def as_compatibility(compat: Any, labels: int) -> LabelCompatibility:
-    """The compatibility that a program means by a number, a vector, a matrix or an object.
+    """Makes a compatibility from a number, a vector, a matrix or an object.
 
     Raises:
         ValueError: a number of dimensions or a size that does not fit; numbers that are not finite.

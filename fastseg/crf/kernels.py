@@ -1,4 +1,4 @@
-"""The pairwise terms of a dense CRF: which pixels are neighbours, and what that means."""
+"""The pairwise terms of a dense CRF: the pixels they connect and the energies they add."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Compatibility = Sequence[float] | Sequence[Sequence[float]] | torch.Tensor | Non
 
 @dataclasses.dataclass
 class Guide:
-    """What kernels see.
+    """The inputs of the kernels.
 
     Attributes:
         scores: [N, L, H, W]: their shape, dtype and device.
         images: [N, C, H, W] or None.
         features: further features [N, D, H, W]. DenseCRF has those of all its FeatureKernels, in
-            their order; a kernel sees its own alone.
+            their order; a kernel sees only its own.
     """
 
     scores: torch.Tensor
@@ -32,7 +32,7 @@ class Guide:
     features: Sequence[torch.Tensor]
 
     def seen_by(self, kernels: Sequence[PairwiseKernel]) -> list[tuple[PairwiseKernel, Guide]]:
-        """Each kernel with what it sees."""
+        """Pairs each kernel with its own inputs."""
         own = iter(self.features)
         return [
             (kernel, dataclasses.replace(self, features=[next(own)] if needs_features else []))

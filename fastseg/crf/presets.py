@@ -33,10 +33,10 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The settings of that name.
+    """Looks up settings by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}, allowed are {', '.join(map(repr, PRESETS))}")

@@ -1,4 +1,4 @@
-"""Lattices of pixel positions: they do not depend on the image, so that they are built once."""
+"""Lattices of pixel positions: they do not depend on the image and are built once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..backends import Backend, forced_backend
 from ..ops.permutohedral_filter import Lattice
 from .features import positions
 
-# Larger ones are built anew each time: the cache holds at most 4 x 32 bytes of so many pixels.
+# Larger lattices are not cached: the cache holds at most 4 lattices of 32 bytes a pixel.
 _MOST_PIXELS = 1 << 22
 
 

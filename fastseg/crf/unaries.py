@@ -1,4 +1,4 @@
-"""Unary terms as pydensecrf has them: energies that are given, or linear in features."""
+"""Unary terms, as in pydensecrf: given energies, or energies linear in features."""
 
 from __future__ import annotations
 

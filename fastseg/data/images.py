@@ -35,7 +35,7 @@ __all__ = [
     "viewable",
 ]
 
-# What folders are searched for; a file that is named itself is read whatever its suffix.
+# Suffixes that folders are searched for; a file given by name may have any.
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
@@ -237,7 +237,7 @@ def _bands_of(path: Path, values: numpy.ndarray, bands: int) -> numpy.ndarray:
     """Values [H, W, found], of any type, as bytes [H, W, bands].
 
     Raises:
-        ImageError: these cannot be made of those.
+        ImageError: the file has other bands.
     """
     found = values.shape[2]
     alpha = None

@@ -1,4 +1,4 @@
-"""What people say about labels: which are void, and which stand for which class."""
+"""Options about labels: which are void, and which class each stands for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAP = Table(either(Integer(-_LARGEST, _LARGEST), Text()), longest=65536)
 
 @dataclasses.dataclass(frozen=True)
 class LabelOptions:
-    """What the command line says about labels.
+    """Options of the command line about labels.
 
     Attributes:
         void: numbers that count nowhere; an empty set is "none", None leaves it to the data set.
@@ -124,7 +124,7 @@ def _key(key: str, text: str) -> int:
 
 
 def target_index(target: int | str, names: tuple[str, ...], void: int) -> int:
-    """The class that the right side of a label map means.
+    """Parses the right side of a label map.
 
     Raises:
         DatasetError: no such class.

@@ -1,4 +1,4 @@
-"""From a data set on disk to labelled splits: which labels it has, and whether they make sense."""
+"""Finds out which labels a data set has, and whether they make sense."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def labelling_of(
 
 
 def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
-    """Where classes are known, a few files say how they are written.
+    """Number of label files to read if the classes are known: a few show how they are written.
 
-    More are looked at where these hold 0 and 255 alone, which is background and foreground only if
-    no file has other labels.
+    With one class or two all are looked at, until one has both 1 and 255: these are background and
+    foreground where no file has other labels, and must not be mixed with files of 0 and 1.
     """
 
     def enough(found: Survey) -> bool:
@@ -75,7 +75,7 @@ def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
         if found.channelled and found.colored is None:
             return False  # a coloured file may still come
         few = declared.own and len(declared.classes) <= 2
-        return not few or found.numbers is None or not set(found.numbers) <= {0, 255, 65535}
+        return not few or found.numbers is None or found.beside
 
     return enough
 

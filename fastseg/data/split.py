@@ -1,4 +1,4 @@
-"""The pairs of one split: read once, checked, counted, and kept in memory where they fit."""
+"""The pairs of a split: read once, checked, counted, and kept in memory if they fit."""
 
 from __future__ import annotations
 

@@ -96,9 +96,7 @@ def _decode_whole(
                 continue
             # Cells of a map lie on every stride-th pixel, the first on the first.
             stride = min(2**i, step)
-            cells = [
-                -(-side // stride) if model.rounds_up else side // stride for side in padded
-            ]
+            cells = [-(-side // stride) if model.rounds_up else side // stride for side in padded]
             maps[i] = _place(maps[i], feature, inner, outer, cells, stride)
     logits = with_background(model.decode(maps))
     size = model.output_size(*padded)

@@ -9,11 +9,13 @@ from .architectures import (
     SegFormer,
     Segformer,
     Unet,
+    UPerNet,
 )
 from .base import SegmentationModel
 from .checkpoints import load_checkpoint
+from .create import create_model
 from .default import default_model
-from .encoders import ENCODERS, make_encoder
+from .encoders import ENCODERS, get_preprocessing_fn, get_preprocessing_params, make_encoder
 from .fcn_vgg import FCNVGG16
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
 from .u2net import U2Net
@@ -31,8 +33,12 @@ __all__ = [
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
     "U2Net",
+    "UPerNet",
     "Unet",
+    "create_model",
     "default_model",
+    "get_preprocessing_fn",
+    "get_preprocessing_params",
     "load_checkpoint",
     "make_encoder",
 ]

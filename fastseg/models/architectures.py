@@ -8,6 +8,7 @@ from .fcn import FCN
 from .pspnet import PSPNet
 from .segformer import SegFormer, Segformer
 from .unet import Unet
+from .upernet import UPerNet
 
 __all__ = [
     "ARCHITECTURES",
@@ -17,10 +18,12 @@ __all__ = [
     "PSPNet",
     "SegFormer",
     "Segformer",
+    "UPerNet",
     "Unet",
 ]
 
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, FCN, PSPNet, SegFormer, Unet)
+    cls.__name__.lower(): cls
+    for cls in (DeepLabV3, DeepLabV3Plus, FCN, PSPNet, SegFormer, Unet, UPerNet)
 }

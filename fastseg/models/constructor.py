@@ -54,13 +54,13 @@ def build(
     Raises:
         ValueError: arguments that the constructor does not take; in one line.
     """
-    arguments = checked(origin, dict(arguments), arguments_schema(cls))
+    given: dict[str, Any] = checked(origin, dict(arguments), arguments_schema(cls))
     if "encoder_weights" in inspect.signature(cls.__init__).parameters:
-        arguments["encoder_weights"] = None
+        given["encoder_weights"] = None
         trusted.pop("encoder_weights", None)
     try:
         with torch.device("meta"), _at_most(4 * tensors + _SPARE):
-            return cls(**arguments, **trusted)
+            return cls(**given, **trusted)
     except Exception as error:  # what constructors of any encoder raise at odd arguments
         raise ValueError(f"{origin}: fits no {cls.__name__} ({shortened(error)})") from error
 

@@ -51,9 +51,9 @@ class EncoderDecoder(SegmentationModel):
 
     Attributes:
         logits_stride: pixels between two coarse logits.
+        rounds_up: of the encoder that the model was made with.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
-        rounds_up: the encoder's.
         pads: False for models that take images of any size as they are.
     """
 
@@ -75,6 +75,9 @@ class EncoderDecoder(SegmentationModel):
         super().__init__()
         self.classes = as_class_set(classes)
         self.encoder = encoder
+        self.rounds_up = encoder.rounds_up
+        if encoder.mean is not None and encoder.std is not None:
+            self.mean, self.std = encoder.mean, encoder.std
         self.decoder: Decoder = decoder
         self.align_corners = align_corners
         self.logits_stride = logits_stride
@@ -92,7 +95,6 @@ class EncoderDecoder(SegmentationModel):
         )
         self.auxiliary_head: AuxiliaryHead | None = None
         self.size_step = encoder.output_stride
-        self.rounds_up = encoder.rounds_up
         self._is_encoder_frozen = False
 
     def _add_auxiliary_head(self, channels: int | None) -> None:
@@ -120,8 +122,9 @@ class EncoderDecoder(SegmentationModel):
 
     @property
     def in_channels(self) -> int:
-        """Bands of the images that the encoder takes."""
-        return self.encoder.in_channels
+        """Bands of the images that the encoder takes; of one that somebody put there, a guess."""
+        encoder = self.encoder
+        return encoder.in_channels if isinstance(encoder, Encoder) else super().in_channels
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""

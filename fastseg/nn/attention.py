@@ -41,7 +41,7 @@ class SCSEAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """The attention of a name.
+    """An attention layer, chosen by name.
 
     Args:
         name: None for none, or "scse".

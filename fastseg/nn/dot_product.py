@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, and the dropping of whole branches that goes with it."""
+"""Scaled dot-product attention, and stochastic depth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What turns features into logits."""
+"""Heads: layers from features to logits."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def make_activation(name: ActivationName) -> nn.Module:
 
 
 class Activation(nn.Module):
-    """The last layer of a head, under the name that segmentation_models_pytorch gives it.
+    """The last layer of a head, named as in segmentation_models_pytorch.
 
     Args:
         name: as in `make_activation`.

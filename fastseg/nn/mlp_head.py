@@ -72,12 +72,12 @@ def mlp_fuse(
 def run_mlp(
     levels: Sequence[torch.Tensor], linears: Sequence[Any], layers: Iterable[nn.Module]
 ) -> torch.Tensor:
-    """The layers, which begin with a 1x1 convolution, on `linears` of the levels, concatenated.
+    """Runs layers that begin with a 1x1 convolution on the concatenated `linears` of the levels.
 
     Args:
         levels: maps [N, C_i, h_i, w_i], in the order in which they are concatenated.
         linears: an nn.Linear per level.
-        layers: begin with a convolution; `unusual_mlp` has nothing against it and the linears.
+        layers: begin with a convolution; `unusual_mlp` of it and the linears is None.
 
     Returns:
         Map [N, C_out, H, W] of the size of the largest level.
@@ -91,7 +91,7 @@ def run_mlp(
 
 
 def unusual_mlp(linears: Iterable[nn.Module], fuse: Any) -> str | None:
-    """Why `mlp_fuse` cannot take the place of linear layers and a convolution, or None."""
+    """Why `mlp_fuse` cannot replace linear layers and a convolution, or None."""
     for layer in linears:
         if original_class(layer) is not nn.Linear:
             return f"a {original_class(layer).__name__} is inside"

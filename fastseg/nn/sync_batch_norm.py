@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes, on any device and backend."""
+"""Batch norm with statistics over all processes, on any device and backend."""
 
 from __future__ import annotations
 

@@ -21,15 +21,20 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
 _LINEAR_HERE = ("nearest", "bilinear")
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, use_norm: NormName = True) -> Chain:
-    """3x3 convolution, which has a bias where no norm follows; norm; ReLU.
+def conv_norm_relu(
+    in_channels: int, out_channels: int, use_norm: NormName = True, kernel_size: int = 3
+) -> Chain:
+    """Convolution that keeps the size (with a bias if no norm follows), norm, ReLU.
 
     Args:
         use_norm: as in `make_norm`.
+        kernel_size: odd.
     """
     norm = make_norm(use_norm, out_channels)
     no_norm = isinstance(norm, nn.Identity)
-    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=no_norm)
+    convolution = nn.Conv2d(
+        in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=no_norm
+    )
     return Chain(convolution, norm, nn.ReLU(inplace=True))
 
 
@@ -110,7 +115,7 @@ def _keep_untrained(module: nn.Module) -> None:
 def run_unet_block(
     block: Any, x: torch.Tensor, size: tuple[int, int], skip: torch.Tensor | None
 ) -> torch.Tensor:
-    """A block that `unet_unfit` has nothing against, ours or smp's, on a map and its skip.
+    """Runs a block, ours or smp's, on a map and its skip; `unet_unfit` of the block is None.
 
     Args:
         block: with conv1, conv2, attention1, attention2 and interpolation_mode.

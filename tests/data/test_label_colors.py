@@ -169,3 +169,29 @@ def test_colours_after_numbers_are_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path, [classes_map(3)] * 17, about=NAMES)
     Image.fromarray(numpy.full((*SIZE, 3), (1, 2, 3), "uint8")).save(root / "labels" / "9.png")
     refused(root, "9.png")
+
+
+@pytest.mark.parametrize("about", [None, {"classes": ["ground", "box", "sky"]}])
+def test_colours_of_palettes_that_contradict_each_other(tmp_path: Path, about) -> None:  # type: ignore[no-untyped-def]
+    """As programs write them that keep a palette of the colours in use."""
+    palette = numpy.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    maps = [classes_map(3, seed) for seed in range(2)]
+    orders = iter(([0, 1, 2], [2, 0, 1]))
+
+    def write(path: Path, values: numpy.ndarray) -> None:
+        order = numpy.array(next(orders))
+        palette_image(order[values].astype("uint8"), palette[numpy.argsort(order)]).save(path)
+
+    root = write_set(tmp_path, maps, write, about=about)
+    words = (
+        "the index 0 is #000000 in",
+        "#ff0000 in",
+        "--label-map '#000000=0,#0000ff=1,#ff0000=2",
+    )
+    refused(root, *words)
+    refused(root, "palettes of the label files differ", void=["9"])
+    asked = label_options(label_map=["#000000=0,#ff0000=1,#0000ff=2"])
+    for label, expected in zip(loaded(read_set(root, asked)), maps, strict=True):
+        assert numpy.array_equal(label, expected)
+    trusted = read_set(root, label_options(trusted=True))
+    assert trusted.labelling.colors is None

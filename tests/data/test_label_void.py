@@ -201,3 +201,35 @@ def test_sense_smoothed_masks(tmp_path: Path) -> None:
 def test_sense_more_labels_than_any_label_map_has(tmp_path: Path) -> None:
     values = numpy.arange(300 * 300, dtype="int32").reshape(300, 300)
     refused(write_set(tmp_path, [values], as_dtype("int32"), ".tif"), "more than 65536 different")
+
+
+# Files that contradict each other.
+
+
+@pytest.mark.parametrize("about", [None, {"classes": ["ground", "box"]}, {"classes": ["box"]}])
+@pytest.mark.parametrize("white", [255, 65535])
+def test_contradictions_of_0_and_1_with_0_and_white(tmp_path: Path, about, white: int) -> None:  # type: ignore[no-untyped-def]
+    """Also where the few files that are looked at first are of one kind (9.png is the last)."""
+    maps = [classes_map(2, seed).astype("uint16") for seed in range(20)]
+    maps[9] = white * maps[9]
+    root = write_set(tmp_path, maps, as_dtype("uint16"), about=about)
+    refused(root, f"0 and {white} in", "9.png", f"--label-map {white}=1", f"--void {white}")
+    split = read_set(root, label_options(label_map=[f"{white}=1"]))
+    assert numpy.array_equal(loaded(split)[-1], maps[9] > 0)
+    if white == 255:
+        assert (loaded(read_set(root, label_options(["255"])))[-1][maps[9] > 0] == 255).all()
+
+
+@pytest.mark.parametrize("more", ["void beside 1", "a third class"])
+def test_contradictions_are_none_where_255_is_void(tmp_path: Path, more: str) -> None:
+    maps = [classes_map(2, seed) for seed in range(3)]
+    maps[1] = 255 * maps[1]
+    maps[2][VOID] = 255 if more == "void beside 1" else 2
+    split = read_set(write_set(tmp_path, maps))
+    assert (loaded(split)[1] == maps[1]).all()
+
+
+def test_void_of_a_known_foreground_on_every_pixel(tmp_path: Path) -> None:
+    root = write_set(tmp_path, [numpy.full(SIZE, 255, "uint8")], about={"classes": ["no", "yes"]})
+    assert (loaded(read_set(root))[0] == 1).all()
+    refused(root, "one class")

@@ -19,6 +19,7 @@ from fastseg.models import (
     TFDeepLabMobileNetV2,
     U2Net,
     Unet,
+    UPerNet,
 )
 from fastseg.nn import SCSEAttention
 
@@ -221,6 +222,29 @@ def _fcn() -> SegmentationModel:
     return model
 
 
+def _upernet() -> SegmentationModel:
+    return UPerNet("resnet18", encoder_weights=None, decoder_channels=16, classes=4)
+
+
+def _upernet_as_mmseg() -> SegmentationModel:
+    """No norms of the features, an auxiliary head, images of any size, other grids."""
+    model = UPerNet(
+        "mit_b0",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_channels=16,
+        in_channels=4,
+        encoder_options=MIT,
+        decoder_feature_norm_eps=None,
+        psp_bins=(2, 3),
+        auxiliary_channels=8,
+        align_corners=False,
+    )
+    assert isinstance(model.auxiliary_head, torch.nn.Sequential)
+    model.auxiliary_head[3].p = 0.0
+    return model
+
+
 def _fcn_vgg16() -> SegmentationModel:
     """Scores that are not 0, and one deconvolution that is no longer bilinear."""
     model = FCNVGG16(4, widths=(4, 4, 6, 6, 8), hidden=12, dropout=0.0)
@@ -286,6 +310,16 @@ CASES = (
         in_weights=False,
         trains_on_one=True,
         uncalled=("decoder.blocks.2.attention1",),
+    ),
+    ModelCase("upernet", _upernet, ((64, 96), (65, 97), (70, 90))),
+    ModelCase(
+        "upernet-as-mmseg-one-class",
+        _upernet_as_mmseg,
+        ((64, 80), (49, 65), (50, 71)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
     ),
     ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70)), trains_on_one=True),
 )

@@ -92,9 +92,9 @@ def test_weights_of_a_file(name: str, in_channels: int, tmp_path: Path) -> None:
 
 def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ValueError, match="encoder_weights is 'swsl': neither 'imagenet' nor a file"
+        ValueError, match="encoder_weights is 'swsl': neither one of 'imagenet' nor a file"
     ):
-        make_encoder("resnet18", weights="swsl")
+        make_encoder("resnet34", weights="swsl")
     torch.save(make_encoder("resnet34").state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit the encoder mobilenet_v2"):
         make_encoder("mobilenet_v2", weights=str(tmp_path / "other.pth"))

@@ -17,7 +17,7 @@ from fastseg.nn.dot_product import DropPath
 from fastseg.testing import relative_error
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-CLASSES = ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "Unet")
+CLASSES = ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "Unet", "UPerNet")
 # Constructor arguments; what is not given is smp's default.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[("DeepLabV3Plus", {"encoder_name": name}) for name in (*RESNETS, "mobilenet_v2")],
@@ -39,6 +39,19 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("Segformer", {"encoder_name": "resnet18", "aux_params": {"classes": 3, "dropout": None}}),
     ("Segformer", {"encoder_name": "resnet34", "encoder_depth": 3, "activation": "sigmoid"}),
     ("DeepLabV3Plus", {"encoder_name": "mit_b0", "encoder_output_stride": 8}),
+    ("UPerNet", {"encoder_name": "resnet34", "in_channels": 4}),
+    ("UPerNet", {"encoder_name": "mit_b0", "in_channels": 1, "classes": 1}),
+    ("UPerNet", {"encoder_name": "resnet50", "encoder_depth": 4, "decoder_channels": 64}),
+    (
+        "UPerNet",
+        {
+            "encoder_name": "mobilenet_v2",
+            "encoder_depth": 3,
+            "decoder_use_norm": False,
+            "activation": "sigmoid",
+            "aux_params": {"classes": 3, "dropout": None},
+        },
+    ),
     ("DeepLabV3", {"encoder_name": "mit_b1", "encoder_output_stride": 16}),
     ("PSPNet", {"encoder_name": "mit_b0", "encoder_depth": 4}),
     ("Unet", {"encoder_name": "resnet34", "in_channels": 4}),

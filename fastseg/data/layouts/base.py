@@ -1,4 +1,4 @@
-"""What a layout of files on disk is, and what is found in one."""
+"""The base of layouts, and the files found in one."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def load_checkpoint(
 
     These checkpoints are recognised, by the names of their tensors:
 
-    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Segformer; ResNets, MobileNetV2
-      and MiTs
+    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
+      every encoder here
     - torchvision: FCN, DeepLabV3; ResNets
     - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
     - transformers: SegFormer, whose folders `from_pretrained` reads with its classes

@@ -80,6 +80,21 @@ def fcn_arguments(state_dict: StateDict) -> dict[str, Any]:
     }
 
 
+def upernet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of UPerNet; the grids are the usual ones, as many as there are."""
+    count = count_of(state_dict, "decoder.psp.blocks.")
+    usual = (1, 2, 3, 6)
+    norms = "decoder.feature_norms.0.weight" in state_dict
+    return {
+        **_shared_arguments(state_dict, "decoder.psp.blocks.0.1.0.weight"),
+        "decoder_channels": size_of(state_dict, "decoder.fusion_block.0.weight", 0, 256),
+        "decoder_use_norm": _norm_name(state_dict, "decoder.fusion_block"),
+        "decoder_feature_norm_eps": 1e-6 if norms else None,
+        "psp_bins": usual[:count] if count <= len(usual) else tuple(range(1, count + 1)),
+        "auxiliary_channels": _auxiliary_channels(state_dict),
+    }
+
+
 def unet_arguments(state_dict: StateDict) -> dict[str, Any]:
     """Arguments of Unet."""
     depth = count_of(state_dict, "decoder.blocks.")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..encoders import ENCODERS, MIT_VARIANTS, make_encoder
+from ..encoders.timm_encoder import PREFIX
 from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
 
@@ -14,14 +15,6 @@ from ..files import StateDict
 # has the same values as the others.
 _BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _BOTTLENECK = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-# What each kind of encoder reads the image with.
-_FIRST_WEIGHTS = (
-    "encoder.conv1.weight",
-    "encoder.conv1.0.weight",
-    "encoder.features.0.0.weight",
-    "encoder.features.0.weight",
-    "encoder.patch_embed1.proj.weight",
-)
 
 
 def encoder_arguments(
@@ -37,14 +30,15 @@ def encoder_arguments(
         ValueError: the encoder is none of ours, or `reader` does not fit it.
     """
     name, options = encoder_of(state_dict)
-    if depth is None:
+    if depth is None and name != PREFIX:
         depth = _depth(state_dict, reader or "", name, options)
-    first = next((key for key in _FIRST_WEIGHTS if key in state_dict), "")
+    inner = (v for k, v in state_dict.items() if k.startswith("encoder.") and v.dim() == 4)
+    first = next(inner, None)
     return {
         "encoder_name": name,
         "encoder_weights": None,
-        "encoder_depth": depth,
-        "in_channels": size_of(state_dict, first, 1, 3),
+        **({} if depth is None else {"encoder_depth": depth}),
+        "in_channels": 3 if first is None else first.shape[1],
         "encoder_options": options,
     }
 
@@ -67,6 +61,8 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     """
     prefix = "encoder."
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    if any(key.startswith("model.") for key in inner):
+        return PREFIX, {}  # one of timm's: the caller says which
     for recognised in (_mobilenet_v2, _resnet, _vgg, _mit):
         if found := recognised(inner):
             return found

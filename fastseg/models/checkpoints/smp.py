@@ -6,12 +6,14 @@ from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
 from ..unet import Unet
+from ..upernet import UPerNet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
     pspnet_arguments,
     segformer_arguments,
     unet_arguments,
+    upernet_arguments,
 )
 from .family import Family
 
@@ -33,6 +35,12 @@ FAMILIES = (
         SegFormer,
         segformer_arguments,
         ("encoder.", "decoder.mlp_stage.", "decoder.fuse_stage.", "segmentation_head."),
+    ),
+    Family(
+        "smp-upernet",
+        UPerNet,
+        upernet_arguments,
+        ("encoder.", "decoder.psp.out_conv.", "decoder.fpn_conv_blocks.", "segmentation_head."),
     ),
     Family(
         "smp-pspnet",

@@ -1,4 +1,4 @@
-"""Encoders: the networks that models take their features from."""
+"""Encoders: networks from images to features."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from .base import Encoder
 from .mit import MixTransformerEncoder
 from .mobilenet_v2 import MobileNetV2Encoder
+from .preprocessing import get_preprocessing_fn, get_preprocessing_params
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .timm_encoder import PREFIX, TimmEncoder
 from .vgg import VGG_COUNTS, VGGEncoder
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "MixTransformerEncoder",
     "MobileNetV2Encoder",
     "ResNetEncoder",
+    "TimmEncoder",
     "VGGEncoder",
+    "get_preprocessing_fn",
+    "get_preprocessing_params",
     "make_encoder",
 ]
 
@@ -66,13 +71,14 @@ def make_encoder(
     """Makes an encoder from its name.
 
     Args:
-        name: key of `ENCODERS`.
+        name: key of `ENCODERS`, or "tu-" and the name of a network of timm.
         in_channels: of the image. With weights of 3 channels and another number here, those of the
             first convolution are repeated (summed for 1) and scaled to keep the activations' size.
         depth: number of halvings, 1 to 5.
-        weights: None for random ones, "imagenet" for those of the Hugging Face hub's
-            smp-hub/<name>.imagenet, or the path of a file of torch.save or safetensors with
-            torchvision's names.
+        weights: None for random ones; "imagenet" (of resnet18 and resnet50 also "ssl" and "swsl")
+            for those of the Hugging Face hub's smp-hub/<name>.<weights>; "owner/name" of another
+            repository with our names; or the path of a file of torch.save or safetensors with
+            them, which are torchvision's or smp's. Those of timm: see `TimmEncoder`.
         output_stride: 8, 16 or 32: later halvings become dilation.
         **options: further arguments of this encoder.
 
@@ -82,8 +88,18 @@ def make_encoder(
     Raises:
         ValueError: no such encoder, arguments out of range, or weights that cannot be loaded.
     """
+    if name == PREFIX:
+        raise ValueError(
+            "the encoder is one of timm's, and no tensor tells which: pass encoder_name='tu-NAME'"
+        )
+    if name.startswith(PREFIX):
+        inner = name[len(PREFIX) :]
+        return TimmEncoder(inner, in_channels, depth, output_stride, weights, **options)
     if name not in ENCODERS:
-        raise ValueError(f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}")
+        raise ValueError(
+            f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}, and 'tu-' with the name "
+            "of a network of timm"
+        )
     encoder = ENCODERS[name](
         in_channels=in_channels, depth=depth, output_stride=output_stride, **options
     )

@@ -97,7 +97,7 @@ class CombinedLoss(nn.Module):
 
 
 def named_loss(name: str, mode: str, ignore_index: int | None, **options: Any) -> SumsLoss:
-    """A loss by the name that CombinedLoss and `fastseg train --loss` know it by."""
+    """Makes a loss from its name in CombinedLoss and `fastseg train --loss`."""
     if name == "ce":
         if mode != "multiclass":
             raise ValueError(f"loss 'ce' needs mode 'multiclass', not {mode!r}: use 'bce'")
