@@ -54,7 +54,8 @@ class ResidualUBlock(nn.Module):
         self.pools = depth > 0
         dilations = [*(1,) * (depth - 1), 2] if self.pools else list(FLAT_DILATIONS)
         self.depth = len(dilations)
-        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        if self.pools:
+            self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         self.rebnconvin = _layers(in_channels, out_channels, norm)
         for level, dilation in enumerate(dilations, 1):
             given = out_channels if level == 1 else hidden
