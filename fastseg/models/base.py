@@ -9,6 +9,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
+from .._checks import check_not_traced
 from ..classes import ClassSet, label_classes
 from ..nn.evaluation import in_eval_mode
 from ..nn.fusion import is_fused
@@ -133,6 +134,7 @@ class SegmentationModel(Pretrained):
             ValueError: x is not a map of at least one pixel. TypeError: it is no tensor of numbers
                 with a fraction.
         """
+        check_not_traced(f"sizes inside a {type(self).__name__}")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}, expected a tensor [N, C, H, W]")
         if not x.is_floating_point():

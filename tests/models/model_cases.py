@@ -222,19 +222,28 @@ def _fcn() -> SegmentationModel:
     return model
 
 
+SWIN = {
+    "width": 8,
+    "depths": (2, 1, 1, 1),
+    "heads": (1, 2, 4, 4),
+    "window": 4,
+    "drop_path_rate": 0.0,
+}
+
+
 def _upernet() -> SegmentationModel:
     return UPerNet("resnet18", encoder_weights=None, decoder_channels=16, classes=4)
 
 
 def _upernet_as_mmseg() -> SegmentationModel:
-    """No norms of the features, an auxiliary head, images of any size, other grids."""
+    """No norms of the features, an auxiliary head, images of any size, other grids; a Swin."""
     model = UPerNet(
-        "mit_b0",
+        "swin_t",
         encoder_depth=4,
         encoder_weights=None,
         decoder_channels=16,
         in_channels=4,
-        encoder_options=MIT,
+        encoder_options=SWIN,
         decoder_feature_norm_eps=None,
         psp_bins=(2, 3),
         auxiliary_channels=8,

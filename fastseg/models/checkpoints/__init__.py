@@ -53,9 +53,10 @@ def load_checkpoint(
     - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
       every encoder here
     - torchvision: FCN, DeepLabV3; ResNets
-    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
-    - transformers: SegFormer, whose folders `from_pretrained` reads with its classes
+    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer; UPerNet; ResNets,
+      Swins
     - pytorch-fcn (wkentaro): FCN-32s, FCN-16s, FCN-8s
+    - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
     - U2-Net and its small form, also with batch norms folded into the convolutions
