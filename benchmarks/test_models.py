@@ -156,6 +156,20 @@ CASES = (
         {"predict": 1, "train": 2},
     ),
     ModelCase(
+        "Unet-R34 512",
+        lambda: fastseg.Unet("resnet34", encoder_weights=None, classes=CLASSES),
+        _smp("Unet", "resnet34"),
+        512,
+        {"predict": 1, "train": 2},
+    ),
+    ModelCase(
+        "torchvision FCN-R50 520",
+        lambda: fastseg.load_checkpoint(_torchvision("fcn_resnet50").state_dict()),
+        lambda _: Torchvision(_torchvision("fcn_resnet50")),
+        520,
+        {"predict": 1, "train": 2},
+    ),
+    ModelCase(
         "torchvision DeepLabV3-R50 520",
         lambda: fastseg.load_checkpoint(_torchvision(TORCHVISION).state_dict()),
         lambda _: Torchvision(_torchvision(TORCHVISION)),

@@ -38,6 +38,7 @@ class SegmentationModel(Pretrained):
         mean, std: per band, of values scaled to 0..1; the input is (x - mean) / std. Those of RGB
             serve images of other bands too: a fourth band and more, or a single one, take their
             average.
+        bgr: whether the network takes the bands of a photograph as blue, green, red.
         size_step, size_offset: the logits lie on the pixel grid without rest where each side of
             the input is a multiple of size_step plus size_offset (0 or 1).
         working_size: the longer side, in pixels, that `segment` brings images to: objects then
@@ -49,6 +50,7 @@ class SegmentationModel(Pretrained):
     align_corners: bool = False
     mean: Sequence[float] = (0.485, 0.456, 0.406)
     std: Sequence[float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
     size_step: int = 1
     size_offset: int = 0
     working_size: int = 513
@@ -201,8 +203,10 @@ class SegmentationModel(Pretrained):
         height, width = self.output_size(x.shape[2], x.shape[3])
         return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
 
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+    def training_logits(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor] | None]:
+        """`coarse_logits` of x, and those of the auxiliary head or heads, if the model has some."""
         return self.coarse_logits(x), None
 
     def loss(
@@ -276,7 +280,10 @@ class SegmentationModel(Pretrained):
             )
 
         loss = loss_of(main)
-        return loss if auxiliary is None else loss + self.auxiliary_weight * loss_of(auxiliary)
+        if auxiliary is None:
+            return loss
+        others = auxiliary if isinstance(auxiliary, list) else [auxiliary]
+        return loss + self.auxiliary_weight * sum(loss_of(logits) for logits in others)
 
     @torch.no_grad()
     def segment(
@@ -340,6 +347,8 @@ class SegmentationModel(Pretrained):
         mean = torch.tensor(of_bands("mean", self.mean, bands), device=x.device).view(1, -1, 1, 1)
         std = torch.tensor(of_bands("std", self.std, bands), device=x.device).view(1, -1, 1, 1)
         x = x / (255.0 * std) - mean / std
+        if self.bgr:
+            x = x.flip(1)
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
 
     def _batch(self, images: Image) -> torch.Tensor:

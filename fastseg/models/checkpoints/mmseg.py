@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..fcn import FCN
 from ..files import StateDict
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
@@ -13,6 +14,7 @@ from ..upernet import UPerNet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
+    fcn_arguments,
     pspnet_arguments,
     segformer_arguments,
     upernet_arguments,
@@ -46,6 +48,15 @@ _PSPNET = {
         for k, v in _CONV_MODULE.items()
     },
     **{f"decode_head.bottleneck.{k}.": f"decoder.conv.{v}." for k, v in _CONV_MODULE.items()},
+}
+_FCN = {
+    **_SHARED,
+    **{
+        f"decode_head.convs.{n}.{k}.": f"decoder.convs.{n}.{v}."
+        for n in range(9)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{f"decode_head.conv_cat.{k}.": f"decoder.conv_cat.{v}." for k, v in _CONV_MODULE.items()},
 }
 _DEEPLABV3 = {
     **_SHARED,
@@ -129,6 +140,10 @@ def _pspnet(state_dict: StateDict) -> dict[str, Any]:
     return _contracted(arguments)
 
 
+def _fcn(state_dict: StateDict) -> dict[str, Any]:
+    return _contracted({**fcn_arguments(state_dict), "decoder_dropout_of_channels": True})
+
+
 def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
     return _contracted({**deeplabv3_arguments(state_dict), **_DEEPLAB, "decoder_aspp_dropout": 0.1})
 
@@ -199,6 +214,14 @@ FAMILIES = (
         ("backbone.layers.0.0.projection.", "decode_head.convs.", "decode_head.fusion_conv."),
         names=_SEGFORMER,
         convert=from_mmseg,
+    ),
+    Family(
+        "mmseg-fcn",
+        FCN,
+        _fcn,
+        ("backbone.layer1.", "decode_head.convs.0.conv.", "decode_head.conv_seg."),
+        ("decode_head.fusion_conv.",),
+        _FCN,
     ),
     Family(
         "mmseg-upernet",
