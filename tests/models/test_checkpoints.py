@@ -238,3 +238,19 @@ def test_truncated_safetensors(model: TFDeepLabMobileNetV2, tmp_path: Path, kept
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         fastseg.load_checkpoint(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("encoder", ["vgg11", "swin_t", "mit_b0"])
+@pytest.mark.parametrize("name", ["UPerNet", "SegFormer"])
+def test_the_levels_of_a_decoder_tell_the_encoders_depth(
+    name: str, encoder: str, depth: int
+) -> None:
+    """Its channels would not: VGG has 512 at three strides."""
+    small = {"vgg11": {}, "swin_t": {"width": 16, "heads": (1, 2, 4, 8)}, "mit_b0": {}}[encoder]
+    channels = "decoder_channels" if name == "UPerNet" else "decoder_segmentation_channels"
+    options = {channels: 8, "classes": 3, "encoder_depth": depth, "encoder_options": small}
+    model = getattr(fastseg, name)(encoder, encoder_weights=None, **options).eval()
+    loaded = fastseg.load_checkpoint(model.state_dict())
+    assert_same(loaded, model)
+    assert loaded.encoder.depth == depth

@@ -54,6 +54,19 @@ def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any
     return widths.index(channels, 3)
 
 
+def has_stride_2(state_dict: StateDict) -> bool:
+    """Whether the encoder of a state dict has features at stride 2; of timm's, it is a guess.
+
+    Raises:
+        ValueError: the encoder is none of ours.
+    """
+    name, options = encoder_of(state_dict)
+    if name == PREFIX:
+        return True
+    with torch.device("meta"):
+        return make_encoder(name, **options).out_channels[1] > 0
+
+
 def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     """The key of ENCODERS whose tensors these are, and the encoder's options.
 
