@@ -31,8 +31,15 @@ if("avx2" IN_LIST FASTSEG_CPU_LEVELS)
   target_compile_options(testing_cpu PRIVATE ${FASTSEG_CPU_FLAGS_avx2})
 endif()
 
+# The accesses of the kernels are counted: csrc/testing/traffic.cpp stands in for this sanitizer's
+# library, which cannot be combined with another sanitizer.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT FASTSEG_SANITIZE)
+  set_source_files_properties(${EMULATED_SOURCES} csrc/testing/emulation_selftest.cpp PROPERTIES
+    COMPILE_OPTIONS "-fsanitize=thread;-fno-tree-vectorize;-fno-tree-slp-vectorize")
+endif()
+
 pybind11_add_module(testing_core MODULE NO_EXTRAS EXCLUDE_FROM_ALL
-  csrc/module.cpp ${COMMON_SOURCES} csrc/testing/emulation_selftest.cpp
+  csrc/module.cpp ${COMMON_SOURCES} csrc/testing/emulation_selftest.cpp csrc/testing/traffic.cpp
   ${BIND_SOURCES} ${EMULATED_SOURCES} $<TARGET_OBJECTS:testing_cpu>)
 target_link_libraries(testing_core PRIVATE testing_options Threads::Threads)
 set_target_properties(testing_core PROPERTIES OUTPUT_NAME _C

@@ -8,7 +8,19 @@ from .accelerate import predict, predict_labels, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
-from .models import DeepLabV3, DeepLabV3Plus, PSPNet, load_checkpoint
+from .models import (
+    DeepLabV3,
+    DeepLabV3Plus,
+    PSPNet,
+    SegFormer,
+    Segformer,
+    Unet,
+    UPerNet,
+    create_model,
+    get_preprocessing_fn,
+    get_preprocessing_params,
+    load_checkpoint,
+)
 from .nn import fuse
 from .ops import (
     dilated_conv2d,
@@ -37,14 +49,21 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "SegFormer",
+    "Segformer",
+    "UPerNet",
+    "Unet",
     "__version__",
     "accelerate",
     "capture",
     "check_targets",
+    "create_model",
     "crf",
     "dilated_conv2d",
     "fuse",
     "gaussian_filter",
+    "get_preprocessing_fn",
+    "get_preprocessing_params",
     "inference",
     "load_checkpoint",
     "metrics",

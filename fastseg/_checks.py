@@ -32,12 +32,13 @@ def check_map(name: str, x: torch.Tensor, least_channels: int = 1) -> None:
 def size_pair(size: int | Sequence[int]) -> list[int]:
     """The public argument `size`, one int for both axes or (height, width), as the ops take it."""
     pair = [size, size] if isinstance(size, (int, torch.SymInt)) else size
-    if not isinstance(pair, (tuple, list)) or not all(_is_integer(n) for n in pair):
+    if not isinstance(pair, (tuple, list)) or not all(is_integer(n) for n in pair):
         raise TypeError(f"size is {size!r}, expected an int or (height, width)")
     return list(pair)
 
 
-def _is_integer(n: object) -> bool:
+def is_integer(n: object) -> bool:
+    """Whether operator.index takes `n`: NumPy's integers too, but no float."""
     return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")
 
 
@@ -65,24 +66,31 @@ def check_shape(name: str, x: torch.Tensor, expected: tuple[int, ...], why: str)
 
 def check_written(name: str, out: torch.Tensor, args: Sequence[object]) -> None:
     """`out` has each of its elements once, and none in common with another tensor of `args`."""
-    if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)):
+    if not out.is_contiguous() and any(
+        n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)
+    ):
         raise ValueError(
             f"{name} has strides {out.stride()}: elements share memory, use a tensor of its own"
         )
     begin, end = _memory(out)
+    seen = 0
     for x in args:
-        if isinstance(x, torch.Tensor) and x is not out:
+        if x is out:
+            seen += 1
+            if seen > 1:
+                raise ValueError(f"{name} is an input as well, use a tensor of its own")
+        elif isinstance(x, torch.Tensor):
             first, last = _memory(x)
             if x.device == out.device and begin < last and first < end:
                 raise ValueError(f"{name} shares memory with an input, use a tensor of its own")
-    if sum(x is out for x in args) > 1:
-        raise ValueError(f"{name} is an input as well, use a tensor of its own")
 
 
 def _memory(x: torch.Tensor) -> tuple[int, int]:
     """Addresses of the first byte of x and of that after its last; (0, 0) if it is empty."""
     if x.numel() == 0:
         return 0, 0
+    if x.is_contiguous():
+        return x.data_ptr(), x.data_ptr() + x.nbytes
     reach = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
 

@@ -1,8 +1,8 @@
 """The private names of PyTorch that ops and layers use, each behind a name of its own.
 
-Checked with PyTorch 2.13.0, the pinned version. A name that an older or newer version may lack is
-looked up when it is used, and its function says what happens without it. A test sees to it that no
-other module of the package writes torch._C, torch._dynamo and the like (test_private_torch.py).
+Checked with PyTorch 2.13.0, the pinned version, and 2.11.0. A name that an older or newer version
+may lack is looked up when it is used, and its function says what happens without it. A test forbids
+private names of PyTorch in every other module of the package (test_private_torch.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["FakeTensor", "FakeTensorMode", "TorchDispatchMode"]  # and what is defined here
+__all__ = ["FakeTensor", "FakeTensorMode", "TorchDispatchMode", "tree_leaves"]  # and what follows
+
+# The base of the batch norms of every rank, with their buffers and functional forward; and its own
+# base, which the instance norms share.
+BatchNorm = _BatchNorm
+NormWithStatistics = _NormBase
 
 # An autograd.Function whose apply() sees to one transform of torch.func at a time, as a kernel of
 # the dispatcher must. Under a transform it runs inside single_level_allowed().
@@ -34,11 +41,6 @@ forward_mode_enabled: Callable[[bool], AbstractContextManager[Any]] = (
     forward_ad._set_fwd_grad_enabled
 )
 are_functorch_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
-
-
-def in_dual_level() -> bool:
-    """Whether forward-mode derivatives may be carried here, by torch.func.jvp too."""
-    return forward_ad._current_level >= 0
 
 
 def in_forward_mode() -> bool:

@@ -104,6 +104,16 @@ def choose(op: OpSpec, function: str, arguments: dict[str, Any]) -> ModuleType:
         BackendUnavailable: none can, or the forced one cannot; lists every reason.
     """
     forced = _forced.get()
+    if forced is None:  # at every call: no more than has to be asked
+        for module in op.backends.values():
+            members = module.__dict__
+            unsupported, over = members.get("unsupported_reason"), members.get("passed_over")
+            if (
+                function in members
+                and (unsupported is None or unsupported(function, **arguments) is None)
+                and (over is None or over(function, **arguments) is None)
+            ):
+                return module
     if forced is not None and forced not in op.backends:
         have = ", ".join(b.value for b in op.backends)
         raise BackendUnavailable(f"{op.name} has no backend {forced.value!r} (it has: {have})")

@@ -187,7 +187,10 @@ def autograd_kernel(op: Any, autograd: Autograd | None) -> Callable[..., Any]:
             if tangents:
                 arguments = dict(zip(names, args, strict=True))
                 return _forward_mode(op, autograd, reverse_mode, arguments, tangents)
-        return reverse_mode(*args)
+        if torch.is_grad_enabled() and any_requires_grad(*args):
+            return reverse_mode(*args)
+        with below_autograd():  # as reverse_mode would: a call costs, and most calls end here
+            return op(*args)
 
     return kernel
 

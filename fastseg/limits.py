@@ -12,7 +12,7 @@ __all__ = ["Limits", "adopt", "limits", "use_limits"]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a file may ask for. A small file that asks for more is refused before it costs anything.
+    """Limits on what a file may ask for; beyond them it is refused before anything is allocated.
 
     Attributes:
         classes: classes of one model.
@@ -37,12 +37,20 @@ _current: contextvars.ContextVar[Limits] = contextvars.ContextVar("limits", defa
 
 
 def limits() -> Limits:
-    """The limits that hold here."""
+    """The limits of this thread.
+
+    Returns:
+        Those of the innermost `use_limits`, or the defaults.
+    """
     return _current.get()
 
 
 def adopt(found: Limits) -> None:
-    """Makes limits hold in this thread: for the threads that a block of `use_limits` starts."""
+    """Takes over another thread's limits: for threads started inside `use_limits`.
+
+    Args:
+        found: limits() of the thread that started this one.
+    """
     _current.set(found)
 
 

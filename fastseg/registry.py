@@ -94,6 +94,8 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
     if any(a.has_default_value() or a.kwarg_only for a in arguments):
         raise ValueError(f"{name}: defaults and keywords belong to the public function, not here")
     names = [a.name for a in arguments]
+    check, implementation, layout = function.check, function.implementation, function.layout
+    autocast_disabled = _private_torch.autocast_disabled
     written = [i for i, a in enumerate(arguments) if a.is_write]
 
     def fake(*args: Any) -> Any:
@@ -104,19 +106,19 @@ def _define_function(spec: OpSpec, name: str, function: Function) -> None:
         return function.fake(*args)
 
     def kernel(*args: Any) -> Any:
-        function.check(*args)
+        check(*args)
         for i in written:
             check_written(names[i], args[i], args)
-        backend = choose(spec, function.implementation, dict(zip(names, args, strict=True)))
+        backend = choose(spec, implementation, dict(zip(names, args, strict=True)))
         try:
-            with _private_torch.autocast_disabled():  # it would reach torch functions of backends
-                result = getattr(backend, function.implementation)(*args)
+            with autocast_disabled():  # it would reach torch functions of backends
+                result = getattr(backend, implementation)(*args)
         except (MemoryError, RuntimeError) as error:
             if _is_out_of_memory(error):
                 raise MemoryError(_too_large(name, names, args)) from error
             raise
-        if function.layout is not None:
-            result = _with_layout(result, function.layout(*args))
+        if layout is not None:
+            result = _with_layout(result, layout(*args))
         for i in written:
             torch.autograd.graph.increment_version(args[i])
         return result

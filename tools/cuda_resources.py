@@ -89,7 +89,8 @@ def _short_name(mangled: str) -> str:
         return mangled
     text = subprocess.run([tool, mangled], capture_output=True, text=True, check=True).stdout
     text = re.sub(r"\(anonymous namespace\)::|<unnamed>::|\b\w+::", "", text.strip())
-    text = text.removeprefix("void ")
+    # Values of an enumeration: "(Pass)0".
+    text = re.sub(r"\(\w+\)(?=\d)", "", text.removeprefix("void "))
     return re.sub(r"\(.*\)$", "", text).strip()
 
 

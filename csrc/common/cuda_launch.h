@@ -43,6 +43,42 @@ template <class T> FASTSEG_DEVICE T* dynamic_shared() {
 }
 #endif
 
+#ifndef FASTSEG_CUDA_ON_CPU
+// Whether a launch returned an error that is none of its own: kernels run later than they are
+// launched, so a fault in one shows at whatever is called next.
+inline bool is_of_earlier_work(cudaError_t status) {
+  switch (status) {
+  case cudaErrorIllegalAddress:
+  case cudaErrorMisalignedAddress:
+  case cudaErrorInvalidAddressSpace:
+  case cudaErrorInvalidPc:
+  case cudaErrorIllegalInstruction:
+  case cudaErrorHardwareStackError:
+  case cudaErrorLaunchFailure:
+  case cudaErrorLaunchTimeout:
+  case cudaErrorAssert:
+  case cudaErrorECCUncorrectable:
+    return true;
+  default:
+    return false;
+  }
+}
+
+// Kernels are loaded when they are first launched. While a graph is captured that must not happen
+// in the thread's strict mode, in which loading counts as unsafe.
+template <class Kernel> void load_for_capture(Kernel* kernel, cudaStream_t stream) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &capturing) != cudaSuccess ||
+      capturing != cudaStreamCaptureStatusActive)
+    return;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  cudaFuncAttributes loaded;
+  cudaFuncGetAttributes(&loaded, kernel);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+}
+#endif
+
 // Launches `kernel` on a line of blocks; zero blocks is no work. Neither allocates nor waits. A
 // launch that CUDA refuses becomes an exception that names `what`.
 template <class... Params, class... Args>
@@ -54,16 +90,24 @@ void launch(const char* what, void (*kernel)(Params...), std::int64_t blocks, in
                                 std::to_string(blocks) + " blocks)");
 #ifdef FASTSEG_CUDA_ON_CPU
   (void)stream;
-  cuda_on_cpu::launch(what, dim3(static_cast<unsigned>(blocks)),
-                      dim3(static_cast<unsigned>(threads)), shared_bytes, [&] { kernel(args...); });
+  cuda_on_cpu::launch(what, reinterpret_cast<const void*>(kernel),
+                      dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                      shared_bytes, [&] { kernel(args...); });
 #else
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
-           reinterpret_cast<cudaStream_t>(stream)>>>(args...);
+  const auto on = reinterpret_cast<cudaStream_t>(stream);
+  load_for_capture(kernel, on);
+  cudaGetLastError(); // what was reported already
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, on>>>(
+      args...);
   const cudaError_t status = cudaGetLastError();
   if (status == cudaSuccess) return;
   const bool no_device = status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver;
   throw std::runtime_error(std::string("fastseg: ") + what + ": " +
-                           (no_device ? "no usable CUDA device: " : "CUDA error: ") +
+                           (no_device ? "no usable CUDA device: "
+                            : is_of_earlier_work(status)
+                                ? "not launched, something before it failed on the GPU "
+                                  "(CUDA_LAUNCH_BLOCKING=1 shows what): "
+                                : "CUDA error: ") +
                            cudaGetErrorString(status));
 #endif
 }

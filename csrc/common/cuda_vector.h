@@ -57,6 +57,7 @@ FASTSEG_DEVICE Items<Storage, kItems> load_items(const Storage* p) {
   static_assert(kItems == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16);
 #ifdef FASTSEG_CUDA_ON_CPU
   cuda_on_cpu::require_aligned(p, kBytes);
+  if (kBytes > 8) traffic::read_vector(p, kBytes);
 #endif
   Items<Storage, kItems> items;
   if constexpr (kItems == 1) {
@@ -79,6 +80,7 @@ FASTSEG_DEVICE void store_items(Storage* p, const Items<Storage, kItems>& items)
   static_assert(kItems == 1 || kBytes == 4 || kBytes == 8 || kBytes == 16);
 #ifdef FASTSEG_CUDA_ON_CPU
   cuda_on_cpu::require_aligned(p, kBytes);
+  if (kBytes > 8) traffic::write_vector(p, kBytes);
 #endif
   if constexpr (kItems == 1) {
     *p = items.v[0];

@@ -38,6 +38,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#include "testing/traffic.h"
+
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
@@ -207,6 +209,7 @@ inline bool release_barrier() {
       throw std::runtime_error("divergent barrier, " + census());
   }
   if (first == nullptr) return false;
+  traffic::end_phase();
   bool any = false;
   for (int i = 0; i < m.count; ++i)
     any = any || (m.fibers[i]->state == State::at_barrier && m.fibers[i]->vote);
@@ -268,7 +271,7 @@ inline void run_block() {
       }
       all_returned = all_returned && m.fibers[i]->state == State::returned;
     }
-    if (all_returned) return;
+    if (all_returned) return traffic::end_block();
     if (release_warps() || release_barrier()) progress = true;
     if (!progress) throw std::runtime_error("deadlock, " + census());
   }
@@ -284,9 +287,18 @@ inline void check_shape(dim3 grid, dim3 block, std::size_t shared_bytes) {
   if (shared_bytes > kSharedLimit) throw std::runtime_error("more than 48 KB of shared memory");
 }
 
-template <class Kernel>
-void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
-            const Kernel& kernel) {
+// The blocks of a launch, in the order in which they run.
+inline std::vector<std::int64_t> blocks_to_run(const char* what, const void* kernel,
+                                               std::int64_t blocks, int threads) {
+  if (traffic::watching()) return traffic::begin_launch(what, kernel, blocks, threads);
+  const std::vector<int> all = order(static_cast<int>(blocks));
+  return {all.begin(), all.end()};
+}
+
+// Runs `call`, a call of `kernel`, in every thread.
+template <class Call>
+void launch(const char* what, const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+            const Call& call) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> guard(m.lock);
   try {
@@ -294,7 +306,7 @@ void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
     m.grid = grid;
     m.block = block;
     m.count = static_cast<int>(block.x * block.y * block.z);
-    m.kernel = kernel;
+    m.kernel = call;
     m.error = nullptr;
     ++m.launches;
     m.shared.clear();
@@ -307,13 +319,16 @@ void launch(const char* what, dim3 grid, dim3 block, std::size_t shared_bytes,
     while (m.fibers.size() < static_cast<std::size_t>(m.count))
       m.fibers.push_back(std::make_unique<Fiber>());
     const unsigned plane = grid.x * grid.y;
-    for (const int b : order(static_cast<int>(plane * grid.z))) {
+    for (const std::int64_t b :
+         blocks_to_run(what, kernel, std::int64_t{plane} * grid.z, m.count)) {
       const unsigned i = static_cast<unsigned>(b);
       m.block_index = dim3(i % grid.x, i / grid.x % grid.y, i / plane);
       run_block();
     }
+    traffic::end_launch();
   } catch (const std::exception& error) {
     for (auto& fiber : m.fibers) fiber->started = false; // their frames are abandoned
+    traffic::end_launch();
     throw std::runtime_error(std::string("fastseg: ") + what + ": on the CPU: " + error.what());
   }
 }

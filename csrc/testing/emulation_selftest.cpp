@@ -1,4 +1,6 @@
 // The emulation's own controls, and kernels with known faults for testing it.
+#include <dlfcn.h>
+
 #include "common/bind.h"
 #include "common/cuda_launch.h"
 
@@ -65,12 +67,50 @@ void run(const std::string& name, std::uintptr_t address, int blocks) {
   throw std::invalid_argument("no kernel is called '" + name + "'");
 }
 
+py::dict described(const traffic::Accesses& a) {
+  py::dict d;
+  d["requests"] = a.requests;
+  d["sent"] = a.sent;
+  d["partial"] = a.partial;
+  d["needed"] = a.needed;
+  d["by_blocks"] = a.by_blocks;
+  return d;
+}
+
+py::dict described(const traffic::Launch& launch) {
+  Dl_info module{};
+  dladdr(launch.kernel, &module);
+  py::dict d;
+  d["what"] = launch.what;
+  // Where nm finds the kernel's name.
+  d["offset"] = reinterpret_cast<std::uintptr_t>(launch.kernel) -
+                reinterpret_cast<std::uintptr_t>(module.dli_fbase);
+  d["blocks"] = launch.blocks;
+  d["threads"] = launch.threads;
+  d["sampled"] = launch.sampled;
+  d["loads"] = described(launch.loads);
+  d["stores"] = described(launch.stores);
+  d["shared_groups"] = launch.shared_groups;
+  d["wavefronts"] = launch.wavefronts;
+  return d;
+}
+
 } // namespace
 
 void bind_cuda_on_cpu(py::module_& m) {
   py::module_ sub = m.def_submodule("cuda_on_cpu");
   sub.def("set_order", &cuda_on_cpu::set_order, py::arg("seed"));
   sub.def("launches", [] { return cuda_on_cpu::machine().launches; });
+  sub.def("watch", &traffic::start, py::arg("sampled_blocks"));
+  sub.def(
+      "add_memory",
+      [](std::uintptr_t p, std::size_t bytes) { traffic::add_memory(pointer(p), bytes); },
+      py::arg("address"), py::arg("bytes"));
+  sub.def("watched", [] {
+    py::list launches;
+    for (const traffic::Launch& launch : traffic::stop()) launches.append(described(launch));
+    return launches;
+  });
   sub.def("run", &run, py::arg("kernel"), py::arg("out"), py::arg("blocks"));
 }
 

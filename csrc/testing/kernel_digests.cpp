@@ -14,8 +14,10 @@
 #include "mean_field/mean_field.h"
 #include "permutohedral_filter/permutohedral_filter.h"
 #include "pyramid_pool/pyramid_pool.h"
+#include "testing/simd_checks.h"
 #include "upsample_argmax/upsample_argmax.h"
 #include "upsample_bilinear/upsample_bilinear.h"
+#include "upsample_class_sums/upsample_class_sums.h"
 #include "upsample_confusion_matrix/upsample_confusion_matrix.h"
 #include "upsample_cross_entropy/upsample_cross_entropy.h"
 #include "upsample_taps/upsample_taps.h"
@@ -25,20 +27,6 @@ namespace fastseg {
 namespace {
 
 using Bytes = std::vector<unsigned char>;
-
-// Numbers of a linear congruential generator (Knuth's MMIX).
-class Random {
-public:
-  std::uint32_t bits() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<std::uint32_t>(state_ >> 32);
-  }
-  // A multiple of 2^-10 in [-4, 4): exact in every type but the 16-bit ones.
-  double number() { return static_cast<double>(bits() >> 19) / 1024.0 - 4.0; }
-
-private:
-  std::uint64_t state_ = 1;
-};
 
 std::size_t item_bytes(DType dtype) {
   return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
@@ -183,6 +171,50 @@ void labels_digests(DType dtype) {
   print("upsample_cross_entropy, pixels", dtype, pixel_loss);
   print("upsample_cross_entropy, sum", dtype, sums, sizeof(sums));
   print("upsample_cross_entropy, gradient", dtype, grad);
+
+  for (const bool sigmoid : {false, true}) {
+    using upsample_class_sums::Sum;
+    constexpr Sum wanted[] = {Sum::kProbability, Sum::kOverlap, Sum::kLoss, Sum::kFocal};
+    constexpr std::int64_t kept = 4;
+    const upsample_class_sums::Shape sums_shape{kBatch,
+                                                kChannels,
+                                                kHeight,
+                                                kWidth,
+                                                kOutHeight,
+                                                kOutWidth,
+                                                true,
+                                                shape.stride_n,
+                                                shape.stride_c,
+                                                shape.stride_h,
+                                                1,
+                                                0,
+                                                0,
+                                                sigmoid,
+                                                19,
+                                                2.0,
+                                                0.0};
+    std::vector<double> class_sums(kBatch * kept * kChannels);
+    const Bytes coefficients = numbers(compute, kBatch * kept * kChannels);
+    upsample_class_sums::Arguments arguments{};
+    arguments.logits = logits.data();
+    arguments.target = target.data();
+    arguments.target_kind = upsample_class_sums::TargetKind::labels;
+    arguments.target_type = upsample_class_sums::TargetType::uint8;
+    for (int& slot : arguments.slots) slot = -1;
+    for (int i = 0; i < kept; ++i) arguments.slots[wanted[i]] = i;
+    arguments.kept = kept;
+    arguments.sums = class_sums.data();
+    const auto& kernels = upsample_class_sums::cpu_kernels();
+    kernels.run(dtype, arguments, sums_shape, 1);
+    arguments.sums = nullptr;
+    arguments.coefficients = coefficients.data();
+    arguments.grad_logits = grad.data();
+    kernels.run(dtype, arguments, sums_shape, 1);
+    const std::string name =
+        sigmoid ? "upsample_class_sums sigmoid" : "upsample_class_sums softmax";
+    print(name, dtype, class_sums.data(), class_sums.size() * sizeof(double));
+    print(name + ", gradient", dtype, grad);
+  }
 }
 
 void filter_digests(DType dtype) {
@@ -235,15 +267,21 @@ void lattice_digests(DType dtype, int dims, double scale) {
     std::printf("%s: out of range\n", name.c_str());
     return;
   }
-  const std::size_t corners = static_cast<std::size_t>(lattice.blocks() * (dims + 1)) * 16;
-  print(name + ", rows", dtype, lattice.rows, corners * sizeof(std::int32_t));
-  print(name + ", weights", dtype, lattice.weights, corners * item_bytes(dtype));
+  const std::int64_t corners = lattice.blocks() * (dims + 1) * 16;
+  const auto bytes = [&](std::size_t each) { return static_cast<std::size_t>(corners) * each; };
+  print(name + ", rows", dtype, lattice.rows, bytes(sizeof(std::int32_t)));
+  print(name + ", weights", dtype, lattice.weights, bytes(item_bytes(dtype)));
   const Bytes values = numbers(dtype, labels * points);
   Bytes out = zeros(dtype, labels * points);
   const permutohedral_lattice::Lattice* const each[] = {&lattice};
   permutohedral_filter::cpu_kernels().filter({each, 1}, 1, labels, values.data(), out.data(), false,
                                              1);
   print(name + ", filter", dtype, out);
+  Bytes grad_values = zeros(dtype, labels * points), grad_weights = zeros(dtype, corners);
+  permutohedral_filter::cpu_kernels().backward({each, 1}, 1, labels, values.data(), out.data(),
+                                               grad_values.data(), grad_weights.data(), false, 1);
+  print(name + ", filter's gradient to values", dtype, grad_values);
+  print(name + ", filter's gradient to weights", dtype, grad_weights);
   if (dtype == DType::float32) {
     const float weight = 3.0f;
     const Bytes logits = numbers(dtype, labels * points);
@@ -252,8 +290,22 @@ void lattice_digests(DType dtype, int dims, double scale) {
     image.logits = reinterpret_cast<const float*>(logits.data());
     image.kernels[0] = {&lattice, nullptr, nullptr, mean_field::Compatibility::scalar, &weight};
     image.probabilities = probabilities.data();
-    mean_field::cpu_kernels().forward(&image, 1, {labels, points, 3, 1}, 1);
+    const mean_field::Shape shape{labels, points, 3, 1};
+    const auto& kernels = mean_field::cpu_kernels();
+    std::vector<float> saved(3 * static_cast<std::size_t>(kernels.saved_floats(image, shape)));
+    image.saved = saved.data();
+    kernels.forward(&image, 1, shape, 1);
     print("mean_field, " + name, dtype, probabilities.data(), probabilities.size() * sizeof(float));
+    std::vector<float> grad_logits(probabilities.size());
+    double grad_compatibility = 0;
+    mean_field::Gradients gradients{};
+    gradients.probabilities = reinterpret_cast<const float*>(values.data());
+    gradients.logits = grad_logits.data();
+    gradients.compatibility[0] = &grad_compatibility;
+    kernels.backward(&image, &gradients, 1, shape, 1);
+    print("mean_field's gradient, " + name, dtype, grad_logits.data(),
+          grad_logits.size() * sizeof(float));
+    print("mean_field's gradient to the compatibility, " + name, dtype, &grad_compatibility, 8);
   }
   give_scratch(lattice.rows);
   give_scratch(lattice.weights);
@@ -265,6 +317,13 @@ void lattice_digests(DType dtype, int dims, double scale) {
 
 int main() {
   using namespace fastseg;
+  const int errors = conversion_errors<fastseg::bfloat16_t>() +
+                     conversion_errors<fastseg::float16_t>() + permutation_errors<float>() +
+                     permutation_errors<double>();
+  if (errors > 0) {
+    std::printf("%d conversions or permutations are wrong\n", errors);
+    return 1;
+  }
   for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::float64}) {
     for (const bool channels_last : {false, true}) {
       upsample_bilinear_digests(dtype, channels_last);

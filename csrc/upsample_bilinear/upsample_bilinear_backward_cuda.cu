@@ -82,8 +82,8 @@ template <class Storage> struct Loaded<Storage, Ragged> {
 };
 
 template <class Storage, bool kChannelsLast, class Read>
-__global__ void
-__launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, !std::is_same_v<Read, Vectors>>)
+__global__ void __launch_bounds__(
+    kThreads, kResidentBlocks<compute_t<Storage>, kChannelsLast || !std::is_same_v<Read, Vectors>>)
     upsample_bilinear_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
   constexpr bool kVector = kIsVector<Read>;

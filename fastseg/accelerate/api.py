@@ -45,7 +45,7 @@ def accelerate(
 ) -> Report:
     """Replaces, in place, the parts of a third-party model that fastseg runs faster.
 
-    These are exchanged:
+    It replaces modules of:
 
     - torchvision: FCN, DeepLabV3 and LR-ASPP
     - segmentation_models_pytorch: every model and ResNet encoder, and the decoders of Unet, PSPNet,
@@ -79,8 +79,9 @@ def accelerate(
             a copy of the model without memory; None: they are not counted.
 
     Returns:
-        What was exchanged, what was not, and why: print it. Its `loss_fn(model(images), target)` is
-        F.cross_entropy of the full-resolution logits, without making them.
+        A report to print: what was replaced, what was not, and why. Its
+        `loss_fn(model(images), target)` is F.cross_entropy of the full-resolution logits,
+        without making them.
 
     Raises:
         ValueError: low_resolution is set for a model that has no such logits.
@@ -115,10 +116,13 @@ def accelerate(
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undoes `accelerate`; a model that was not accelerated stays as it is.
+    """Undoes `accelerate`, in place; a model that was not accelerated stays as it is.
+
+    Args:
+        model: what `accelerate` was given.
 
     Returns:
-        The model.
+        The model itself.
 
     Raises:
         TypeError: model is not a module.
@@ -136,13 +140,15 @@ def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
     The same as the argmax of the model's logits at the size of its output, or of the images for
     SegFormer of transformers. With a single class, the labels are 1 where its logit is positive and
-    0 elsewhere. The model need not be accelerated. It is evaluated in eval mode, and then is in
-    the mode that it was in.
+    0 elsewhere. The model need not be accelerated. It runs in eval mode; its own mode is restored
+    afterwards.
 
-    A model that is not known is called, and its logits are resized to the images. One that is
-    known, but whose head was modified, is called as well, and its output is taken as it is.
+    The forward of an unknown model is called, and its logits are resized to the images. A known
+    model with a modified head is called as well, and its output keeps its size.
 
     Args:
+        model: one of ours, one of torchvision, smp or transformers, or any that returns logits
+            [N, C, h, w].
         images: the model's input [N, C, H, W].
 
     Returns:
@@ -156,7 +162,14 @@ def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """`predict_labels`, by the name that it had."""
+    """The deprecated name of `predict_labels`.
+
+    Args:
+        model, images: as for `predict_labels`.
+
+    Returns:
+        Labels [N, H, W], as `predict_labels`.
+    """
     warnings.warn(
         "fastseg.predict is fastseg.predict_labels now: predict means another thing in "
         "segmentation_models_pytorch",
@@ -190,7 +203,7 @@ def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _no_labels(known: Model, layers: list[Any]) -> str | None:
-    """Why the labels need the forward of a model or of what is around it, or None."""
+    """Why the labels need the forward of the model or of its wrapper, or None."""
     if all_are_watched() or any(has_hooks(layer) for layer in layers):
         return "it has hooks"
     if "forward" in vars(layers[-1]):
@@ -255,7 +268,7 @@ def _counted(
         counter = Counter(root, image_size)
         before = counter.count(accelerated=False)
         after = counter.count(accelerated=True)
-    except Exception as error:  # whatever a model does not like about the image or the copy
+    except Exception as error:  # any error of the model on this image or on a copy
         reason = str(error).strip().splitlines() or [""]
         note = f"FLOPs are not counted: {type(error).__name__}: {reason[0][:200]}"
         return {}, {}, [note]
@@ -264,7 +277,7 @@ def _counted(
 
 
 def _remarks(root: nn.Module) -> Iterator[str]:
-    """What else a user should know."""
+    """Further lines of the report."""
     if any(_is_sharded(module) for module in root.modules()):
         yield "sharded modules are left alone: accelerate a model before FSDP wraps it"
     used = {original_class(m).__module__.partition(".")[0] for m in root.modules()}

@@ -1,4 +1,4 @@
-"""The libraries that are known, and what is known of a class."""
+"""The known libraries, and the kind of each class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = tuple(package for library in LIBRARIES for package in library.packag
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is known of a class.
+    """The kind of a class.
 
     Attributes:
         swap: the kind of swap that its objects may be of.
@@ -35,12 +35,12 @@ class Kind:
     opens: bool
 
 
-# Parametrizations make a class per module: they must not be kept alive.
+# Weak keys: parametrizations make a class per module.
 _KINDS: weakref.WeakKeyDictionary[type, Kind] = weakref.WeakKeyDictionary()
 
 
 def kind_of(module: nn.Module) -> Kind:
-    """What is known of a module's class, which is asked once."""
+    """The kind of a module's class, which is looked up once."""
     kind = original_class(module)
     if kind not in _KINDS:
         _KINDS[kind] = _ask(kind)

@@ -1,4 +1,4 @@
-"""Kinds of modules that are no single library's."""
+"""Swaps for modules of any library."""
 
 from __future__ import annotations
 

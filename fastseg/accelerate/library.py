@@ -1,4 +1,4 @@
-"""What a library's file says of it."""
+"""The entry of a library."""
 
 from __future__ import annotations
 

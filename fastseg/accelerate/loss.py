@@ -81,9 +81,8 @@ def cross_entropy_as_torch(
 ) -> torch.Tensor:
     """F.cross_entropy(F.interpolate(logits, size, mode="bilinear"), target), fused if possible.
 
-    In the place of another library's loss the same targets are accepted, and the same kinds of
-    errors are raised: targets that our op does not take, or takes and PyTorch does not, go to
-    PyTorch.
+    It replaces another library's loss, so it accepts the same targets and raises the same kinds of
+    errors: targets that only one of our op and PyTorch takes go to PyTorch.
     """
     alike = target.dtype is torch.int64 and target.device == logits.device
     if alike and tuple(target.shape) == (logits.shape[0], *size) and not is_run_as_written():
@@ -96,10 +95,10 @@ def cross_entropy_as_torch(
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
-    """The logits in what a model returned.
+    """Finds the logits in a model's output.
 
     Raises:
-        TypeError: there are none.
+        TypeError: the output holds none.
     """
     found: Any = outputs
     if isinstance(outputs, Mapping):  # outputs of transformers are mappings too

@@ -1,4 +1,4 @@
-"""What is known of whole models: their logits, the size of their output, and their loss."""
+"""Whole models of a library: their logits, output size and loss."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Model(Swap):
         return None
 
     def threshold(self, model: Any) -> float | None:
-        """Above which value the output of a single class means the class; None if unknown."""
+        """The value above which a single output means the class; None if unknown."""
         return 0.0
 
     def no_labels(self, model: Any) -> str | None:
-        """Why the argmax of the coarse logits need not be that of the output, or None."""
+        """Why the argmax of the coarse logits may differ from that of the output, or None."""
         return None

@@ -10,15 +10,15 @@ from .loss import Loss
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One module.
+    """A module of the report.
 
     Attributes:
         path: its name in model.named_modules(); "" is the model itself.
         kind: name of its class.
-        what: what fastseg does differently there; "" where it is left alone.
-        why_not: why it is left alone.
-        flops_before, flops_after: of its forward at the report's image size, where they were
-            counted: multiplications and additions of its convolutions and matrix products.
+        what: how fastseg runs it; "" if it was left alone.
+        why_not: why it was left alone.
+        flops_before, flops_after: multiplications and additions of the convolutions and matrix
+            products of its forward, at the image size given to `accelerate`; None without one.
     """
 
     path: str
@@ -31,7 +31,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The modules that fastseg runs, those it had to leave alone, and the model's loss.
+    """What `accelerate` did: the modules that fastseg runs, those it left alone, and a loss.
 
     Attributes:
         rows: one per module, in the order of model.named_modules().

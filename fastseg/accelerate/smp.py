@@ -10,9 +10,11 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import is_sequence, run
-from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import begins_with, run_resized, run_separable, separable
+from ..nn.unet import run_unet_block, unet_skips, unet_unfit
+from ..nn.upernet import top_down
 from ..ops.upsample_bilinear import upsample_bilinear
 from . import torchvision
 from .layout import as_given, for_inference
@@ -83,7 +85,7 @@ class Segmenter(Model):
 
 
 class Head(Swap):
-    """Convolution, upsampling and activation, of which low resolution leaves the first."""
+    """Convolution, upsampling and activation; low resolution keeps the convolution alone."""
 
     what = "low-resolution logits on demand"
     classes = (f"{_SMP}.base.heads.SegmentationHead",)
@@ -98,7 +100,7 @@ class Head(Swap):
 
 
 _ACTIVATION = f"{_SMP}.base.modules.Activation"
-# Where the output of a single class is cut, by the layer that it comes from.
+# Threshold of a single output, by the layer that it comes from.
 _THRESHOLDS = (
     ((nn.Sigmoid,), 0.5),
     ((nn.Conv2d, nn.ConvTranspose2d, nn.Identity, nn.Upsample, nn.UpsamplingBilinear2d), 0.0),
@@ -133,7 +135,7 @@ def _unusual_head(head: Any) -> str | None:
 
 
 def _activation(head: Any) -> nn.Module:
-    """What a head ends with, without smp's module around it."""
+    """The last layer of a head, without smp's wrapper."""
     last = head[2]
     return last.activation if full_name(original_class(last)) == _ACTIVATION else last
 
@@ -178,20 +180,13 @@ class UnetBlock(Swap):
         target_width: int,
         skip_connection: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        parts = [feature_map] if skip_connection is None else [feature_map, skip_connection]
-        size = (target_height, target_width)
-        x = run_resized(parts, module.conv1, size, module.interpolation_mode)
-        return module.attention2(module.conv2(x))
+        return run_unet_block(module, feature_map, (target_height, target_width), skip_connection)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
-        return module.conv1, module.conv1[0], module.attention1, module.attention1.attention
+        return unet_skips(module)
 
     def unfit(self, module: Any) -> str | None:
-        if module.interpolation_mode not in ("nearest", "bilinear"):
-            return f"interpolation_mode is {module.interpolation_mode!r}"
-        if type(module.attention1.attention) is not nn.Identity:
-            return "attention needs the resized and concatenated map"
-        return begins_with(module.conv1)
+        return unet_unfit(module)
 
 
 class PspDecoder(Swap):
@@ -274,15 +269,11 @@ class UPerNetDecoder(Swap):
 
     def forward(self, module: Any, features: list[torch.Tensor]) -> torch.Tensor:
         normed = [norm(f) for norm, f in zip(module.feature_norms, features[2:], strict=True)]
-        # From the coarsest to the finest.
-        levels = [module.psp(normed[-1])]
-        for block, lateral in zip(module.fpn_lateral_blocks, normed[-2::-1], strict=True):
-            levels.append(block(levels[-1], lateral))
-        outs = [levels[0]]
-        for block, level in zip(module.fpn_conv_blocks, levels[1:], strict=True):
-            outs.append(block(level))
-        size = (outs[-1].shape[2], outs[-1].shape[3])
-        return run_resized(outs[::-1], module.fusion_block, size)
+        *finer, coarsest = normed
+        laterals, convolutions = module.fpn_lateral_blocks, module.fpn_conv_blocks
+        outs = top_down(module.psp(coarsest), finer, laterals, convolutions)
+        size = (outs[0].shape[2], outs[0].shape[3])
+        return run_resized(outs, module.fusion_block, size)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         return module.fusion_block, module.fusion_block[0]
@@ -303,9 +294,7 @@ class SegformerDecoder(Swap):
         if levels[-1].shape[2:] != size:  # encoders that are not MiT have a finer one
             return original_class(module).forward(module, features)
         linears = [stage.linear for stage in module.mlp_stage]
-        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-        convolution, *after = module.fuse_stage
-        return run(mlp_fuse(levels, weights, biases, convolution.weight, convolution.bias), *after)
+        return run_mlp(levels, linears, module.fuse_stage)
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         linears = [stage.linear for stage in module.mlp_stage]

@@ -1,4 +1,4 @@
-"""Another library's modules with fastseg's forward: their class is exchanged, and nothing else.
+"""Gives another library's modules fastseg's forward by exchanging their class, and nothing else.
 
 The module stays the same object: its parameters, buffers, submodules, hooks and mode, its names in
 the state_dict, and whatever refers to it (optimizers, DDP) are untouched. Its new class derives
@@ -20,12 +20,12 @@ from .switch import low_resolution
 
 
 class Swap:
-    """One kind of module that fastseg runs faster; each kind is a subclass, without state.
+    """A kind of module that fastseg runs faster; each kind is a subclass without state.
 
     Every method takes the other library's module, which is not the swap itself.
 
     Attributes:
-        what: what is done differently, for the report.
+        what: how fastseg runs it, for the report.
         classes: full names of the classes whose forward this replaces. Naming them, instead of
             importing them, leaves their library alone until it is used.
         subclasses: whether classes that inherit that forward are of this kind too.
@@ -69,7 +69,7 @@ def full_name(kind: type) -> str:
 
 
 def swap_of(module: nn.Module) -> Swap | None:
-    """The kind under which a module's class was exchanged, or None if it was not."""
+    """The swap of a module whose class was exchanged, or None."""
     mark = getattr(type(module), MARK, None)
     return None if mark is None else mark[1]
 
@@ -107,7 +107,7 @@ def swap_in(module: nn.Module, swap: Swap) -> None:
 
 
 def swap_out(module: nn.Module) -> bool:
-    """Gives a module its own class back; whether it had another one."""
+    """Restores a module's class; returns whether it was exchanged."""
     kind = type(module)
     if MARK in kind.__dict__:
         module.__class__ = original_class(module)
@@ -166,7 +166,7 @@ def _rebuild(original: Any, kind: Any) -> nn.Module:
 
 
 def _forward(original: Any, swap: Swap) -> Any:
-    """The forward of an exchanged class: the swap's, or the original one where that has to run."""
+    """Makes the forward of an exchanged class, which runs the swap's or the original one."""
     fastseg_written, fastseg_reason, fastseg_low = is_run_as_written, reason_at_call, low_resolution
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -185,7 +185,7 @@ def _forward(original: Any, swap: Swap) -> Any:
 
 
 def _scriptable(self: Any) -> Any:
-    """What torch.jit.script asks for before it compiles a module: the original forward runs."""
+    """Called by torch.jit.script before it compiles a module: the original forward runs."""
     if low_resolution(self):
         raise ValueError(
             "a scripted model gives logits at the size of the images: call "

@@ -15,7 +15,7 @@ def low_resolution(model: Any) -> bool:
 
 
 def set_low_resolution(model: nn.Module, on: bool) -> None:
-    """Sets whether it does; off leaves no trace in the module."""
+    """Sets it; switched off, it leaves no trace in the module."""
     if on:
         model.__dict__[_SWITCH] = True
     else:

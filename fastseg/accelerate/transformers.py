@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import nn
 
 from ..nn.altered import has_hooks, original_class
 from ..nn.chain import run
-from ..nn.mlp_head import mlp_fuse, unusual_mlp
+from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import resizable, run_resized
+from ..nn.upernet import top_down
 from ..ops.upsample_bilinear import upsample_bilinear
 from .layout import as_given
 from .library import Library
@@ -75,11 +76,8 @@ class SegformerHead(Swap):
         if any(level.dim() != 4 for level in levels):  # tokens that were not reshaped
             return original_class(module).forward(module, encoder_hidden_states, **kwargs)
         linears = [mlp.proj for mlp in module.linear_projections][::-1]
-        weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
-        fuse = module.linear_fuse
-        x = mlp_fuse(levels, weights, biases, fuse.weight, fuse.bias)
-        x = run(x, module.batch_norm, module.activation, module.dropout)
-        return module.classifier(x)
+        layers = (module.linear_fuse, module.batch_norm, module.activation, module.dropout)
+        return module.classifier(run_mlp(levels, linears, layers))
 
     def skips(self, module: Any) -> Iterable[nn.Module]:
         mlps = list(module.linear_projections)
@@ -166,17 +164,11 @@ class UperNetHead(Swap):
 
     def forward(self, module: Any, encoder_hidden_states: list[torch.Tensor]) -> torch.Tensor:
         *finer, coarsest = encoder_hidden_states
-        laterals = [conv(x) for conv, x in zip(module.lateral_convs, finer, strict=True)]
         branches = [block.layers for block in module.psp_modules.blocks]
         bottleneck = _layers(module.bottleneck)
-        laterals.append(
-            run_pooled(coarsest, branches, bottleneck, input_first=True, align_corners=False)
-        )
-        for i in range(len(laterals) - 1, 0, -1):
-            size = (laterals[i - 1].shape[2], laterals[i - 1].shape[3])
-            laterals[i - 1] = laterals[i - 1] + upsample_bilinear(laterals[i], size)
-        outs = [conv(x) for conv, x in zip(module.fpn_convs, laterals[:-1], strict=True)]
-        outs.append(laterals[-1])
+        top = run_pooled(coarsest, branches, bottleneck, input_first=True, align_corners=False)
+        laterals = [_plus_coarser(conv) for conv in module.lateral_convs]
+        outs = top_down(top, finer, laterals[::-1], list(module.fpn_convs)[::-1])
         size = (outs[0].shape[2], outs[0].shape[3])
         return module.classifier(run_resized(outs, _layers(module.fpn_bottleneck), size))
 
@@ -192,6 +184,18 @@ class UperNetHead(Swap):
         convolutions = (module.bottleneck.conv, module.fpn_bottleneck.conv)
         reasons = (unusual_branches(branches), *map(resizable, convolutions))
         return next((reason for reason in reasons if reason), None)
+
+
+def _plus_coarser(
+    convolution: nn.Module,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The convolution of a level's features, plus the coarser level's map at their size."""
+
+    def lateral(coarser: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        y = convolution(x)
+        return y + upsample_bilinear(coarser, (y.shape[2], y.shape[3]))
+
+    return lateral
 
 
 class UperNetConv(Swap):

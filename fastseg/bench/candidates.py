@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
-from .._private_torch import compile_in_this_process
+from .._private_torch import compile_in_this_process, tree_leaves
 from ..testing import Maker
 from .cases import FORWARD_OUT, Case
 from .timing import Variant
@@ -52,7 +51,7 @@ class Problem:
         return {OURS: samples.function, EAGER: samples.peer, **samples.other_peers}
 
     def reference(self, *, exact: bool, layout: str = "NCHW") -> Candidate:
-        """The peer without out; `exact`: on the same inputs in float64."""
+        """The peer without `out`; with `exact`, on the same inputs in float64."""
         direction = self.case.direction.removesuffix(FORWARD_OUT.removeprefix("forward"))
         plain = dataclasses.replace(self.case, direction=direction)
         problem = Problem(plain)
@@ -84,7 +83,7 @@ class Problem:
         leaves = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
 
         def backward(result: Any) -> Any:
-            outputs = pytree.tree_leaves(result)
+            outputs = tree_leaves(result)
             if not gradients:
                 gradients.extend(self._output_gradients(outputs))
             return torch.autograd.grad(outputs, leaves, gradients)

@@ -1,4 +1,4 @@
-"""What is benchmarked: the workloads of every op's samples.py, times dtype, times direction."""
+"""Benchmark cases: the workloads of every op's samples.py, by dtype and direction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
     "cuda": (torch.bfloat16, torch.float32, torch.float16),
 }
-# The forward into a buffer that the caller keeps, for ops whose peer can do that too.
+# The forward into the caller's buffer, for ops whose peer can do that too.
 FORWARD_OUT = "forward out="
 
 

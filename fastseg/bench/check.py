@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .._private_torch import tree_leaves
 from ..testing import assert_as_accurate
 
-# Share of an integer result that may always differ from float64: a peer may be lucky.
+# Share of an integer result that may differ from float64 whatever the peer's: it may be lucky.
 LUCK = 1e-5
 
 
@@ -19,7 +19,7 @@ class WrongResult(AssertionError):
 
 
 def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0) -> None:
-    """Fails unless every tensor in `ours` is at most `ratio` times as far from truth as the peer's.
+    """Raises if a tensor in `ours` is more than `ratio` times as far from truth as the peer's.
 
     Args:
         ours: tensors in any nesting.
@@ -34,7 +34,7 @@ def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0
     Floating-point tensors are compared by assert_as_accurate. Labels count as far from truth as
     elements differ; counts (matrices) as far as counted elements stand in the wrong place.
     """
-    leaves = [pytree.tree_leaves(tree) for tree in (ours, peer, truth)]
+    leaves = [tree_leaves(tree) for tree in (ours, peer, truth)]
     if len({len(side) for side in leaves}) != 1:
         raise WrongResult(f"{what}: {len(leaves[0])} results, expected {len(leaves[1])}")
     for index, (a, p, t) in enumerate(zip(*leaves, strict=True)):
@@ -51,7 +51,7 @@ def check_result(ours: Any, peer: Any, truth: Any, what: str, ratio: float = 2.0
 def check_by(
     compare: Callable[[dict[str, Any], Any], None], inputs: dict[str, Any], result: Any, what: str
 ) -> None:
-    """Fails with WrongResult where the op's own comparison of discrete results fails."""
+    """Raises WrongResult if the op's own comparison of discrete results fails."""
     try:
         compare(inputs, result)
     except AssertionError as error:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from .._private_torch import tree_leaves
 from .candidates import COMPILED, EAGER, LAYOUTS, OURS, Candidate, Problem
 from .cases import DTYPES, FORWARD_OUT, Case
 from .check import WrongResult, check_by, check_result
@@ -20,13 +20,13 @@ from .timing import time_interleaved
 
 __all__ = ["Settings", "WrongResult", "rate", "run_case"]
 
-# Peers differ from eager NCHW in rounding, not in accuracy class: twice what we allow ourselves.
+# Peers differ from eager NCHW by rounding alone, so they may err twice as much as we may.
 PEER_RATIO = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long and against what.
+    """The time a case gets and the peers it is compared with.
 
     Attributes:
         budget_s: seconds of timing per case (min_rounds may take longer).
@@ -104,7 +104,7 @@ def _checked_candidates(
     peer = problem.reference(exact=False).result()
     accepted: list[Candidate] = []
     left_out: dict[str, str] = {}
-    discrete: list[torch.Tensor] = []  # found right: labels in the other layout may equal them
+    discrete: list[torch.Tensor] = []  # checked results: labels in the other layout may equal them
 
     def accept(kind: str, layout: str, make: Callable[[], Candidate]) -> None:
         label = f"{kind} {layout}"
@@ -137,14 +137,14 @@ def _checked_candidates(
     if settings.compile and case.dtype is DTYPES[case.device][0]:
         for layout in LAYOUTS:
             accept(COMPILED, layout, functools.partial(problem.compiled, layout))
-    outputs = pytree.tree_leaves(peer[0] if "backward" in case.direction else peer)
+    outputs = tree_leaves(peer[0] if "backward" in case.direction else peer)
     return accepted, left_out, sum(x.numel() * x.element_size() for x in outputs)
 
 
 def _check_ours(
     problem: Problem, layout: str, result: Any, peer: Any, truth: Any, what: str
 ) -> None:
-    """Against PyTorch in NCHW, or else in our layout, where its kernels may round otherwise."""
+    """Checks against PyTorch in NCHW or, failing that, in our layout, which may round otherwise."""
     try:
         check_result(result, peer, truth, what)
     except WrongResult:
@@ -156,7 +156,7 @@ def _check_ours(
 
 @contextlib.contextmanager
 def _fastest_cudnn() -> Iterator[None]:
-    """Peers get the fastest cuDNN kernels, not those of its heuristics."""
+    """Lets peers use the fastest cuDNN kernels rather than those its heuristics choose."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -166,7 +166,7 @@ def _fastest_cudnn() -> Iterator[None]:
 
 
 def rate(row: dict[str, Any], ceilings: Ceilings) -> None:
-    """Adds to a row how near it comes to the ceilings: the nearer one, and the fraction of it."""
+    """Adds to a row the ceiling that limits it and the fraction reached."""
     shares = {
         "memory": row["gb_per_s"] * 1e9 / ceilings.copy_bytes_per_s,
         "arithmetic": row["gflop_per_s"] * 1e9 / ceilings.flops_per_s,
@@ -195,7 +195,7 @@ def _figures(
 
 
 def _work(case: Case, problem: Problem, output_bytes: int) -> tuple[int, int]:
-    """The fewest bytes and the operations of the case's direction.
+    """The fewest bytes and the number of operations of the case's direction.
 
     The workload states the forward's. A backward writes one gradient per differentiable input and,
     unless the result is a scalar, reads the result's gradient; it takes as many operations as the

@@ -1,4 +1,4 @@
-"""What the benchmark ran on, and the ceilings measured in the same run."""
+"""The machine of a benchmark, and its ceilings, measured in the same run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ceilings:
     flops_per_s: float
 
     def best(self, other: Ceilings) -> Ceilings:
-        """The larger of both, number by number: measured before and after a run."""
+        """Takes the larger of two measurements, before and after a run, number by number."""
         return Ceilings(
             max(self.copy_bytes_per_s, other.copy_bytes_per_s),
             max(self.flops_per_s, other.flops_per_s),
@@ -126,7 +126,7 @@ def _version(module: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout this package lies in, "-dirty" if files differ; else None."""
+    """The git revision of this package's checkout, "-dirty" if files differ; None without git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

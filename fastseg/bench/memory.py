@@ -1,4 +1,4 @@
-"""Peak memory that a call adds to what was there before."""
+"""Peak memory that a call adds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def peak_extra_bytes(variant: Variant, device: str) -> int | None:
-    """The most memory in use during one call beyond that before it; None if it cannot be told.
+    """The peak memory in use during a call, minus that before it; None if it cannot be measured.
 
     Results count, and so does everything temporary. On a GPU it is what PyTorch's allocator handed
     out; on a CPU the growth of the resident set, which also sees what native code allocates itself

@@ -48,7 +48,7 @@ COLUMNS = {
 }
 DISPENSABLE = ("extra MB", "rate", "dtype")
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 PEER_COLOURS = {
     (EAGER, "NCHW"): "#0072B2",
     (EAGER, "channels_last"): "#56B4E9",
@@ -59,7 +59,7 @@ OTHER_COLOUR = "#009E73"
 
 
 def machine_lines(data: dict[str, Any]) -> list[str]:
-    """What the numbers were measured on, in two lines."""
+    """Describes the machine of the results in two lines."""
     machine, ceilings = data["machine"], data["ceilings"]
     threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
     copy = f"{ceilings['copy_bytes_per_s'] / 1e9:.3g} GB/s copy"
@@ -75,7 +75,7 @@ def machine_lines(data: dict[str, Any]) -> list[str]:
 
 
 def table(data: dict[str, Any], width: int) -> RenderableType:
-    """The results for a terminal `width` columns wide: where it is narrow, with fewer columns."""
+    """Makes a table for a terminal `width` columns wide; a narrow one gets fewer columns."""
     shown = [name for name in COLUMNS if name != "compile ms" or _has(data, COMPILED)]
     if not _has(data, COMPILED):
         shown.remove("vs compile")

@@ -64,7 +64,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         about = data["machine_info"][FORMAT]
         infos = [entry["extra_info"] for entry in data["benchmarks"]]
-        # Models, heads and CRFs, benchmarked in the same run, have rows of another kind.
+        # Models, heads and CRFs of the same run have rows of another kind.
         rows = [info[FORMAT] for info in infos if FORMAT in info]
         if not rows:
             raise KeyError(FORMAT)
@@ -91,7 +91,7 @@ _VARIANT = Record(
 
 
 class _Variants(Array):
-    """Times of one case: those of fastseg among them, for all others are compared with it."""
+    """Times of one case, fastseg's among them: all others are compared with it."""
 
     def check(self, value: Any, field: str = "") -> list[Any]:
         variants = super().check(value, field)

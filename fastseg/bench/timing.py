@@ -31,7 +31,7 @@ HOST_HEAD_START_CYCLES = 1_000_000  # about half a millisecond
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One thing to time. `setup()` is not timed and makes the argument of `run`, which is."""
+    """A callable to time: `run(setup())`, of which only `run` is timed."""
 
     label: str
     run: Callable[[Any], Any]

@@ -115,7 +115,7 @@ def report_(
 
 
 def _check_outputs(*files: Path) -> None:
-    """Says before the work that its results cannot be written, or would replace each other."""
+    """Fails before the work if its results cannot be written or would overwrite each other."""
     outputs = Outputs([])
     try:
         for file in files:

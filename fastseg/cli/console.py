@@ -1,4 +1,4 @@
-"""The one door to the terminal: results to stdout, progress and errors to stderr.
+"""All terminal output: results to stdout, progress and errors to stderr.
 
 Class names, paths and messages may hold whatever files hold: brackets, `:names:` of emoji, control
 characters, bytes that are no text. Here all of it is printed as it is, in one line, and never read
@@ -65,19 +65,19 @@ def note(message: object) -> None:
 
 
 def report(message: object) -> None:
-    """Prints one line about what went wrong to stderr."""
+    """Prints one line about an error to stderr."""
     line = Text.assemble(("error: ", "bold red"), _text(message))
     _err.print(line, soft_wrap=True)
 
 
 def warn(message: object) -> None:
-    """Prints one line about what still works, but not for long."""
+    """Prints one line about a deprecated option or name."""
     line = Text.assemble(("warning: ", "bold yellow"), _text(message))
     _err.print(line, soft_wrap=True)
 
 
 def fail(message: object) -> NoReturn:
-    """Prints one line about what went wrong and ends the command with exit code 1."""
+    """Prints one line about an error and ends the command with exit code 1."""
     report(message)
     raise typer.Exit(1)
 
@@ -129,7 +129,7 @@ class Pairs:
 
 
 def percent_of(share: float) -> str:
-    """A share from 0 to 1 for people to read; of NaN nothing."""
+    """Formats a share from 0 to 1 as a percentage; "" for NaN."""
     return "-" if share != share else f"{100 * share:.2f} %"
 
 
@@ -168,7 +168,7 @@ def progress_bar(
 
 
 def print_what_fits() -> None:
-    """Lets stdout and stderr write characters that their encoding lacks as escapes."""
+    """Makes stdout and stderr escape characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -25,7 +25,7 @@ from .console import fail, note, say
 from .devices import device_named
 from .images import ImageError, image_bands, read_image, viewable
 from .labelling import GivenLabels, LabellingError, read_labelling
-from .options import AsJson, Device, LabelMap, MaxPixels
+from .options import AsJson, Device, LabelMap, LabelsDrawn, MaxPixels
 from .outputs import Outputs, files_in
 from .overlay import write_before_after, write_labels
 
@@ -63,6 +63,7 @@ def crf(
         ),
     ] = None,
     meaning: LabelMap = None,
+    labels_drawn: LabelsDrawn = "auto",
     logits: Annotated[
         bool, typer.Option("--logits", help="The .npy file holds logits, not probabilities.")
     ] = False,
@@ -90,7 +91,7 @@ def crf(
             outputs.claim(path)
         with memory_errors():
             photo = viewable(read_image(image, image_bands(image)))
-            label_options = label_options_of(unknown or [], meaning or [])
+            label_options = label_options_of(unknown or [], meaning or [], labels_drawn)
             given = read_labelling(labelling, image, photo.shape[:2], label_options)
             start = time.perf_counter()
             if isinstance(given, GivenLabels):
@@ -147,7 +148,7 @@ def _scores_of_labels(given: GivenLabels, certainty: float) -> tuple[numpy.ndarr
 
 
 def _two_labels(scores: numpy.ndarray, logits: bool) -> numpy.ndarray:
-    """Those of a single class [1, h, w] as those of its absence and of itself [2, h, w]."""
+    """Expands a single class [1, h, w] to its absence and itself [2, h, w]."""
     if len(scores) != 1:
         return scores
     return numpy.concatenate([numpy.zeros_like(scores) if logits else 1 - scores, scores])
@@ -164,7 +165,7 @@ def _scores_of_probabilities(probabilities: numpy.ndarray) -> numpy.ndarray:
 
 
 def _sum_to_one(x: numpy.ndarray, axis: int) -> bool:
-    """Whether they may be probabilities; NaN is none."""
+    """Whether the values can be probabilities; NaN cannot."""
     return bool(x.min() >= 0 and abs(x.sum(axis) - 1).max() < 1e-2)
 
 

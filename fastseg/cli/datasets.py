@@ -30,7 +30,7 @@ def options_of(
     trusted: bool,
     ignore: list[int] | None = None,
 ) -> LabelOptions:
-    """What the command line says about labels. Raises DatasetError at words that say nothing."""
+    """Parses the options about labels. Raises DatasetError for words that cannot be read."""
     if ignore:
         warn("--ignore is called --void now")
     words = [*(void or []), *(str(value) for value in ignore or [])]
@@ -38,7 +38,7 @@ def options_of(
 
 
 def split_of(data: DataSet, name: str) -> str:
-    """The split of a data set that a name means. Raises DatasetError if there is none."""
+    """Finds a split by name. Raises DatasetError if there is none."""
     found = data.split(name)
     if found is None:
         raise DatasetError(f"{data.root}: has no split {name!r}, but {', '.join(data.splits)}")
@@ -52,7 +52,7 @@ def labelling_for(
     processes: Processes,
     model: Declared | None = None,
 ) -> tuple[Labelling, list[str]]:
-    """What the labels of these splits mean, and the lines that say so."""
+    """Finds out what the labels of these splits mean; also returns lines to print about it."""
     pairs = [pair for name in used for pair in data.splits[name]]
     return labelling_of(data, pairs, options, model=model, threads=_threads(processes))
 
@@ -108,6 +108,6 @@ def local_count(processes: Processes) -> int:
 
 
 def files_of(pairs: Iterable[Pair]) -> Iterable[Path]:
-    """The files of pairs: what may not be written over."""
+    """The files of pairs, which must not be overwritten."""
     for pair in pairs:
         yield from (file for file in (pair.image, pair.label) if isinstance(file, Path))

@@ -151,7 +151,7 @@ def _load(weights: Path | None) -> SegmentationModel:
 
 
 def _check_fit(labelling: Labelling, count: int, weights: str, dataset: Path) -> None:
-    """Refuses a data set of another number of classes than the model gives labels."""
+    """Refuses a data set whose number of classes differs from the model's."""
     own = len(labelling.classes)
     if own != count:
         raise Failure(

@@ -43,7 +43,7 @@ class Source:
 def find_images(
     paths: Iterable[Path], without: Path, bands: int = 3
 ) -> tuple[list[Source], list[str]]:
-    """The images that files and folders name, each once, in the order given.
+    """Lists the images in files and folders, each once, in the given order.
 
     Args:
         paths: files, and folders that are searched with their subfolders (hidden ones left out).
@@ -103,7 +103,7 @@ def _is_result(path: Path, stems: set[Path], out_dir: Path) -> bool:
 
 
 def _unused(name: Path, names: set[str]) -> Path:
-    """The name, with a number if it is taken, which it is from now on."""
+    """Claims a name, with a number appended if it is taken."""
     candidate, number = name, 2
     while folded(candidate) in names:
         candidate, number = name.with_name(f"{name.name}_{number}"), number + 1

@@ -30,8 +30,8 @@ class GivenLabels:
     """Labels of a photograph.
 
     Attributes:
-        labels: [H, W], at least 0 but where they are `unknown`.
-        unknown: the label of pixels of which nothing is known; -1 where there are none.
+        labels: [H, W], at least 0 except where `unknown`.
+        unknown: the label of unlabelled pixels; -1 if there are none.
         classes: names and colours, for each label from 0 on.
         said: how the file was understood, "" if it speaks for itself.
     """
@@ -45,7 +45,7 @@ class GivenLabels:
 def read_labelling(
     path: Path, photo: Path, size: tuple[int, int], options: LabelOptions
 ) -> GivenLabels | numpy.ndarray:
-    """Labels of a photograph, or scores [L, h, w], float32.
+    """Reads labels of a photograph, or scores [L, h, w], float32.
 
     A .npy file, or a .npz with one array, holds either. A label map is read as those of data sets
     are: indices of a palette, grey values of any depth, colours; 0 and 255 alone are background and
@@ -65,30 +65,48 @@ def read_labelling(
                 raise ImageError(f"{path}: the array of shape {array.shape} is empty")
             if array.ndim == 3 and array.dtype.kind == "f":
                 return array.astype(numpy.float32)
-            if array.ndim != 2 or array.dtype.kind not in "iub":
+            if array.ndim != 2 or array.dtype.kind not in "iubf":
                 raise ImageError(
-                    f"{path}: {array.dtype} of shape {array.shape}, expected integer labels "
-                    "[H, W] or probabilities [L, H, W]"
+                    f"{path}: {array.dtype} of shape {array.shape}, expected labels [H, W], whole "
+                    "numbers, or probabilities [L, H, W]"
                 )
         values = read_values(path)
-        values = _as_photo(path, values, photo, size)
-        return _labels(path, values, options)
+        orientation = orientation_of(photo) if values.orientation == 1 else 1
+        values = _as_photo(
+            path, values, photo, size, orientation if options.drawn != "upright" else 1
+        )
+        given = _labels(path, values, options)
+        if orientation == 1 or options.drawn != "auto" or not _fits_both(orientation, size):
+            return given
+        drawn = "the photograph has an EXIF orientation; labels are those of its stored pixels "
+        drawn += "(else give --labels-drawn upright)"
+        return dataclasses.replace(given, said="; ".join(filter(None, (given.said, drawn))))
     except (ImageError, DatasetError) as error:
         raise LabellingError(str(error)) from error
 
 
-def _as_photo(path: Path, values: LabelValues, photo: Path, size: tuple[int, int]) -> LabelValues:
-    """The values of the pixels of the photograph as it is seen."""
-    of_photo = orientation_of(photo)
+def _fits_both(orientation: int, size: tuple[int, int]) -> bool:
+    """Whether the stored pixels of a photograph have the size of the upright one."""
+    return orientation < 5 or size[0] == size[1]
+
+
+def _as_photo(
+    path: Path, values: LabelValues, photo: Path, size: tuple[int, int], drawn_on: int
+) -> LabelValues:
+    """The values of the pixels of the photograph as it is seen.
+
+    Args:
+        drawn_on: EXIF orientation of the pixels that labels were drawn on, where sizes allow it.
+    """
 
     def turned(pixels: numpy.ndarray | None) -> numpy.ndarray | None:
         if pixels is None:
             return None
         seen = upright(pixels, values.orientation)
-        result = as_its_image(seen, size, of_photo, values.orientation)
+        result = as_its_image(seen, size, drawn_on, values.orientation)
         if result is None:
             shape = (seen.shape[0], seen.shape[1])
-            wrong = sizes_differ(str(path), shape, photo.name, size, of_photo)
+            wrong = sizes_differ(str(path), shape, photo.name, size, orientation_of(photo))
             raise ImageError(f"{wrong}; only probabilities may be of another size")
         return result
 

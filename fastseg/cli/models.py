@@ -23,7 +23,8 @@ def models(
     """List the models, their encoders, and the checkpoints that load."""
     from ..models.encoders import ENCODERS
 
-    rows = [_row(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
+    pairs = [(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
+    rows = [row for pair in pairs if (row := _row(*pair)) is not None]
     families = [family.name for family in FAMILIES]
     if as_json:
         print(
@@ -33,19 +34,24 @@ def models(
     columns = ("encoder", *(f">{name}" for name in ARCHITECTURES))
     table = Table("fastseg train --model MODEL --encoder ENCODER", *columns)
     for encoder in ENCODERS:
-        sizes = (_millions(row["parameters"]) for row in rows if row["encoder"] == encoder)
-        table.add(encoder, *sizes)
+        sizes = {r["model"]: _millions(r["parameters"]) for r in rows if r["encoder"] == encoder}
+        table.add(encoder, *(sizes.get(architecture, "") for architecture in ARCHITECTURES))
     table.print()
     say(
-        f"Parameters with 19 classes. {DEFAULT_NAME} ships with the package: segment and eval use "
+        "Parameters with 19 classes. Other encoders: tu-NAME, for any network of timm. "
+        f"{DEFAULT_NAME} ships with the package: segment and eval use "
         "it where no --weights are given. --weights takes what fastseg train writes, folders of "
         f"save_pretrained, and checkpoints of {', '.join(families)}."
     )
 
 
-def _row(architecture: str, encoder: str) -> dict[str, Any]:
-    with torch.device("meta"), _NoValues():
-        model = Description(architecture, encoder, numbered_classes(19), 512).build()
+def _row(architecture: str, encoder: str) -> dict[str, Any] | None:
+    """What is printed of a model; None if the architecture does not take the encoder."""
+    try:
+        with torch.device("meta"), _NoValues():
+            model = Description(architecture, encoder, numbered_classes(19), 512).build()
+    except ValueError:
+        return None
     count = sum(parameter.numel() for parameter in model.parameters())
     return {"model": architecture, "encoder": encoder, "parameters": count}
 
@@ -60,6 +66,7 @@ class _NoValues(TorchFunctionMode):
             "kaiming_normal_",
             "kaiming_uniform_",
             "normal_",
+            "trunc_normal_",
             "uniform_",
             "zero_",
         )

@@ -1,4 +1,4 @@
-"""The files that a command writes: never over one that it reads, nor over each other."""
+"""The files that a command writes; it overwrites neither its inputs nor its own results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._files import FolderError
 
 
 class OutputError(FolderError):
-    """A file that is not written; the message names it and says why."""
+    """A file that must not be written; the message names it and says why."""
 
 
 class Outputs:

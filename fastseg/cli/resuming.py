@@ -1,4 +1,4 @@
-"""`fastseg train --resume` goes on with the options that the run itself recorded."""
+"""`fastseg train --resume` continues a run with its recorded options."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typer.core import TyperCommand
 
 from .._schema import shown
 from ..engine import checkpoint
-from ..engine.run_folder import has_run, read_options
+from ..engine.run_folder import RUN, has_run, read_options
 from .console import fail
 
-# Options of this start and this machine, which are not the run's.
+# Options of this start and this machine, not of the run.
 _OF_THE_START = frozenset(
     {"resume", "out_dir", "device", "threads", "workers", "cache_gb", "time_limit", "max_pixels"}
 )
-# What another start of the run may do otherwise; the new value is recorded.
+# Options that a later start may change; the new value is recorded.
 _CHANGEABLE = frozenset({"epochs", "iterations", "accumulate", "validate_every"})
 _LENGTHS = ("epochs", "iterations")
 _FROM_CONFIG = {"scale": "scale_range"}  # name in TrainConfig -> option, where they differ
@@ -48,11 +48,18 @@ class ResumableCommand(TyperCommand):
                     else f"{folder} holds no run to continue; give the data set to begin one"
                 )
                 fail(f"--resume: {what}")
+            try:
+                return super().parse_args(ctx, args)
+            except typer.BadParameter as error:
+                name = (error.param.name if error.param else None) or ""
+                if given.get(name) is not None or name not in recorded:
+                    raise
+                fail(f"{folder / RUN}: options.{name} is {shown(recorded[name])}: {error.message}")
         return super().parse_args(ctx, args)
 
 
 def _given(command: Any, ctx: Any, args: list[str]) -> dict[str, Any]:
-    """What stands on the command line, as text; nothing where it is wrong, which is said later."""
+    """The options on the command line, as text; wrong ones are left out and reported later."""
     try:
         return command.make_parser(ctx).parse_args(args=list(args))[0]
     except Exception:
@@ -64,7 +71,7 @@ def _default(command: Any, name: str) -> Any:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The options of the run in a folder, also of one from before they were recorded."""
+    """The options of the run in a folder, also if it is older than their recording."""
     try:
         options = read_options(folder)
         if options is not None:
@@ -89,9 +96,9 @@ def options_to_record(ctx: typer.Context) -> dict[str, Any]:
 
 
 def check_given(ctx: typer.Context) -> None:
-    """Options beside --resume say what the run recorded, or may be changed.
+    """Refuses options beside --resume that contradict the recorded ones and may not change.
 
-    Ends the command otherwise, and names all that contradict.
+    Ends the command and names all of them.
     """
     recorded: Mapping[str, Any] = ctx.meta.get(_RECORDED, {})
     wrong = []
@@ -115,7 +122,7 @@ def check_given(ctx: typer.Context) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as JSON has it; files are absolute, for the next start may be somewhere else."""
+    """Makes a value for JSON; paths become absolute, as the next start may be elsewhere."""
     if isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
     if isinstance(value, Path) or (name in _PERHAPS_FILES and value and Path(value).is_file()):

@@ -146,7 +146,7 @@ def segment(
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is the same for all images."""
+    """What all images share."""
 
     model: SegmentationModel
     classes: ClassSet
@@ -253,7 +253,7 @@ def _print_table(results: list[Result], job: Job) -> None:
         title += ": mIoU {}, mAcc {}, aAcc {}".format(*map(percent_of, numbers))
         columns += [">IoU", ">Acc"]
         for index, iou in enumerate(total_scores.iou.tolist()):
-            if iou == iou:  # a class that is true somewhere, and perhaps never found
+            if iou == iou:  # a class that occurs in the truth, though perhaps never in a result
                 pixels.setdefault(index, 0)
     table = Table(title, *columns)
     full, empty = swatches()

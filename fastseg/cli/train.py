@@ -200,10 +200,18 @@ def train(
         check_folder("--out", out_dir)
         lock = stack.enter_context(own_folder(out_dir, processes))
         resuming = resume and has_run(out_dir)
-        if not resume and has_run(out_dir):
-            raise Failure(
-                f"{out_dir / LAST} exists: continue it with --resume, or choose another --out"
-            )
+        if not resume:
+            for name in (LAST, PREVIOUS, BEST):
+                if (out_dir / name).exists():
+                    how = "continue it with --resume, or choose" if has_run(out_dir) else "choose"
+                    raise Failure(f"{out_dir / name} exists: {how} another --out")
+        elif not resuming:
+            if (out_dir / METRICS).exists():  # which is written after the first checkpoint
+                raise Failure(
+                    f"--resume: {LAST} and {PREVIOUS} of the run in {out_dir} are gone; to train "
+                    f"on from what is left, give --init {out_dir / BEST} and another --out"
+                )
+            say(processes, f"{out_dir} has no checkpoint yet: the run begins with its first step")
         label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
         found = open_data_set(dataset, layout)
         train_split = split_of(found, train_split)
@@ -213,11 +221,15 @@ def train(
         named = (dataset, init, Path(encoder_weights or ""))
         inputs = [path for path in named if path is not None and path.is_file()]
         inputs += files_in(label_map)
-        outputs = Outputs(
-            [*inputs, *(f for pairs in found.splits.values() for f in files_of(pairs))]
-        )
+        files = [file for pairs in found.splits.values() for file in files_of(pairs)]
+        outputs = Outputs([*inputs, *files])
         for name in (BEST, LAST, PREVIOUS, RUN, METRICS, CURVE):
             outputs.claim(out_dir / name)
+        if any(out_dir.samefile(folder) for folder in {file.parent for file in files}):
+            raise Failure(
+                f"--out is {out_dir}, where the data set has images or label maps, and {CURVE} "
+                "would be taken for one; choose another --out"
+            )
         used = [train_split] if of_validation is None else [train_split, of_validation]
         labelling, lines = labelling_for(found, used, label_options, processes)
         bands = bands_of(found.splits[train_split])

@@ -65,7 +65,7 @@ class Truth:
 
     @property
     def files(self) -> list[Path]:
-        """The label files: what may not be written over."""
+        """The label files, which must not be overwritten."""
         return list(self._files.values())
 
     def score(self, source: Source, labels: numpy.ndarray) -> Scores | None:

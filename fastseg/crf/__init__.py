@@ -1,8 +1,8 @@
-"""Dense CRFs: mean-field inference, a trainable layer, and what pydensecrf's users know.
+"""Dense CRFs: mean-field inference, a trainable layer, and pydensecrf's interface.
 
 `fastseg.crf.DenseCRF` is the layer (an nn.Module). pydensecrf's modules are `fastseg.crf.densecrf`
-and `fastseg.crf.utils`: a program needs its imports changed. pydensecrf's own `DenseCRF`, of any
-number of dimensions, is `fastseg.crf.densecrf.DenseCRF`.
+and `fastseg.crf.utils`: a program only needs its imports changed. pydensecrf's own `DenseCRF`, of
+any number of dimensions, is `fastseg.crf.densecrf.DenseCRF`.
 """
 
 from ..ops.permutohedral_filter import Lattice

@@ -1,4 +1,4 @@
-"""What pydensecrf's interface takes, as tensors and numbers: arrays, widths, constants, counts."""
+"""Turns the arguments of pydensecrf's interface into tensors and numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Constant = TypeVar("Constant", bound=enum.IntEnum)
 
 
 def copied(image: Array) -> torch.Tensor:
-    """Copies a uint8 array into memory of the pool."""
+    """Copies a uint8 array into pooled memory."""
     words = _native.scratch(-(-image.size // 4))
     copy = words.view(torch.uint8)[: image.size].view(image.shape)
     copy.numpy()[...] = image
@@ -24,13 +24,13 @@ def copied(image: Array) -> torch.Tensor:
 
 
 def as_tensor(array: Array, dtype: Any) -> torch.Tensor:
-    """A tensor of an array of any strides; of its memory where that may be written to."""
+    """Makes a tensor of an array of any strides; shares the array's memory if that is writable."""
     array = numpy.ascontiguousarray(array, dtype)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def as_constant(name: str, value: Any, constants: type[Constant]) -> Constant:
-    """One of pydensecrf's constants from its number."""
+    """Makes one of pydensecrf's constants from its number."""
     try:
         return constants(value)
     except ValueError:
@@ -39,7 +39,7 @@ def as_constant(name: str, value: Any, constants: type[Constant]) -> Constant:
 
 
 def as_count(name: str, value: Any) -> int:
-    """A whole number of at least 1, of any type."""
+    """Checks that a value, of any type, is a whole number of at least 1."""
     number = int(value)
     if number != value or number < 1:
         raise ValueError(f"{name} is {value}, expected a whole number of at least 1")
@@ -47,7 +47,7 @@ def as_count(name: str, value: Any) -> int:
 
 
 def as_widths(name: str, widths: Any, count: int) -> torch.Tensor:
-    """Widths [count] from one number or a sequence."""
+    """Makes widths [count] from one number or a sequence."""
     try:
         array = numpy.asarray(widths, dtype=numpy.float32)
     except (TypeError, ValueError):

@@ -9,7 +9,7 @@ import torch
 
 from .._checks import check_map
 
-# Takes the place of scores of minus infinity: as good, but differences stay numbers.
+# Replaces scores of minus infinity: excludes a label as well, and differences stay numbers.
 EXCLUDED = -1e30
 
 
@@ -44,7 +44,7 @@ def check_scores(name: str, x: torch.Tensor, classes: int, *, higher_is_better: 
     A score may be minus infinity (an energy infinity), but not for every label of a pixel.
 
     Returns:
-        Whether all are finite. False where the values cannot be looked at.
+        Whether all are finite; False if the values cannot be read.
 
     Raises:
         ValueError: shape, NaN, the other infinity, a pixel without a possible label.
@@ -58,7 +58,7 @@ def check_scores(name: str, x: torch.Tensor, classes: int, *, higher_is_better: 
 
 
 def check_values(name: str, x: torch.Tensor, *, higher_is_better: bool) -> bool:
-    """Scores or energies [N, L, ...] are numbers or exclude a label, but not all of a pixel.
+    """Scores or energies [N, L, ...] are numbers, or exclude some but not all labels of a pixel.
 
     Returns:
         Whether all are finite.
@@ -97,5 +97,5 @@ def check_finite(name: str, x: torch.Tensor) -> None:
 
 
 def _hidden(x: torch.Tensor) -> bool:
-    """Whether there are no values to look at: an empty tensor, or one that is being traced."""
+    """Whether a tensor has no values to read: it is empty, or being traced."""
     return torch.compiler.is_compiling() or x.numel() == 0 or x.is_meta

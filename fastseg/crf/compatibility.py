@@ -1,4 +1,4 @@
-"""Label compatibilities as pydensecrf has them: what a label costs beside another."""
+"""Label compatibilities, as in pydensecrf: the cost of two labels beside each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 
 
 class LabelCompatibility(abc.ABC):
-    """Turns filtered probabilities into energies; its parameters are a vector, for learning."""
+    """Turns filtered probabilities into energies.
+
+    Args:
+        parameters: what learning changes, a vector [K].
+    """
 
     def __init__(self, parameters: torch.Tensor) -> None:
         self._parameters = parameters
@@ -44,7 +48,11 @@ class LabelCompatibility(abc.ABC):
 
 
 class PottsCompatibility(LabelCompatibility):
-    """Equal labels attract each other, with one weight: energy -weight * Q."""
+    """Equal labels attract each other: energy -weight * Q.
+
+    Args:
+        weight: of all labels.
+    """
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(torch.tensor([float(weight)], dtype=torch.float32, device="cpu"))
@@ -54,7 +62,11 @@ class PottsCompatibility(LabelCompatibility):
 
 
 class DiagonalCompatibility(LabelCompatibility):
-    """A number per label, with its own sign: energy v[l] * Q[l]; negative ones attract."""
+    """A factor per label: energy v[l] * Q[l]. Negative factors attract.
+
+    Args:
+        v: factors [L].
+    """
 
     def __init__(self, v: Any) -> None:
         super().__init__(_as_tensor("v", v, 1))
@@ -64,9 +76,12 @@ class DiagonalCompatibility(LabelCompatibility):
 
 
 class MatrixCompatibility(LabelCompatibility):
-    """A number per pair of labels, with its own sign: energy (m + m^T) / 2 @ Q.
+    """A factor per pair of labels: energy (m + m^T) / 2 @ Q. Negative factors attract.
 
     The parameters are the upper triangle of the symmetric matrix, row by row.
+
+    Args:
+        m: factors [L, L].
     """
 
     def __init__(self, m: Any) -> None:
@@ -85,7 +100,7 @@ class MatrixCompatibility(LabelCompatibility):
 
 
 def as_compatibility(compat: Any, labels: int) -> LabelCompatibility:
-    """The compatibility that a program means by a number, a vector, a matrix or an object.
+    """Makes a compatibility from a number, a vector, a matrix or an object.
 
     Raises:
         ValueError: a number of dimensions or a size that does not fit; numbers that are not finite.

@@ -3,10 +3,10 @@
     import fastseg.crf.densecrf as dcrf          # was: import pydensecrf.densecrf as dcrf
     from fastseg.crf.utils import unary_from_labels
 
-Results are pydensecrf's up to rounding (docs/crf.md says how far). Where pydensecrf reads memory
-that is not its own, or goes on with NaN, there is an error here; float64 and non-contiguous arrays,
-which it refuses, are taken. The layer for networks is fastseg.crf.DenseCRF; the class of the same
-name in this module is pydensecrf's, of any number of dimensions.
+Results are pydensecrf's up to rounding (docs/crf.md says how far). If pydensecrf reads memory
+that is not its own, or goes on with NaN, this module raises an error; it takes float64 and
+non-contiguous arrays, which pydensecrf refuses. The layer for networks is fastseg.crf.DenseCRF; the
+class of the same name in this module is pydensecrf's, of any number of dimensions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy
 import torch
 
 from .. import _native
-from ..ops.permutohedral_filter.lattice import Lattice, image_features
+from ..ops.permutohedral_filter.image_features import image_features
+from ..ops.permutohedral_filter.lattice import Lattice
 from .arrays import Array, as_constant, as_count, as_tensor, as_widths, copied, joined, split
 from .checks import EXCLUDED, check_values
 from .compatibility import (
@@ -75,12 +76,13 @@ NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
 
 class Gradient(NamedTuple):
-    """What DenseCRF.gradient returns: the objective and its derivatives.
+    """An objective and its derivatives, as DenseCRF.gradient returns them.
 
     Attributes:
         value: of the objective.
-        unary: to the unary's parameters, in their shape.
-        compatibility, kernel: to the parameters of all terms, in the order of their addition.
+        unary: derivative to the unary's parameters, in their shape.
+        compatibility, kernel: derivatives to the parameters of all terms, in the order in which
+            the terms were added.
     """
 
     value: float
@@ -90,7 +92,15 @@ class Gradient(NamedTuple):
 
 
 class DenseCRF:
-    """A dense CRF over `nvar` variables of `nlabels` labels, connected by features of any kind."""
+    """A dense CRF over variables that any features connect, with pydensecrf's interface.
+
+    Args:
+        nvar: number of variables.
+        nlabels: number of labels of each.
+
+    Raises:
+        ValueError: a number below 1. TypeError: one that is no integer.
+    """
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         _keep_to_one_thread_after_fork()
@@ -100,10 +110,8 @@ class DenseCRF:
         self._given_logits: torch.Tensor | None = None
         self._terms: list[Pairwise] = []
 
-    # What belongs to the model.
-
     def setUnary(self, unary: Unary) -> None:
-        """Sets the energies of the labels without their neighbours, as an object."""
+        """Sets the unary term."""
         if not isinstance(unary, Unary):
             raise TypeError(f"unary is a {type(unary).__name__}, expected a Unary")
         energies = unary.energies(unary.parameters)
@@ -186,8 +194,6 @@ class DenseCRF:
         norm = as_constant("normalization", normalization, NormalizationType)
         self._terms.append(Pairwise(features, mu, kind, norm, lattice))
 
-    # Inference.
-
     def inference(self, n_iterations: int) -> Array:
         """Probabilities Q [nlabels, nvar], float32, after `n_iterations` mean-field steps."""
         with torch.no_grad():
@@ -225,14 +231,12 @@ class DenseCRF:
             labels = self._mean_field(mean_field_labels, _composed_labels, n_iterations)
         return labels[0].numpy().astype(numpy.int64)
 
-    # Learning.
-
     def gradient(
         self, n_iterations: int, objective: Callable[[torch.Tensor], torch.Tensor]
     ) -> Gradient:
         """Derivatives of an objective of Q after `n_iterations` steps to all parameters.
 
-        They are those of what inference computes, at fixed simplices of the lattice; pydensecrf's
+        Derivatives of the computation of inference, at fixed simplices of the lattice; pydensecrf's
         C++ code swaps the order of the blur's axes in the kernels' derivative.
 
         Args:
@@ -331,7 +335,15 @@ class DenseCRF:
 
 
 class DenseCRF2D(DenseCRF):
-    """A dense CRF over the pixels of an image, width first: DenseCRF2D(width, height, labels)."""
+    """A dense CRF over the pixels of an image.
+
+    Args:
+        w, h: width and height of the image in pixels, width first.
+        nlabels: number of labels.
+
+    Raises:
+        ValueError: a number below 1. TypeError: one that is no integer.
+    """
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
         self._width, self._height = as_count("w", w), as_count("h", h)
@@ -344,7 +356,7 @@ class DenseCRF2D(DenseCRF):
         kernel: KernelType = DIAG_KERNEL,
         normalization: NormalizationType = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Connects pixels that are near: the label is smooth.
+        """Connects nearby pixels: neighbours prefer equal labels.
 
         Args:
             sxy: width in pixels, one number or (x, y).
@@ -371,7 +383,7 @@ class DenseCRF2D(DenseCRF):
         kernel: KernelType = DIAG_KERNEL,
         normalization: NormalizationType = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Connects pixels that are near and of a similar colour.
+        """Connects nearby pixels of a similar colour.
 
         Args:
             sxy: width in pixels, one number or (x, y).
@@ -406,7 +418,7 @@ _process = os.getpid()  # that imported this module, or went on alone after a fo
 
 
 def _keep_to_one_thread_after_fork() -> None:
-    """OpenMP's threads do not survive a fork, and a child that calls them waits for ever: pools of
+    """OpenMP's threads do not survive a fork, and a child that calls them hangs: pools of
     processes, usual around pydensecrf, would hang. Once for each child, which may set another
     number then."""
     global _process

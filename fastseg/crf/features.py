@@ -1,4 +1,4 @@
-"""Features of the pixels of an image: the space in which a dense CRF's kernels are Gaussians."""
+"""Features of the pixels of an image: a dense CRF's kernels are Gaussians in that space."""
 
 from __future__ import annotations
 

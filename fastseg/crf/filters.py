@@ -1,4 +1,4 @@
-"""The normalised Gaussian filters that pass a dense CRF's messages."""
+"""Normalised Gaussian filters, which compute a dense CRF's messages."""
 
 from __future__ import annotations
 

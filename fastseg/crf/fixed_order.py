@@ -1,4 +1,4 @@
-"""Operations with the same bits at any number of threads, where torch's own do not have them.
+"""Operations whose bits do not depend on the number of threads, as torch's do.
 
 torch.softmax over labels computes most pixels in vectors, but those at the end of each thread's
 part one by one, with another exponential. A sum to a single number is split among the threads; a
@@ -13,7 +13,7 @@ import torch
 
 
 class _Softmax(torch.autograd.Function):
-    """Its derivative in the form that loses no digits, which that of a quotient of sums would."""
+    """A softmax whose derivative loses no digits, as that of a quotient of sums would."""
 
     generate_vmap_rule = True
 

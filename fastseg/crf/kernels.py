@@ -1,4 +1,4 @@
-"""The pairwise terms of a dense CRF: which pixels are neighbours, and what that means."""
+"""The pairwise terms of a dense CRF: the pixels they connect and the energies they add."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Compatibility = Sequence[float] | Sequence[Sequence[float]] | torch.Tensor | Non
 
 @dataclasses.dataclass
 class Guide:
-    """What kernels see.
+    """The inputs of the kernels.
 
     Attributes:
         scores: [N, L, H, W]: their shape, dtype and device.
         images: [N, C, H, W] or None.
         features: further features [N, D, H, W]. DenseCRF has those of all its FeatureKernels, in
-            their order; a kernel sees its own alone.
+            their order; a kernel sees only its own.
     """
 
     scores: torch.Tensor
@@ -32,7 +32,7 @@ class Guide:
     features: Sequence[torch.Tensor]
 
     def seen_by(self, kernels: Sequence[PairwiseKernel]) -> list[tuple[PairwiseKernel, Guide]]:
-        """Each kernel with what it sees."""
+        """Pairs each kernel with its own inputs."""
         own = iter(self.features)
         return [
             (kernel, dataclasses.replace(self, features=[next(own)] if needs_features else []))
@@ -42,17 +42,23 @@ class Guide:
 
 
 class PairwiseKernel(nn.Module):
-    """A Gaussian kernel over features of the pixels, and the energies that it passes on.
+    """A Gaussian kernel over features of the pixels, and the energies that it adds.
 
     The term adds weight * mu(F Q) to the energies, F the normalised filter. mu is -Q without a
     `compatibility` (Potts: neighbours want the same label), v[l] * Q[l] with a vector v [L], and
     M @ Q with a matrix M [L, L], row: the label that is charged. Vector and matrix act with their
     own sign, as in pydensecrf: positive numbers on the diagonal repel.
 
+    Args:
+        widths: standard deviation of each feature, in its units; positive and finite.
+        weight: factor of the energies; finite.
+        compatibility: None for the Potts model, a vector [L] or a matrix [L, L].
+        normalization: "symmetric", "before", "after" or "none", as in pydensecrf.
+
     Parameters (nn.Parameter): `weight` (), `compatibility` [L] or [L, L] or None, and `log_scales`:
-    widths are the initial ones times exp(log_scales), so that they stay positive. They are frozen
-    at first (kernel.log_scales.requires_grad_() sets them free): their gradient needs the lattice
-    built at every step.
+    widths are the initial ones times exp(log_scales), so that they stay positive. log_scales
+    is frozen at first, as its gradient needs the lattice built at every step;
+    kernel.log_scales.requires_grad_() trains it.
 
     Raises:
         ValueError: widths that are not positive and finite, a compatibility that is neither a
@@ -135,7 +141,15 @@ class PairwiseKernel(nn.Module):
 
 
 class GaussianKernel(PairwiseKernel):
-    """Smoothness: neighbours are pixels nearby. `width`: in pixels."""
+    """Smoothness: nearby pixels are neighbours.
+
+    Args:
+        width: standard deviation of the Gaussian, in pixels.
+        weight, compatibility, normalization: as for PairwiseKernel.
+
+    Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian
+    Edge Potentials", 2011, equation 3.
+    """
 
     def __init__(
         self,
@@ -153,9 +167,16 @@ class GaussianKernel(PairwiseKernel):
 
 
 class BilateralKernel(PairwiseKernel):
-    """Appearance: neighbours are pixels nearby of a similar colour.
+    """Appearance: nearby pixels of a similar colour are neighbours.
 
-    `width`: in pixels; `color_width`: in units of the images (of 0..255 by the default).
+    Args:
+        width: standard deviation of the positions, in pixels.
+        color_width: standard deviation of the colours, in units of the images; the default is for
+            images in 0..255.
+        weight, compatibility, normalization: as for PairwiseKernel.
+
+    Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian
+    Edge Potentials", 2011, equation 3.
     """
 
     def __init__(
@@ -177,10 +198,13 @@ class BilateralKernel(PairwiseKernel):
 
 
 class FeatureKernel(PairwiseKernel):
-    """Neighbours are pixels whose features, handed to DenseCRF's forward, are similar.
+    """Pixels with similar features are neighbours; DenseCRF's forward takes the features.
 
-    `widths`: one per feature, in its units. Positions do not come by themselves: add them to the
-    features where the kernel shall be local.
+    Positions are not added: put them among the features to make the kernel local.
+
+    Args:
+        widths: standard deviation of each feature, in its units.
+        weight, compatibility, normalization: as for PairwiseKernel.
     """
 
     def __init__(

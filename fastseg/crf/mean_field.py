@@ -82,9 +82,16 @@ def mean_field(logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5) 
 def mean_field_labels(
     logits: torch.Tensor, kernels: Sequence[Kernel], steps: int = 5
 ) -> torch.Tensor:
-    """mean_field(...).argmax(1), without storing the probabilities; of equal ones the first.
+    """mean_field(...).argmax(1), without storing the probabilities; the first of equal ones.
 
-    Args and Raises: as mean_field. Returns: uint8 labels (int32 beyond 256) [N, P] or [N, H, W].
+    Args:
+        logits, kernels, steps: as for mean_field.
+
+    Returns:
+        Labels [N, P] or [N, H, W], uint8 up to 256 classes, else int32.
+
+    Raises:
+        ValueError, TypeError: as mean_field.
     """
     flat = _check(logits, kernels, steps)
     steps = steps if kernels else 0
@@ -256,7 +263,7 @@ def _bad_compatibility(image: int) -> str:
 
 
 def _prepared(x: torch.Tensor) -> torch.Tensor:
-    """Float32, one value after the other; x itself where it is that already."""
+    """Makes x float32 and contiguous; returns x itself if it is."""
     x = x.detach()
     if x.dtype is torch.float32 and x.is_contiguous():
         return x
@@ -264,10 +271,10 @@ def _prepared(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Terms:
-    """The kernels as the native core takes them, with everything that their addresses belong to."""
+    """The kernels in native form, with the owners of all their addresses."""
 
     def __init__(self, kernels: Sequence[Kernel], matrices: Sequence[torch.Tensor]) -> None:
-        # Terms hold addresses: whatever these belong to must live as long.
+        # Terms hold addresses: the owners of that memory must live as long.
         self.kept: list[Any] = [*kernels, *matrices]
         self.native = []
         for kernel, matrix in zip(kernels, matrices, strict=True):
@@ -329,7 +336,7 @@ class _MeanField(torch.autograd.Function):
             saved = _native.scratch(sum(floats))
         result = _native.scratch(*values.shape)
         _forward(values, ctx.terms, steps, probabilities=result, saved=saved)
-        # The logits as they came, not `values`: another reference to what autograd holds already.
+        # The original logits, not `values`: autograd holds them already.
         ctx.save_for_backward(logits, saved, *matrices)
         return result.to(logits.dtype)
 
@@ -341,7 +348,7 @@ class _MeanField(torch.autograd.Function):
         grad_logits = _native.scratch(*values.shape)
         batch = values.shape[0]
         grad_matrices = [
-            # Of each image alone and in float64: the images may be computed in any order.
+            # Per image and in float64: images may be computed in any order.
             values.new_zeros((batch, *m.shape), dtype=torch.float64) if needed else None
             for m, needed in zip(matrices, ctx.needs_input_grad[3:], strict=True)
         ]

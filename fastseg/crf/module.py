@@ -119,7 +119,7 @@ class DenseCRF(nn.Module):
         unary: torch.Tensor | None = None,
         features: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """Logarithms of the probabilities Q after the last step: refined logits.
+        """Computes refined logits: the logarithms of the probabilities Q after the last step.
 
         Args:
             logits: [N, L, h, w]: scores of the labels, as a network gives them, of the images'
@@ -158,7 +158,7 @@ class DenseCRF(nn.Module):
         unary: torch.Tensor | None = None,
         features: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """The most probable labels [N, H, W], uint8 up to 256 classes, else int32.
+        """Computes the most probable labels [N, H, W], uint8 up to 256 classes, else int32.
 
         Arguments and errors are those of forward. Not differentiable; faster than forward.
         """
@@ -225,7 +225,7 @@ class DenseCRF(nn.Module):
         return size
 
     def _is_frozen_lattice(self, guide: Guide) -> bool:
-        """Whether the native mean field serves: its lattices have no derivative to features."""
+        """Whether the native mean field can run: its lattices have no derivative to features."""
         if self.method != "lattice" or len(self.kernels) > MAX_KERNELS:
             return False
         if (
@@ -267,7 +267,7 @@ class DenseCRF(nn.Module):
         return isinstance(kernel, GaussianKernel) and not kernel.log_scales.requires_grad
 
     def _terms(self, guide: Guide) -> list[Term]:
-        """Each kernel's normalised filter of values [N, L, P], and what becomes of its result."""
+        """Each kernel's normalised filter of values [N, L, P], and its result's map to logits."""
         size = guide.scores.shape[2:]
         ones = guide.scores.new_ones(guide.scores.shape[0], 1, size[0] * size[1])
         terms: list[Term] = []

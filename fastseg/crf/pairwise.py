@@ -1,4 +1,4 @@
-"""A pairwise term as pydensecrf has it: features, kernel, normalisation, compatibility."""
+"""A pairwise term as in pydensecrf: features, kernel, normalisation, compatibility."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mean_field import Kernel
 
 
 class KernelType(enum.IntEnum):
-    """What can be learned of a kernel: nothing, a scale per feature, a matrix."""
+    """The parameters of a kernel: none, a scale per feature, or a matrix."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -23,7 +23,7 @@ class KernelType(enum.IntEnum):
 
 
 class NormalizationType(enum.IntEnum):
-    """Which side of the filter is divided by the sum of the kernel's weights."""
+    """The sides of the filter that are divided by the sum of the kernel's weights."""
 
     NO_NORMALIZATION = 0
     NORMALIZE_BEFORE = 1
@@ -89,7 +89,7 @@ class Pairwise:
         return Kernel(self.lattice, mu if mu.dim() == 0 else -mu, self.normalization)
 
     def energies(self, q: torch.Tensor) -> torch.Tensor:
-        """What the term adds to the energies [1, L, P] of probabilities [1, L, P]."""
+        """The energies [1, L, P] that the term adds for probabilities [1, L, P]."""
         before, after = self.lattice.scales(self.normalization)
         q = self.lattice.filter(q if before is None else q * before[:, None])
         if after is not None:

@@ -10,7 +10,7 @@ class Preset:
     """A smoothness and an appearance kernel, both Potts and symmetrically normalised.
 
     Attributes:
-        source: where the numbers come from.
+        source: publication or program that the numbers come from.
         iterations: mean-field steps.
         width, weight: of the smoothness kernel, width in pixels.
         bilateral_width, color_width, bilateral_weight: of the appearance kernel.
@@ -33,10 +33,10 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
-    """The settings of that name.
+    """Looks up settings by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}, allowed are {', '.join(map(repr, PRESETS))}")

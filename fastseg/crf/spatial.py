@@ -1,4 +1,4 @@
-"""Lattices of pixel positions: they do not depend on the image, so that they are built once."""
+"""Lattices of pixel positions: they do not depend on the image and are built once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 
 import torch
 
+from .._streams import in_use
 from ..backends import Backend, forced_backend
 from ..ops.permutohedral_filter import Lattice
 from .features import positions
 
-# Larger ones are built anew each time: the cache holds at most 4 x 32 bytes of so many pixels.
+# Larger lattices are not cached: the cache holds at most 4 lattices of 32 bytes a pixel.
 _MOST_PIXELS = 1 << 22
 
 
@@ -25,7 +26,9 @@ def position_lattice(
         like: gives dtype and device.
     """
     build = _cached if height * width <= _MOST_PIXELS else _cached.__wrapped__
-    return build(height, width, *scale, like.dtype, like.device, forced_backend())
+    lattice = build(height, width, *scale, like.dtype, like.device, forced_backend())
+    in_use(*lattice.device_tensors())
+    return lattice
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Unary terms as pydensecrf has them: energies that are given, or linear in features."""
+"""Unary terms, as in pydensecrf: given energies, or energies linear in features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 
 
 class Unary(abc.ABC):
-    """Energies [L, P] of the labels without their neighbours, and the parameters they come from."""
+    """Energies [L, P] of the labels without their neighbours, and the parameters they come from.
+
+    Args:
+        parameters: a matrix of finite numbers.
+    """
 
     def __init__(self, parameters: Any) -> None:
         self._parameters = _matrix("u", parameters)
@@ -40,7 +44,11 @@ class Unary(abc.ABC):
 
 
 class ConstUnary(Unary):
-    """Energies that are given: u [L, P], copied. They are the parameters."""
+    """Given energies; they are the parameters.
+
+    Args:
+        u: energies [L, P]; copied.
+    """
 
     def __init__(self, u: Any) -> None:
         super().__init__(u)
@@ -50,7 +58,12 @@ class ConstUnary(Unary):
 
 
 class LogisticUnary(Unary):
-    """Energies L @ f of features f [F, P], copied; the weights L [labels, F] are the parameters."""
+    """Energies L @ f, linear in features.
+
+    Args:
+        L: weights [labels, F], the parameters; copied.
+        f: features [F, P]; copied.
+    """
 
     def __init__(self, L: Any, f: Any) -> None:
         super().__init__(L)

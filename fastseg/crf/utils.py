@@ -28,11 +28,11 @@ Widths = float | Sequence[float]
 
 
 class _RangeError(ValueError, AssertionError):
-    """What pydensecrf asserts."""
+    """Raised where pydensecrf asserts."""
 
 
 class _BoundsError(ValueError, IndexError):
-    """What pydensecrf meets as an index out of bounds."""
+    """Raised where pydensecrf has an index out of bounds."""
 
 
 def unary_from_labels(

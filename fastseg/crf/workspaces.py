@@ -6,7 +6,7 @@ from .. import _native
 
 
 def limit_workspaces(max_bytes: int) -> None:
-    """Sets how much memory is kept between calls, and frees at once what is beyond.
+    """Limits the memory kept between calls, and frees the excess at once.
 
     A CRF needs large arrays: workspaces, lattices, results. The system clears each page that it
     hands out, which takes longer than much of what is computed in it; so memory of 256 KiB and more

@@ -1,4 +1,4 @@
-"""Data sets as people have them, and the random views that training sees. Needs Pillow."""
+"""Data sets in common layouts, and random views for training. Needs Pillow."""
 
 from .augment import Augmentation
 from .batches import Batch, Batches, Sampler

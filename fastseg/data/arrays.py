@@ -1,4 +1,4 @@
-"""Images that Pillow has no mode for: .npy arrays and TIFFs of any bands and numbers."""
+"""Reads images that Pillow has no mode for: .npy arrays, TIFFs of any bands and numbers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ImageError(Exception):
 
 
 def check_size(path: Path, height: int, width: int, bands: int = 1) -> None:
-    """Refuses an image before it is decoded, where it has more pixels than `limits().pixels`.
+    """Refuses an image of more pixels than `limits().pixels` before it is decoded.
 
     Raises:
-        ImageError: it has.
+        ImageError: it has more.
     """
     allowed = limits().pixels
     if height * width * max(1, -(-bands // _BANDS_OF_A_PIXEL)) > allowed:

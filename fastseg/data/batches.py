@@ -17,7 +17,13 @@ from .threads import pool_of
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Views uint8 [N, h, w, C], their labels uint8 [N, h, w], and colour changes [N, C, C + 1]."""
+    """A batch of training samples.
+
+    Attributes:
+        images: views of the images, uint8 [N, h, w, C].
+        labels: their labels, uint8 [N, h, w].
+        colors: their colour changes, affine maps [N, C, C + 1].
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -26,10 +32,14 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Which image is where in the endless sequence of training samples.
+    """The order of images in the endless sequence of training samples.
 
-    The sequence is one random permutation of the images after the other; a batch may cross from one
-    into the next. Sample p and its randomness depend on seed and p alone.
+    Random permutations of the images follow each other; a batch may cross from one into the next.
+    Sample p and its randomness depend on seed and p alone.
+
+    Attributes:
+        count: number of images, at least 1.
+        seed: of the permutations and of each sample's randomness.
     """
 
     count: int
@@ -48,7 +58,15 @@ class Sampler:
 
 
 class Batches:
-    """Makes batches ahead of time in threads; Pillow does its work outside of Python's lock."""
+    """Makes batches ahead of time in threads; Pillow works outside of Python's lock.
+
+    Args:
+        split: images and labels.
+        augmentation: makes a random view of each.
+        sampler: order of the images.
+        threads: number of threads that make samples; with 0 a batch is made when it is asked for.
+        ahead: number of batches that are made before they are asked for.
+    """
 
     def __init__(
         self,
@@ -59,7 +77,6 @@ class Batches:
         threads: int = 0,
         ahead: int = 2,
     ) -> None:
-        """threads: that make samples; with 0 a batch is made when it is asked for."""
         self.split, self.augmentation, self.sampler = split, augmentation, sampler
         self.threads, self.ahead = threads, ahead
 

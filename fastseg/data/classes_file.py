@@ -1,4 +1,4 @@
-"""classes.json: what a data set itself says of its classes."""
+"""Reads classes.json, a data set's own list of classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIELDS = Record(
     },
     PLAIN,
 )
-# What other programs call these fields: better refused than not seen.
+# Other programs' names of these fields: refused, so that they are not overlooked.
 _MEANT = {
     "ignore_index": "ignore_label",
     "ignore": "ignore_label",
@@ -65,12 +65,20 @@ class Declared:
 
 
 def model_classes(classes: ClassSet, origin: str) -> Declared:
-    """The classes of a model, for data sets that do not name theirs."""
+    """The classes of a model, for data sets that do not name theirs.
+
+    Args:
+        classes: names and colours.
+        origin: where they come from, for people to read.
+
+    Returns:
+        The declaration: label i is class i.
+    """
     return Declared(classes, origin)
 
 
 def read_classes_file(root: Path) -> Declared | None:
-    """What the JSON file in the data set's folder says; None without a file.
+    """Reads the JSON file in the data set's folder; None without one.
 
     The file holds {"classes": ["road", ...], "ignore_label": 11, "palette_rgb": [[r, g, b], ...]};
     all but the names may be missing, and "ignore_label" may be a list. The palette may have colours

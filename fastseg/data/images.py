@@ -35,7 +35,7 @@ __all__ = [
     "viewable",
 ]
 
-# What folders are searched for; a file that is named itself is read whatever its suffix.
+# Suffixes that folders are searched for; a file given by name may have any.
 SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
@@ -62,6 +62,9 @@ def read_image(path: str | os.PathLike[str], bands: int = 3) -> numpy.ndarray:
         path: of any format of Pillow, a TIFF of any bands and numbers, or a .npy array.
         bands: channels that the model takes, at least 1.
 
+    Returns:
+        uint8 array [H, W, bands].
+
     Raises:
         ImageError: there is no such file, it cannot be read as an image, it has other bands, or
             more pixels than allowed.
@@ -87,10 +90,14 @@ def read_image(path: str | os.PathLike[str], bands: int = 3) -> numpy.ndarray:
 
 
 def image_bands(path: str | os.PathLike[str]) -> int:
-    """The number of bands with which the images of a data set are read, from one of them.
+    """The number of bands to read the images of a data set with, from one of them.
 
-    3 for whatever shows as a photograph, also in grey or with transparency; for a TIFF or .npy
-    array of 2, 4 or more bands their number.
+    Args:
+        path: one of the images.
+
+    Returns:
+        3 for a photograph, also in grey or with transparency; for a TIFF or .npy array of 2, 4 or
+        more bands their number.
 
     Raises:
         ImageError: as for `read_image`.
@@ -230,7 +237,7 @@ def _bands_of(path: Path, values: numpy.ndarray, bands: int) -> numpy.ndarray:
     """Values [H, W, found], of any type, as bytes [H, W, bands].
 
     Raises:
-        ImageError: these cannot be made of those.
+        ImageError: the file has other bands.
     """
     found = values.shape[2]
     alpha = None

@@ -1,4 +1,4 @@
-"""Reading the numbers or colours of a label file, before anybody says what they mean."""
+"""Reads the numbers or colours of a label file, without their meaning."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..classes import Color
 from .arrays import ImageError, check_size, is_tiff, read_tiff
 from .images import opened, stored_orientation
 
-# What keeps every pixel. The others are opened too, for a message that says why they are refused.
+# Lossless formats. Others are opened too, for a message that says why they are refused.
 _LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "WEBP", "SGI", "PCX")
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelValues:
-    """What a label file holds.
+    """The contents of a label file.
 
     Attributes:
         numbers: integers [H, W]; None where the pixels have colours.
@@ -88,7 +88,7 @@ def color_code(color: Color) -> int:
 
 
 def _check_kind(path: Path, image: Image.Image) -> None:
-    """Refuses what holds no labels, before it is decoded."""
+    """Refuses files that cannot hold labels, before they are decoded."""
     if image.format not in (*_LOSSLESS, *_LOSSY):
         raise ImageError(f"{path}: {image.format} files hold no labels; save label maps as PNG")
     lossy = image.format in _LOSSY
@@ -232,7 +232,7 @@ def read_array(path: Path) -> numpy.ndarray:
     """The array of a .npy file, or of a .npz file with one; its size is checked first.
 
     Raises:
-        ImageError: there is none of numbers, it is damaged or too large.
+        ImageError: no array of numbers, a damaged file, or one that is too large.
     """
     try:
         if path.suffix.lower() == ".npz":
@@ -264,7 +264,7 @@ def _only_member(path: Path) -> numpy.ndarray:
 
 
 def _check_header(path: Path, file: IO[bytes]) -> None:
-    """Checks what a .npy file says of its array."""
+    """Checks the header of a .npy file."""
     version = numpy.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
     reader = {1: "read_array_header_1_0", 2: "read_array_header_2_0"}[version[0]]
     shape, _, dtype = getattr(numpy.lib.format, reader)(file)

@@ -1,4 +1,4 @@
-"""What people say about labels: which are void, and which stand for which class."""
+"""Options about labels: which are void, and which class each stands for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAP = Table(either(Integer(-_LARGEST, _LARGEST), Text()), longest=65536)
 
 @dataclasses.dataclass(frozen=True)
 class LabelOptions:
-    """What the command line says about labels.
+    """Options of the command line about labels.
 
     Attributes:
         void: numbers that count nowhere; an empty set is "none", None leaves it to the data set.
@@ -52,9 +52,14 @@ def label_options(
         void: each "none", or numbers with commas between them.
         label_map: each "147=1,220=2", or a file with such pairs in its lines or with a JSON object.
             Left of "=" stands a number or a colour #rrggbb, right a class or "void".
+        drawn: "auto", "stored" or "upright", see `Labelling`.
+        trusted: whether to use labels that seem to make no sense.
+
+    Returns:
+        The options.
 
     Raises:
-        DatasetError: words that say nothing; the message names the option.
+        DatasetError: words that cannot be read; the message names the option.
     """
     if drawn not in DRAWN:
         raise DatasetError(f"--labels-drawn is {drawn!r}, allowed are {', '.join(DRAWN)}")
@@ -119,7 +124,7 @@ def _key(key: str, text: str) -> int:
 
 
 def target_index(target: int | str, names: tuple[str, ...], void: int) -> int:
-    """The class that the right side of a label map means.
+    """Parses the right side of a label map.
 
     Raises:
         DatasetError: no such class.

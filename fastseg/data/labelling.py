@@ -1,4 +1,4 @@
-"""What the numbers and colours of label files mean, and label files as classes."""
+"""Maps the numbers and colours of label files to classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DatasetError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Labelling:
-    """The classes of a data set, and how its label files say them.
+    """The classes of a data set, and their numbers or colours in its label files.
 
     Attributes:
         classes: names and colours.

@@ -1,4 +1,4 @@
-"""Deciding what labels mean, from what is declared, what is asked for and what the files hold."""
+"""Decides what labels mean, from declarations, options and the labels found."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from .label_files import color_code
 from .label_options import LabelOptions, target_index
 from .labelling import IGNORE, DatasetError, Labelling
 from .layouts.known import KNOWN_PALETTES, palette_of
-from .survey import Survey
+from .survey import WHITES, Survey
 
-# White of 8 and of 16 bits, which is the foreground where no label is but it and 0.
-_WHITES = (255, 65535)
 _MOST_CLASSES = 100  # that are believed without names
 _FIRST_SPARSE = 32  # the highest label from which on gaps are suspicious
 OVERRIDE = "--trust-labels uses them all the same"
@@ -22,14 +20,14 @@ OVERRIDE = "--trust-labels uses them all the same"
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """A labelling, and in words how it was decided."""
+    """A labelling, and the reason for it in words."""
 
     labelling: Labelling
     said: str
 
 
 def decide(found: Survey, declared: Declared | None, options: LabelOptions, where: str) -> Meaning:
-    """What the labels of a data set mean.
+    """Decides what the labels of a data set mean.
 
     Args:
         found: what its label files hold; of all of them where nothing is declared.
@@ -147,12 +145,14 @@ def _by_number(
         background, foreground = classes.names
         said = f"the labels are 0 and {white}: 0 is {background}, {white} is {foreground}"
         return Meaning(Labelling(classes, numbers, None, origin), said)
-    if not options.trusted and _is_smoothed(seen, declared):
-        raise DatasetError(
-            f"{where}: 0 and 255 with {len(seen) - 2} labels between them on few pixels: the "
-            "borders of these masks were smoothed or saved lossily; threshold them first. "
-            f"{OVERRIDE}"
-        )
+    if not options.trusted:
+        _check_agreement(seen, found, void, declared, options, where)
+        if _is_smoothed(seen, declared):
+            raise DatasetError(
+                f"{where}: 0 and 255 with {len(seen) - 2} labels between them on few pixels: the "
+                "borders of these masks were smoothed or saved lossily; threshold them first. "
+                f"{OVERRIDE}"
+            )
     said = "numbers are classes"
     if declared is not None:
         classes, origin, numbers = declared.classes, declared.origin, declared.numbered()
@@ -186,6 +186,39 @@ def _by_number(
     return Meaning(Labelling(classes, numbers, None, origin), said)
 
 
+def _check_agreement(
+    seen: Mapping[int, int],
+    found: Survey,
+    void: frozenset[int],
+    declared: Declared | None,
+    options: LabelOptions,
+    where: str,
+) -> None:
+    """The label files say the same with the same number.
+
+    Raises:
+        DatasetError: palettes differ, or some masks are of 0 and 1 and others of 0 and 255.
+    """
+    clash = [words for index, words in found.clash.items() if index not in void]
+    if clash and not options.numbers:
+        pairs = ",".join(f"#{code:06x}={i}" for i, code in enumerate(sorted(found.colors)[:12]))
+        raise DatasetError(
+            f"{where}: the palettes of the label files differ: {clash[0]}; say what the colours "
+            f"are, in classes.json (palette_rgb) or with --label-map '{pairs}'; {OVERRIDE}"
+        )
+    said = options.void is not None or (declared is not None and declared.void is not None)
+    few = declared is None or len(declared.classes) <= 2
+    if said or options.numbers or not few or found.beside or not set(seen) <= {0, 1, *WHITES}:
+        return
+    if found.with_one is not None and found.with_white is not None:
+        white = max(seen)
+        raise DatasetError(
+            f"{where}: the labels are 0 and 1 in {found.with_one}, 0 and {white} in "
+            f"{found.with_white}, and no file has both; say what {white} is: foreground with "
+            f"--label-map {white}=1, or --void {white}"
+        )
+
+
 def _has_foreground(
     seen: Mapping[int, int], void: frozenset[int], declared: Declared, options: LabelOptions
 ) -> bool:
@@ -216,7 +249,9 @@ def foreground_label(
     if 1 in seen:
         return None  # white is beside numbers that count classes
     others = set(seen) - void
-    return next((white for white in _WHITES if others == {0, white}), None)
+    if declared is not None and len(others) == 1:
+        others |= {0}  # every pixel is foreground, of a known background and foreground
+    return next((white for white in WHITES if others == {0, white}), None)
 
 
 def binary_classes(declared: Declared | None) -> ClassSet:
@@ -240,7 +275,7 @@ def _inferred(
     options: LabelOptions,
     where: str,
 ) -> ClassSet:
-    """As many classes as the highest label says."""
+    """Infers the number of classes from the highest label."""
     counted = [value for value in seen if value not in void and value not in targets]
     kept = [*counted, *(t for t in targets.values() if t != IGNORE)]
     if not kept:
@@ -285,7 +320,7 @@ def _labels(seen: Mapping[int, int]) -> str:
 
 
 def _hint(seen: Mapping[int, int]) -> str:
-    """The option that would help, ready to be copied."""
+    """An option that would help, ready to copy."""
     values = sorted(seen)
     if len(values) <= 12:
         strange = [value for value in values if not 0 <= value < IGNORE]
@@ -305,7 +340,7 @@ def _colors(found: Survey) -> str:
 
 
 def shares(found: Survey, most: int = 12) -> str:
-    """How many pixels each label has, for people to read."""
+    """Formats the number of pixels of each label."""
     counts = found.numbers if found.numbers is not None else found.colors
     total = max(1, sum(counts.values()))
     words = []

@@ -1,4 +1,4 @@
-"""From a data set on disk to labelled splits: which labels it has, and whether they make sense."""
+"""Finds out which labels a data set has, and whether they make sense."""
 
 from __future__ import annotations
 
@@ -30,14 +30,20 @@ def labelling_of(
     model: Declared | None = None,
     threads: int = 1,
 ) -> tuple[Labelling, list[str]]:
-    """What the labels of a data set mean, and what to say about it, line by line.
+    """Finds out what the labels of a data set mean.
 
     The classes are those of classes.json or of the layout, else those of the model, else as many
     as the highest label of all label files says.
 
     Args:
+        data: the data set.
         pairs: that are going to be used.
+        options: what the user says about labels.
         model: the classes of the model that is evaluated.
+        threads: number of threads that read label files.
+
+    Returns:
+        The meaning, and lines to print about how it was found.
 
     Raises:
         DatasetError: label files cannot be read, fit nothing that is known, or make no sense.
@@ -57,10 +63,10 @@ def labelling_of(
 
 
 def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
-    """Where classes are known, a few files say how they are written.
+    """Number of label files to read if the classes are known: a few show how they are written.
 
-    More are looked at where these hold 0 and 255 alone, which is background and foreground only if
-    no file has other labels.
+    With one class or two all are looked at, until one has both 1 and 255: these are background and
+    foreground where no file has other labels, and must not be mixed with files of 0 and 1.
     """
 
     def enough(found: Survey) -> bool:
@@ -69,13 +75,17 @@ def _enough(declared: Declared | None) -> Callable[[Survey], bool]:
         if found.channelled and found.colored is None:
             return False  # a coloured file may still come
         few = declared.own and len(declared.classes) <= 2
-        return not few or found.numbers is None or not set(found.numbers) <= {0, 255, 65535}
+        return not few or found.numbers is None or found.beside
 
     return enough
 
 
 def check_sense(splits: Iterable[Split], options: LabelOptions) -> None:
-    """Stops a run whose labels can teach, or measure, nothing.
+    """Stops a run whose labels can neither train nor measure a model.
+
+    Args:
+        splits: that are going to be used.
+        options: `trusted` switches the check off.
 
     Raises:
         DatasetError: one class only, or nearly all pixels void; the message says what to do.

@@ -1,4 +1,4 @@
-"""The pairs of one split: read once, checked, counted, and kept in memory where they fit."""
+"""The pairs of a split: read once, checked, counted, and kept in memory if they fit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ class Split:
         name: of the split, "" where the data set has none.
         pairs: sorted by name.
         labelling: what the label values mean.
-        bands: channels of the images, the same of all.
+        bands: channels of the images, the same for all.
         sizes: (height, width) of each pair.
         pixels: number of pixels of each class over all pairs, int64 [C].
         pixels_around: number of pixels of the images that show a class, int64 [C].
         void: number of pixels that are void.
         mean, std: of each channel over all images, where 0 is 0 and 255 is 1.
         cached_bytes: memory of the decoded pairs.
+
+    Args:
+        cache_bytes: memory that decoded pairs may take; 0 decodes them at every use.
+        threads: number of threads that check the files.
+        progress: called with the number of checked pairs and the number of all.
+
+    Raises:
+        DatasetError: a file cannot be read, or image and label do not fit each other.
     """
 
     def __init__(

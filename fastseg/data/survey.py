@@ -1,4 +1,4 @@
-"""Which labels the files of a data set hold, and how many pixels of each."""
+"""Counts the labels in the files of a data set, and their pixels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .threads import in_order
 
 _MOST = 65536  # different labels of one file; more are a photograph, or a picture of depths
 _CHUNK = 1 << 22
+# White of 8 and of 16 bits, which is the foreground where no label is but it and 0.
+WHITES = (255, 65535)
 
 
 @dataclasses.dataclass
 class Survey:
-    """What the label files that were looked at hold.
+    """The labels found in some label files.
 
     Attributes:
         files: how many were looked at.
@@ -31,6 +33,11 @@ class Survey:
         palette: of the first palette file.
         paletted: whether any file has a palette.
         channelled: whether any file has red, green and blue, perhaps all the same.
+        indices: of palette files: colour of each index that is used, and the first file with it.
+        clash: of each used index that two palettes give different colours, that in words.
+        with_one, with_white: the first file whose only labels beside 0 are 1, or the white of 8 or
+            16 bits.
+        beside: whether a file has both 1 and a white.
     """
 
     files: int = 0
@@ -40,6 +47,11 @@ class Survey:
     palette: tuple[Color, ...] | None = None
     paletted: bool = False
     channelled: bool = False
+    indices: dict[int, tuple[Color, Path | LabelSource]] = dataclasses.field(default_factory=dict)
+    clash: dict[int, str] = dataclasses.field(default_factory=dict)
+    with_one: Path | LabelSource | None = None
+    with_white: Path | LabelSource | None = None
+    beside: bool = False
 
     def add(self, source: Path | LabelSource, found: FileLabels) -> None:
         self.files += 1
@@ -51,6 +63,31 @@ class Survey:
             self.numbers += found.numbers
         if found.palette is not None:
             self.palette, self.paletted = self.palette or found.palette, True
+            self._compare(source, found.palette, found.numbers or ())
+        if found.numbers is not None:
+            self._look_for_white(source, set(found.numbers))
+
+    def _compare(
+        self, source: Path | LabelSource, palette: tuple[Color, ...], used: Iterable[int]
+    ) -> None:
+        for index in used:
+            if index >= len(palette):
+                continue
+            color, first = self.indices.setdefault(index, (palette[index], source))
+            if color != palette[index]:
+                self.clash.setdefault(
+                    index,
+                    f"the index {index} is #{color_code(color):06x} in {first} and "
+                    f"#{color_code(palette[index]):06x} in {source}",
+                )
+
+    def _look_for_white(self, source: Path | LabelSource, labels: set[int]) -> None:
+        others, white = labels - {0}, labels & {*WHITES}
+        if others == {1}:
+            self.with_one = self.with_one or source
+        elif len(others) == 1 and white:
+            self.with_white = self.with_white or source
+        self.beside |= 1 in labels and bool(white)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Threads that read files, a few ahead of who uses them."""
+"""Reads files in threads, a few ahead of their use."""
 
 from __future__ import annotations
 

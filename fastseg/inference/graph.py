@@ -11,7 +11,11 @@ _WARM_UP_CALLS = 3  # kernels are compiled, and cuDNN chooses its algorithms
 
 
 class CapturedPredict:
-    """What `capture` returns: labels(images) for images of one shape.
+    """Labels of images of one shape, computed by a CUDA graph; `capture` makes it.
+
+    Args:
+        model: one of ours, on a CUDA device; the graph reads its parameters at every call.
+        images: an example of the images [N, C, H, W] to come.
 
     Attributes:
         shape, dtype, device: of the images that it takes.

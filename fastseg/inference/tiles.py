@@ -95,8 +95,9 @@ def _decode_whole(
             if i not in read:
                 continue
             # Cells of a map lie on every stride-th pixel, the first on the first.
-            stride = -(-(outer[0].stop - outer[0].start) // feature.shape[2])
-            maps[i] = _place(maps[i], feature, inner, outer, padded, stride)
+            stride = min(2**i, step)
+            cells = [-(-side // stride) if model.rounds_up else side // stride for side in padded]
+            maps[i] = _place(maps[i], feature, inner, outer, cells, stride)
     logits = with_background(model.decode(maps))
     size = model.output_size(*padded)
     labels = upsample_argmax(logits, size, align_corners=model.align_corners)[0]
@@ -109,14 +110,17 @@ def _place(
     feature: torch.Tensor,
     inner: tuple[slice, slice],
     outer: tuple[slice, slice],
-    padded: tuple[int, int],
+    cells: list[int],
     stride: int,
 ) -> torch.Tensor:
     """Copies a tile's cells into the map of the whole image, and makes that map if it is empty."""
     if whole.numel() == 0:
-        shape = (1, feature.shape[1], -(-padded[0] // stride), -(-padded[1] // stride))
+        shape = (1, feature.shape[1], *cells)
         whole = feature.new_empty(shape).contiguous(memory_format=torch.channels_last)
-    target = tuple(slice(s.start // stride, -(-s.stop // stride)) for s in inner)
+    target = tuple(
+        slice(s.start // stride, min(-(-s.stop // stride), count))
+        for s, count in zip(inner, cells, strict=True)
+    )
     first = tuple(s.start // stride for s in outer)
     source = tuple(slice(t.start - f, t.stop - f) for t, f in zip(target, first, strict=True))
     whole[:, :, target[0], target[1]] = feature[:, :, source[0], source[1]]
@@ -159,6 +163,9 @@ def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
             kernels.
         limit: largest distance in pixels.
 
+    Returns:
+        The distance in pixels, on each side.
+
     Raises:
         ValueError: the features see further than `limit`, or the whole image.
     """
@@ -166,8 +173,9 @@ def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
     for module in list(means.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.MaxPool2d):
-                # The gradient of a maximum covers one pixel of its window.
-                mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+                # The gradient of a maximum covers one pixel of its window. The strip is one pixel
+                # high, of which rounding down would leave nothing.
+                mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=True)
                 setattr(module, name, mean)
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())

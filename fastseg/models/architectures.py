@@ -5,10 +5,23 @@ from __future__ import annotations
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .pspnet import PSPNet
+from .segformer import SegFormer, Segformer
+from .unet import Unet
+from .upernet import UPerNet
 
-__all__ = ["ARCHITECTURES", "DeepLabV3", "DeepLabV3Plus", "PSPNet"]
+__all__ = [
+    "ARCHITECTURES",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "PSPNet",
+    "SegFormer",
+    "Segformer",
+    "UPerNet",
+    "Unet",
+]
 
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
-    cls.__name__.lower(): cls for cls in (DeepLabV3, DeepLabV3Plus, PSPNet)
+    cls.__name__.lower(): cls
+    for cls in (DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Unet, UPerNet)
 }

@@ -156,8 +156,9 @@ class SegmentationModel(Pretrained):
         """Coarse logits of the input x at the size of the output."""
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
-        out = upsample_bilinear(logits, size, align_corners=self.align_corners)
-        return out[:, :, :height, :width]
+        if logits.shape[2:] != size:
+            logits = upsample_bilinear(logits, size, align_corners=self.align_corners)
+        return logits[:, :, :height, :width]
 
     @torch.inference_mode()
     def predict(self, x: torch.Tensor) -> Any:

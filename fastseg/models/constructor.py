@@ -42,6 +42,7 @@ def build(
     """A model on the meta device.
 
     A small file can ask for millions of layers. Their number is limited by that of its tensors.
+    The encoder's weights are in the file too: none are downloaded, whatever its arguments say.
 
     Args:
         origin: what messages call the file.
@@ -53,10 +54,13 @@ def build(
     Raises:
         ValueError: arguments that the constructor does not take; in one line.
     """
-    arguments = checked(origin, dict(arguments), arguments_schema(cls))
+    given: dict[str, Any] = checked(origin, dict(arguments), arguments_schema(cls))
+    if "encoder_weights" in inspect.signature(cls.__init__).parameters:
+        given["encoder_weights"] = None
+        trusted.pop("encoder_weights", None)
     try:
         with torch.device("meta"), _at_most(4 * tensors + _SPARE):
-            return cls(**arguments, **trusted)
+            return cls(**given, **trusted)
     except Exception as error:  # what constructors of any encoder raise at odd arguments
         raise ValueError(f"{origin}: fits no {cls.__name__} ({shortened(error)})") from error
 

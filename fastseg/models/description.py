@@ -174,7 +174,6 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
         ARCHITECTURES[description.architecture],
         arguments,
         len(weights),
-        encoder_weights=None,
         classes=description.classes,
     )
     for name in ("mean", "std"):

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from .._private_torch import NormWithStatistics
 from ..classes import ClassSet, as_class_set
 from ..nn.altered import why_not_short
 from ..nn.heads import (
@@ -35,7 +35,7 @@ class Decoder(nn.Module):
 
 
 class EncoderDecoder(SegmentationModel):
-    """What PSPNet, DeepLabV3 and DeepLabV3Plus share.
+    """What every model of an encoder and a decoder shares.
 
     Subclasses build an encoder and a decoder, which turns the encoder's features into one map.
 
@@ -51,6 +51,7 @@ class EncoderDecoder(SegmentationModel):
 
     Attributes:
         logits_stride: pixels between two coarse logits.
+        rounds_up: of the encoder that the model was made with.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
     """
@@ -71,6 +72,9 @@ class EncoderDecoder(SegmentationModel):
         super().__init__()
         self.classes = as_class_set(classes)
         self.encoder = encoder
+        self.rounds_up = encoder.rounds_up
+        if encoder.mean is not None and encoder.std is not None:
+            self.mean, self.std = encoder.mean, encoder.std
         self.decoder: Decoder = decoder
         self.align_corners = align_corners
         self.logits_stride = logits_stride
@@ -96,6 +100,29 @@ class EncoderDecoder(SegmentationModel):
             count = self.encoder.out_channels[-2]
             self.auxiliary_head = AuxiliaryHead(count, channels, len(self.classes))
 
+    def initialise_decoder(self) -> None:
+        """Random weights of all but the encoder, distributed as smp's."""
+        for part in (self.decoder, self.auxiliary_head):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                elif isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for head in (self.segmentation_head, self.classification_head):
+            for module in head.modules() if head is not None else ():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images that the encoder takes; of one that somebody put there, a guess."""
+        encoder = self.encoder
+        return encoder.in_channels if isinstance(encoder, Encoder) else super().in_channels
+
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
         sides = [
@@ -106,7 +133,12 @@ class EncoderDecoder(SegmentationModel):
 
     def _on_pixels(self, side: int) -> bool:
         """Whether logits lie on the first and the last pixel of a side of this length."""
-        return self.align_corners and side % self.size_step == 1 and self._head_is_short()
+        return (
+            self.align_corners
+            and self.rounds_up
+            and side % self.size_step == 1
+            and self._head_is_short()
+        )
 
     def _head_is_short(self) -> bool:
         """Whether the head's convolution may be called alone."""
@@ -196,7 +228,7 @@ class EncoderDecoder(SegmentationModel):
     def _set_encoder_frozen(self, frozen: bool) -> None:
         self.encoder.requires_grad_(not frozen)
         for module in self.encoder.modules():
-            if isinstance(module, _NormBase):
+            if isinstance(module, NormWithStatistics):
                 module.train(not frozen)
         self._is_encoder_frozen = frozen
 

@@ -163,7 +163,9 @@ def fill(origin: str, name: str, model: Model, state_dict: StateDict) -> Model:
         problems.append(f"not floating point: {', '.join(whole)}")
     if problems:
         raise ValueError(f"{origin}: does not fit {name}; {'; '.join(problems)}")
-    model.to_empty(device="cpu").float().load_state_dict(state_dict)
+    # Buffers that no file holds are there already.
+    model._apply(lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t)
+    model.float().load_state_dict(state_dict)
     return model.eval()
 
 

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from ..classes import ClassSet, numbered_classes
 from ..limits import limits
 from ..nn.fusion import is_fused
 from .constructor import build
-from .files import fill, read_tensors, unwrap
+from .files import StateDict, fill, read_tensors, unwrap
 from .hub import CARD, card, upload
 from .stored_classes import StoredClasses, stored
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+PROCESSOR = "preprocessor_config.json"  # of transformers
 # Attributes that are saved beside the constructor's arguments where they differ from the class's.
 _PREPROCESSING: dict[str, Schema] = {
     "mean": Array(Number(-1e6, 1e6), 1, 4096),
@@ -38,9 +39,11 @@ class Pretrained(nn.Module):
 
     The folder is that of segmentation_models_pytorch: config.json holds the constructor's arguments
     and "_model_class". We read smp's folders of the models we have; smp reads ours of the arguments
-    it has, where the encoder is whole.
+    it has, where the encoder is whole. Folders of transformers are read too, and written on demand.
     """
 
+    # The name in config.json where it is not the class's own: what smp calls the model.
+    smp_name: str | None = None
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +77,7 @@ class Pretrained(nn.Module):
         for name in _PREPROCESSING:
             if getattr(self, name) != getattr(type(self), name):
                 config[f"_{name}"] = _plain(name, getattr(self, name))
-        return {"_model_class": type(self).__name__, **config}
+        return {"_model_class": type(self).smp_name or type(self).__name__, **config}
 
     def save_pretrained(
         self,
@@ -82,6 +85,7 @@ class Pretrained(nn.Module):
         *,
         dataset: str | None = None,
         metrics: Mapping[str, Any] | None = None,
+        library: str = "fastseg",
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **upload_options: Any,
@@ -93,6 +97,8 @@ class Pretrained(nn.Module):
             dataset: name of the data that the model was trained on; with it or with metrics a
                 README.md, the model's card, is written too.
             metrics: name -> value, for the card.
+            library: that reads the folder: "fastseg", whose folders smp reads too, or
+                "transformers", which has some of our models.
             push_to_hub: uploads the folder to the Hugging Face hub.
             repo_id: "owner/name" of the repository; by default the folder's name.
             upload_options: private, token, revision and message of `fastseg.models.hub.upload`.
@@ -101,19 +107,27 @@ class Pretrained(nn.Module):
             URL of the commit where the folder is uploaded.
 
         Raises:
-            ValueError: safetensors is not installed, an argument of the model is no plain value, or
-                the model comes from `fastseg.fuse`.
+            ValueError: safetensors is not installed, an argument of the model is no plain value,
+                the model comes from `fastseg.fuse`, or the library has no such model.
         """
+        if library not in ("fastseg", "transformers"):
+            raise ValueError(f"library is {library!r}, allowed are 'fastseg' and 'transformers'")
         if is_fused(self):
             raise ValueError(
                 f"this {type(self).__name__} is fused, and a folder holds models that are not: "
                 "save the model that fastseg.fuse was given"
             )
         save = _safetensors().save
-        content = json.dumps(self.config(), indent=2) + "\n"
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        if library == "transformers":
+            from . import transformers_folder
+
+            files, tensors = transformers_folder.files(self), transformers_folder.tensors(self)
+        else:
+            files = {CONFIG: (json.dumps(self.config(), indent=2) + "\n").encode()}
+            tensors = self.state_dict()
+        weights = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         # The weights last: a folder that has them is complete.
-        files = {CONFIG: content.encode(), WEIGHTS: save(weights)}
+        files[WEIGHTS] = save(weights, {"format": "pt"})
         if dataset is not None or metrics is not None:
             text = card(type(self).__name__, self.config(), dataset, metrics)
             files = {CARD: text.encode(), **files}
@@ -172,8 +186,13 @@ class Pretrained(nn.Module):
             folder = _download(str(source), revision)
         origin = str(folder / CONFIG)
         config = _read_config(folder / CONFIG)
+        rename: Callable[[StateDict], StateDict] = dict
+        from . import transformers_folder  # which knows the models, and they this
+
+        if transformers_folder.is_transformers(config):
+            config, rename = transformers_folder.as_ours(folder, origin, config)
         name = config.pop("_model_class", None)
-        allowed = {c.__name__: c for c in _subclasses(cls)}
+        allowed = {n: c for c in _subclasses(cls) for n in (c.__name__, c.smp_name) if n}
         if not isinstance(name, str) or name not in allowed:
             raise ValueError(
                 f"{origin}: _model_class is {shown(name)}, allowed are {', '.join(allowed)}"
@@ -184,13 +203,10 @@ class Pretrained(nn.Module):
         stored_arguments = {
             k: v for k, v in config.items() if not k.startswith("_") and k not in arguments
         }
-        for given in (stored_arguments, arguments):
-            if "encoder_weights" in given:
-                given["encoder_weights"] = None
         path = folder / WEIGHTS
         if not path.is_file():
             raise ValueError(f"{path}: is not there")
-        weights = unwrap(str(path), read_tensors(path))
+        weights = rename(unwrap(str(path), read_tensors(path)))
         model = _build(origin, allowed[name], stored_arguments, arguments, extras, len(weights))
         if strict:
             return fill(str(path), name, model, weights)
@@ -298,7 +314,9 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
     try:
         return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS])
+            snapshot_download(
+                repository, revision=revision, allow_patterns=[CONFIG, WEIGHTS, PROCESSOR]
+            )
         )
     except Exception as error:  # the hub's client raises errors of several packages
         reason = str(error).strip().splitlines()

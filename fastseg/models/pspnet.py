@@ -160,7 +160,7 @@ class PSPNet(EncoderDecoder):
             align_corners,
         )
         self._add_auxiliary_head(auxiliary_channels)
-        self._initialise()
+        self.initialise_decoder()
 
     @classmethod
     def dilated(cls, encoder_name: str = "resnet50", **arguments: Any) -> PSPNet:
@@ -183,17 +183,3 @@ class PSPNet(EncoderDecoder):
             "auxiliary_channels": 256,
         }
         return cls(encoder_name, **{**paper, **arguments})
-
-    def _initialise(self) -> None:
-        for part in (self.decoder, self.auxiliary_head):
-            for module in part.modules() if part is not None else ():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
-        for head in (self.segmentation_head, self.classification_head):
-            for module in head.modules() if head is not None else ():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)

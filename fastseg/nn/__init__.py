@@ -1,6 +1,7 @@
 """Thin modules that hold the parameters of the ops."""
 
 from .aspp import ASPP
+from .attention import Attention, SCSEAttention
 from .chain import Chain
 from .conv import DilatedConv2d
 from .fusion import fuse
@@ -27,9 +28,11 @@ from .norm import make_norm
 from .pyramid import PyramidPooling
 from .pyramid_conv import pyramid_conv2d
 from .separable import SeparableConv2d, upsample_separable_conv2d
+from .unet import UnetBlock
 
 __all__ = [
     "ASPP",
+    "Attention",
     "AuxiliaryHead",
     "BCEWithLogitsLoss",
     "Chain",
@@ -45,10 +48,12 @@ __all__ = [
     "OhemCrossEntropy",
     "PyramidPooling",
     "RegionLoss",
+    "SCSEAttention",
     "SegmentationHead",
     "SeparableConv2d",
     "SumsLoss",
     "TverskyLoss",
+    "UnetBlock",
     "UpsampleCrossEntropy",
     "boundary_weight",
     "fuse",

@@ -1,10 +1,9 @@
-"""Which modules have to be called, because somebody altered them, and which may be passed over.
+"""Decides which modules must be called, because they were altered, and which may be skipped.
 
-fastseg computes several layers at once: it reads their parameters and calls none of them. That is
-the same function only as long as the layers are what they seem. This is the one rule for that, kept
-by our own models, by `fastseg.fuse` and by `fastseg.accelerate`: hooks, parametrizations, pruning,
-adapters, quantised or sharded weights and a forward of an instance's own all make a module be
-called, whenever they are put there.
+fastseg computes several layers at once: it reads their parameters and calls none of them, which is
+correct only for unmodified layers. Our own models, `fastseg.fuse` and `fastseg.accelerate` share
+this one rule: hooks, parametrizations, pruning, adapters, quantised or sharded weights and an
+instance's own forward all make fastseg call the module, whenever they are added.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from torch.nn.modules import module as torch_module
 
 from .._private_torch import FakeTensor, is_recorded, is_transformed
 
-# On a class with a forward of fastseg's: the pair of the class it took the place of and what for.
+# Set on a class with fastseg's forward: the class it replaces, and the kind of swap.
 MARK = "_fastseg_swap"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
     getattr(torch_module, f"_global{hooks}") for hooks in HOOKS
 )
 
-# The layers whose parameters may be read, with the forward that reading them stands for.
+# The layers whose parameters may be read, each with the forward that this replaces.
 _LAYERS: dict[type, Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)}
 # What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
 _STORED = (nn.Parameter, torch.Tensor, FakeTensor)
 
 
 def readable(kind: type[nn.Module]) -> Any:
-    """Class decorator: a layer that is the function of its parameters and arguments alone."""
+    """Class decorator for a layer that depends on its parameters and arguments alone."""
     _LAYERS[kind] = kind.forward
     return kind
 
@@ -47,7 +46,7 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is to happen when this module is called."""
+    """Whether calling this module runs hooks."""
     state = module.__dict__
     return bool(
         state["_forward_hooks"]
@@ -60,7 +59,7 @@ def has_hooks(module: nn.Module) -> bool:
 def all_are_watched() -> bool:
     """Whether hooks are registered for every module there is.
 
-    Those of FlopCounterMode are none to call modules for: it counts what is really computed.
+    FlopCounterMode's do not count: it counts what is really computed.
     """
     for hooks in _GLOBAL_HOOKS:
         for hook in hooks.values():
@@ -70,9 +69,9 @@ def all_are_watched() -> bool:
 
 
 def is_run_as_written() -> bool:
-    """Whether modules are to call all that is inside: our ops would be taken for constants.
+    """Whether modules must call every submodule: our ops would be recorded as constants.
 
-    So it is under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
+    True under torch.jit.trace, which records sizes as numbers, torch.fx's tracer, torch.func's
     transforms and forward-mode differentiation.
     """
     if torch.compiler.is_compiling():
@@ -81,7 +80,7 @@ def is_run_as_written() -> bool:
 
 
 def is_unaltered(module: nn.Module) -> bool:
-    """Whether a module without parameters of its own does what its class does, unwatched."""
+    """Whether a module without parameters runs its class's forward, and has no hooks."""
     return "forward" not in module.__dict__ and not has_hooks(module)
 
 
@@ -107,8 +106,8 @@ def not_plain(layer: nn.Module) -> str | None:
 def why_called(module: nn.Module) -> str | None:
     """Why a module has to be called itself, or None if it may be passed over.
 
-    Of a module without parameters of its own, such as a container, this says nothing of its class
-    and of what is inside.
+    For a module without parameters of its own, such as a container, this checks neither its class
+    nor its submodules.
     """
     if has_hooks(module):
         return f"a {original_class(module).__name__} inside has hooks"
@@ -128,14 +127,14 @@ def why_not_short(
     skips: Callable[[Any], Iterable[nn.Module]],
     unfit: Callable[[Any], str | None] | None = None,
 ) -> str | None:
-    """Why a module has to call all that is inside, instead of computing it at once; or None.
+    """Why a module must call its submodules instead of computing them at once; None if it need not.
 
-    What is passed over has to be PyTorch's, ours, or of the library that the module is from: a
+    Skipped modules have to be PyTorch's, ours, or of the module's own library: a
     user's own class, such as an adapter around a layer, is called however much it looks like one.
 
     Args:
         module: the one that is called.
-        skips: of it, the submodules that the short way does not call.
+        skips: its submodules that the short way does not call.
         unfit: why the module is not built as the short way expects, or None.
     """
     if all_are_watched():

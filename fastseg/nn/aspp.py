@@ -119,7 +119,7 @@ class ASPP(nn.Module):
 
 
 def run_aspp(aspp: Any, x: torch.Tensor) -> torch.Tensor:
-    """What an ASPP of fastseg, torchvision or smp does, its pooled branch as a bias.
+    """Runs an ASPP of fastseg, torchvision or smp with its pooled branch as a bias.
 
     Args:
         aspp: has the branches as `convs`, the pooled one last, and their projection as `project`.

@@ -1,7 +1,7 @@
 """Convolutions, norms and activations one after the other, in less time and memory.
 
-What may be computed without calling it is `altered`'s rule, also while this runs somebody else's
-layers for `fastseg.accelerate`.
+`altered` decides which layers may be computed without calling them, also for the layers of other
+libraries that `fastseg.accelerate` runs here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Chain(nn.Sequential):
 
 
 def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
-    """The modules one after the other, those of nn.Sequential inside included.
+    """Runs modules in sequence, and those inside a nested nn.Sequential.
 
     Where no gradients are recorded, a batch norm in eval mode is folded into the convolution before
     it, if that saves more traffic on the map than it costs on the weights, and a ReLU or ReLU6
@@ -44,8 +44,8 @@ def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
     what the norm reads: what the convolution reads is computed again, an elementwise operation,
     which nearly halves the memory of the chain.
 
-    A module that was altered (see `altered`) is called itself. Under torch.compile and torch.export
-    all are, since the compiler joins elementwise operations by itself.
+    An altered module (see `altered`) is called itself. Under torch.compile and torch.export every
+    module is, since the compiler fuses elementwise operations by itself.
     """
     if _each_is_called():
         for module in modules:
@@ -73,10 +73,10 @@ def run_after(
     first: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
     layers: Iterable[nn.Module],
 ) -> torch.Tensor:
-    """Layers that begin with a convolution, computed as first(weight, bias).
+    """Runs layers that begin with a convolution, which `first(weight, bias)` computes.
 
-    The weight and bias are the convolution's own, or those of it and the batch norm after it where
-    that can be folded as in `run`. The layers that are left follow.
+    Weight and bias are the convolution's, with the batch norm after it folded in where `run` would
+    fold it. The remaining layers follow.
 
     Args:
         first: computes the convolution, of a map that it knows.
@@ -132,7 +132,7 @@ def _each_is_called() -> bool:
 
 
 def _inference_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
-    """The map after the first layers of up to three, and how many those are."""
+    """Runs the first of up to three layers; returns the map and how many it ran."""
     first, *after = group
     if not after:
         return first(x), 1
@@ -149,7 +149,7 @@ def _inference_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, in
 
 
 def _training_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
-    """The map after the first layers of up to three, and how many those are."""
+    """Runs the first of up to three layers; returns the map and how many it ran."""
     if len(group) == 3:
         norm, act, convolution = group
         if _can_recompute(norm, act, convolution, x):

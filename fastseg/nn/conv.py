@@ -17,6 +17,9 @@ from .altered import original_class, readable
 class DilatedConv2d(nn.Conv2d):
     """nn.Conv2d whose forward is fastseg.dilated_conv2d: same arguments, parameters and values.
 
+    Args:
+        device, dtype: of the parameters, as in nn.Conv2d.
+
     Raises:
         ValueError: padding_mode other than "zeros".
     """
@@ -97,8 +100,8 @@ def is_one_call(x: torch.Tensor) -> bool:
 
 
 def keeps_the_size(convolution: Any) -> bool:
-    """Whether conv_branches has it: a dense convolution with an odd kernel, stride 1, one dilation
-    for both axes, and the padding with which the size is kept."""
+    """Whether conv_branches supports it: a dense convolution with an odd kernel, stride 1, one
+    dilation for both axes, and the padding that keeps the size."""
     if not is_convolution(convolution):
         return False
     rows, columns = convolution.kernel_size

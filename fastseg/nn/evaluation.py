@@ -1,4 +1,4 @@
-"""Modules in eval mode for the length of a prediction."""
+"""Puts modules in eval mode during a prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def in_eval_mode(model: nn.Module, predict: Callable[[], Result]) -> Result:
-    """predict(), with every module of the model in eval mode; each then has its own mode again.
+    """Calls predict() with every module in eval mode, then restores each module's mode.
 
     So a prediction in the middle of training changes no running statistics. The modules' flags are
     set without `train()`, which adapters and frozen layers override.

@@ -1,4 +1,4 @@
-"""How many operations the heads take as written and as computed here."""
+"""Counts the operations of heads, as written and as fastseg computes them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def upsample_conv2d_flops(
     mode: str = "bilinear",
     device: str = "cpu",
 ) -> Flops:
-    """Of `fastseg.upsample_conv2d`.
+    """Operations of `fastseg.upsample_conv2d`.
 
     Args:
         parts: shapes [N, C_i, h_i, w_i].
@@ -73,7 +73,7 @@ def upsample_conv2d_flops(
 def upsample_separable_conv2d_flops(
     parts: Sequence[Shape], pointwise_weight: Shape, device: str = "cpu"
 ) -> Flops:
-    """Of `upsample_separable_conv2d`.
+    """Operations of `upsample_separable_conv2d`.
 
     Args:
         parts: shapes [N, C_i, h_i, w_i].
@@ -95,7 +95,7 @@ def upsample_separable_conv2d_flops(
 
 
 def pyramid_conv2d_flops(x: Shape, cells: Sequence[Shape], weight: Shape) -> Flops:
-    """Of `pyramid_conv2d`.
+    """Operations of `pyramid_conv2d`.
 
     Args:
         x: shape [N, C, H, W].
@@ -116,7 +116,7 @@ def pyramid_conv2d_flops(x: Shape, cells: Sequence[Shape], weight: Shape) -> Flo
 def mlp_fuse_flops(
     levels: Sequence[Shape], hidden: int, out_channels: int, device: str = "cpu"
 ) -> Flops:
-    """Of `mlp_fuse`, with the products of the weights, which are taken at every call.
+    """Operations of `mlp_fuse`, including the products of weights at every call.
 
     Args:
         levels: shapes [N, C_i, h_i, w_i].

@@ -1,4 +1,4 @@
-"""Batch norms as part of the convolutions before them."""
+"""Folds batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folding_pays(convolution: Any, x: torch.Tensor) -> bool:
 
 
 def folded_parameters(convolution: nn.Conv2d, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that is norm(convolution(x)), norm in eval mode.
+    """Weight and bias of the convolution equal to norm(convolution(x)), with norm in eval mode.
 
     They are computed in float32 at least, and rounded once.
     """

@@ -1,4 +1,4 @@
-"""Models for inference: batch norms become part of the convolutions before them, once."""
+"""Models for inference, with their batch norms folded once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARK = "_fastseg_fused"
 
 
 class _Place(NamedTuple):
-    """A module and where it hangs."""
+    """A module and its place in its parent."""
 
     module: Any
     parent: nn.Module
@@ -34,11 +34,11 @@ def fuse(model: Model, dtype: torch.dtype | None = None) -> Model:
     The weights are folded in float32 at least and rounded once; `predict_labels` and `forward` then
     run convolution, norm and activation as one pass over the map, where the device has that. The
     outputs are those of model.eval() up to rounding. The weights are in channels_last, the format
-    that convolutions are fastest in, and what `forward` gives is so too.
+    that convolutions are fastest in, and so are the outputs of `forward`.
 
-    Folded are convolution and norm in a row in an nn.Sequential, and in the `chains` that a module
-    of fastseg names. A layer that is used in two places, has hooks or trains without parameters
-    stays as it is, and so does everything else: any model may be given.
+    A norm is folded where it follows a convolution in an nn.Sequential or in the `chains` that a
+    module of fastseg lists. Layers that are used in two places, have hooks or train without
+    parameters stay as they are, and so does everything else: any model may be given.
 
     The copy shares no memory with the model, which stays as it is. Its parameters cannot be
     trained, a fastseg model's `train` and `save_pretrained` then refuse, and its state_dict has
@@ -112,7 +112,7 @@ def _named_chains(module: nn.Module) -> tuple[tuple[str, ...], ...]:
 
 
 def _flat(module: Any, parent: nn.Module, name: str) -> Iterator[_Place]:
-    """What `chain.flat` gives, with the places."""
+    """The layers of `chain.flat`, with their places."""
     if opens(module):
         for child_name, child in module._modules.items():
             yield from _flat(child, module, child_name)

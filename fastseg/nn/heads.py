@@ -1,4 +1,4 @@
-"""What turns features into logits."""
+"""Heads: layers from features to logits."""
 
 from __future__ import annotations
 
@@ -56,12 +56,15 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: ActivationName) -> nn.Module:
-    """The module of an activation's name.
+    """Makes an activation from its name.
 
     Args:
         name: None or "identity", "sigmoid", "softmax" or "softmax2d" (over the classes),
             "logsoftmax", "tanh", "argmax" (over everything), "argmax2d" (over the classes),
-            "clamp" (to 0..1), a module, or what makes a module when called without arguments.
+            "clamp" (to 0..1), a module, or a callable without arguments that makes one.
+
+    Returns:
+        The module; nn.Identity for None.
 
     Raises:
         ValueError: another name.
@@ -79,7 +82,7 @@ def make_activation(name: ActivationName) -> nn.Module:
 
 
 class Activation(nn.Module):
-    """The last layer of a head, under the name that segmentation_models_pytorch gives it.
+    """The last layer of a head, named as in segmentation_models_pytorch.
 
     Args:
         name: as in `make_activation`.
@@ -145,6 +148,12 @@ class AuxiliaryHead(Chain):
     """3x3 convolution, batch norm, ReLU, dropout of channels, 1x1 convolution to the classes.
 
     Map [N, in_channels, H, W] -> logits [N, classes, H, W]: the second, weaker loss of training.
+
+    Args:
+        in_channels: of the features that it reads.
+        channels: between the two convolutions.
+        classes: of the logits.
+        dropout: probability that training zeroes a channel, 0 <= dropout < 1.
 
     Source: Zhao et al., Pyramid Scene Parsing Network, 2017, section 3.3.
     """

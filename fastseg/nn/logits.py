@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def with_background(logits: torch.Tensor) -> torch.Tensor:
-    """Prepends the logit 0 of the background where there is one class; else returns the logits.
+    """Prepends a zero background logit if there is one class; else returns the logits.
 
     softmax([0, z])[1] is sigmoid(z), and interpolation keeps the 0: argmax and cross-entropy of the
     two are the threshold and the binary cross-entropy of the one.

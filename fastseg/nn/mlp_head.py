@@ -11,9 +11,10 @@ from torch import nn
 
 from ..ops.upsample_conv2d import upsample_conv2d
 from .altered import original_class
+from .chain import run_after
 from .resized import resizable
 
-__all__ = ["mlp_fuse"]
+__all__ = ["mlp_fuse", "run_mlp"]
 
 
 def mlp_fuse(
@@ -68,8 +69,29 @@ def mlp_fuse(
     return upsample_conv2d(parts, torch.cat(factors, 1)[:, :, None, None], bias)
 
 
+def run_mlp(
+    levels: Sequence[torch.Tensor], linears: Sequence[Any], layers: Iterable[nn.Module]
+) -> torch.Tensor:
+    """Runs layers that begin with a 1x1 convolution on the concatenated `linears` of the levels.
+
+    Args:
+        levels: maps [N, C_i, h_i, w_i], in the order in which they are concatenated.
+        linears: an nn.Linear per level.
+        layers: begin with a convolution; `unusual_mlp` of it and the linears is None.
+
+    Returns:
+        Map [N, C_out, H, W] of the size of the largest level.
+    """
+    weights, biases = [layer.weight for layer in linears], [layer.bias for layer in linears]
+
+    def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return mlp_fuse(levels, weights, biases, weight, bias)
+
+    return run_after(convolve, layers)
+
+
 def unusual_mlp(linears: Iterable[nn.Module], fuse: Any) -> str | None:
-    """Why `mlp_fuse` cannot take the place of linear layers and a convolution, or None."""
+    """Why `mlp_fuse` cannot replace linear layers and a convolution, or None."""
     for layer in linears:
         if original_class(layer) is not nn.Linear:
             return f"a {original_class(layer).__name__} is inside"

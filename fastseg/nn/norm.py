@@ -29,11 +29,15 @@ _NORMS: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_norm(use_norm: NormName, channels: int) -> nn.Module:
-    """The normalisation of a name.
+    """Makes a normalisation layer from its name.
 
     Args:
         use_norm: True or "batchnorm", False or "identity" (none: the convolution then has a bias),
             "instancenorm", or {"type": one of these names, further arguments of torch's module}.
+        channels: of the map that it normalises.
+
+    Returns:
+        The layer; nn.Identity for none.
 
     Raises:
         ValueError: another name.
@@ -49,7 +53,7 @@ def make_norm(use_norm: NormName, channels: int) -> nn.Module:
 
 
 def check_batch(norm: nn.Module, x: torch.Tensor) -> None:
-    """Raises what helps where batch norm would have to train on a single value per channel.
+    """Refuses to train a batch norm on a single value per channel, and says what helps.
 
     Args:
         x: what is normalised: one value per image and channel.

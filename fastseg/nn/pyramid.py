@@ -112,11 +112,11 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *branches] if self.input_first else [*branches, x], dim=1)
 
     def run(self, x: torch.Tensor, layers: Iterable[nn.Module]) -> torch.Tensor:
-        """The layers on self(x), without the concatenated map: see `run_pooled`.
+        """Runs layers on self(x), without building the concatenated map; see `run_pooled`.
 
         Args:
             x: map [N, in_channels, H, W].
-            layers: begin with a convolution that `pyramid_convolution` has nothing against.
+            layers: begin with a convolution; `pyramid_convolution` of them is None.
         """
         self._check_batch(x)
         return run_pooled(x, self._pools(), layers, self.input_first, self.align_corners)
@@ -139,13 +139,13 @@ def run_pooled(
     input_first: bool,
     align_corners: bool,
 ) -> torch.Tensor:
-    """The layers, of which the first is a convolution, on a map beside its upsampled averages.
+    """Runs layers that begin with a convolution on a map beside its upsampled averages.
 
     Args:
         x: map [N, C, H, W].
-        branches: pairs of an nn.AdaptiveAvgPool2d that `unusual_pools` has nothing against, and
-            what follows on its cells.
-        layers: begin with a convolution that `pyramid_convolution` has nothing against.
+        branches: pairs of an nn.AdaptiveAvgPool2d, for which `unusual_pools` is None, and the
+            layers on its cells.
+        layers: begin with a convolution; `pyramid_convolution` of them is None.
         input_first: concatenated as [x, branches] or [branches, x].
         align_corners: of the upsampling.
 
@@ -163,13 +163,13 @@ def run_pooled(
 
 
 def pooled_cells(x: torch.Tensor, branches: Iterable[Any]) -> list[torch.Tensor]:
-    """What each branch of `run_pooled` makes of x [N, C, H, W], not upsampled: [N, C_i, b, b]."""
+    """The outputs of `run_pooled`'s branches, not yet upsampled: [N, C_i, b, b]."""
     pools, followers = zip(*branches, strict=True)
     return [f(a) for f, a in zip(followers, averages(x, pools), strict=True)]
 
 
 def averages(x: torch.Tensor, pools: Iterable[Any]) -> list[torch.Tensor]:
-    """What each of some nn.AdaptiveAvgPool2d makes of x [N, C, H, W]: maps [N, C, b, b]."""
+    """The outputs of several nn.AdaptiveAvgPool2d for x [N, C, H, W]: maps [N, C, b, b]."""
     bins = [bin_of(pool) for pool in pools]
     if max(bins) > min(x.shape[2], x.shape[3]):  # grids finer than the map: its pixels repeat
         return [F.adaptive_avg_pool2d(x, b) for b in bins]
@@ -178,7 +178,7 @@ def averages(x: torch.Tensor, pools: Iterable[Any]) -> list[torch.Tensor]:
 
 
 def unusual_pools(pools: Iterable[Any]) -> str | None:
-    """Why `averages` cannot take the place of some modules, or None."""
+    """Why `averages` cannot replace these modules, or None."""
     for pool in pools:
         if type(pool) is not nn.AdaptiveAvgPool2d or not isinstance(bin_of(pool), int):
             return f"{pool} does not pool to a square grid"
@@ -186,7 +186,7 @@ def unusual_pools(pools: Iterable[Any]) -> str | None:
 
 
 def unusual_branches(branches: Iterable[Any]) -> str | None:
-    """Why `run_pooled` cannot take the place of some sequences, or None."""
+    """Why `run_pooled` cannot replace these sequences, or None."""
     for branch in branches:
         if not isinstance(branch, list | nn.ModuleList) and not is_sequence(branch):
             return f"a {original_class(branch).__name__} is inside"
@@ -198,7 +198,7 @@ def unusual_branches(branches: Iterable[Any]) -> str | None:
 
 
 def bin_of(pool: Any) -> Any:
-    """Cells per side of an nn.AdaptiveAvgPool2d; None where they are not as many both ways."""
+    """Cells per side of an nn.AdaptiveAvgPool2d; None if its grid is not square."""
     size = getattr(pool, "output_size", None)
     if isinstance(size, tuple):
         return size[0] if size[0] == size[-1] else None

@@ -89,7 +89,7 @@ def pyramid_conv2d(
 def _spread(
     cells: torch.Tensor, kernel: int, out: torch.Tensor, align_corners: bool
 ) -> torch.Tensor:
-    """What each pixel of out takes of each cell and tap: [H * W, cells * taps]."""
+    """The weight of each cell and tap in each output pixel: [H * W, cells * taps]."""
     height, width = cells.shape[2:]
     # Weights in full precision, rounded once.
     dtype = torch.promote_types(out.dtype, torch.float32)

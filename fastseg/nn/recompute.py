@@ -1,4 +1,4 @@
-"""Batch norm, activation and convolution in training, without keeping what is between them."""
+"""Batch norm, activation and convolution in training, without saving the maps between them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .conv import convolve, is_ours
 
 
 def upper_limit(act: nn.Module) -> float:
-    """What a ReLU6 or ReLU limits its values to: 6 or infinity."""
+    """The upper limit of a ReLU6 or ReLU: 6 or infinity."""
     return 6.0 if isinstance(act, nn.ReLU6) else float("inf")
 
 
 def norm_act_conv(norm: Any, act: nn.Module, convolution: nn.Conv2d, x: torch.Tensor) -> Any:
     """convolution(act(norm(x))), norm in training mode and act a ReLU or ReLU6.
 
-    The backward computes what the convolution read again from x and the statistics.
+    The backward recomputes the convolution's input from x and the statistics.
     """
     norm.num_batches_tracked.add_(1)
     return _NormActConv.apply(x, norm.weight, norm.bias, convolution.weight, norm, act, convolution)
@@ -89,7 +89,7 @@ class _NormActConv(torch.autograd.Function):
 
     @staticmethod
     def _differentiable_backward(ctx: Any, grad_out: torch.Tensor) -> tuple[Any, ...]:
-        """The same through PyTorch's own derivatives, which have derivatives themselves."""
+        """The same by PyTorch's own backward functions, which are differentiable."""
         x, gamma, beta, weight = ctx.saved_tensors[:4]
         y = F.batch_norm(x, None, None, gamma, beta, True, eps=ctx.eps)
         y = y.clamp(0.0, ctx.limit).to(grad_out.dtype)

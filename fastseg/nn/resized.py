@@ -1,4 +1,4 @@
-"""Layers that begin with a convolution of resized and concatenated maps, which are never built."""
+"""Runs layers that begin with a convolution of resized and concatenated maps, unbuilt."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def run_resized(
     mode: str = "bilinear",
     align_corners: bool = False,
 ) -> torch.Tensor:
-    """The layers, of which the first is a convolution, on the parts resized and concatenated.
+    """Runs layers that begin with a convolution on the resized and concatenated parts.
 
     Args:
         parts: maps [N, C_i, h_i, w_i], in the order in which they are concatenated.
-        layers: begin with a convolution that `resizable` has nothing against.
+        layers: begin with a convolution; `resizable` of it is None.
         size: height and width that the parts are resized to.
         mode, align_corners: as in F.interpolate; "nearest" or "bilinear".
 
@@ -43,11 +43,11 @@ def run_resized(
 def run_separable(
     parts: Sequence[torch.Tensor], layers: Iterable[nn.Module], align_corners: bool = False
 ) -> torch.Tensor:
-    """The layers, of which the first is a separable convolution, on the parts as in `run_resized`.
+    """Runs layers that begin with a separable convolution on the parts, as `run_resized` does.
 
     Args:
         parts: maps [N, C_i, h_i, w_i]; they are resized to the largest.
-        layers: begin with two convolutions that `separable` has nothing against.
+        layers: begin with two convolutions; `separable` of them is None.
         align_corners: of the bilinear resizing.
 
     Returns:

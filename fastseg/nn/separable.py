@@ -23,6 +23,8 @@ class SeparableConv2d(nn.Sequential):
     Map [N, in_channels, H, W] -> map [N, out_channels, H, W].
 
     Args:
+        in_channels, out_channels: of the map and of the result.
+        dilation: of the 3x3 convolution, in pixels, at least 1.
         norm: batch norm and ReLU between the two (mmseg).
     """
 

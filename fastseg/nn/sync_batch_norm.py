@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes, on any device and backend."""
+"""Batch norm with statistics over all processes, on any device and backend."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._private_torch import BatchNorm
 from ..dtypes import compute_dtype
 
 
-class SyncBatchNorm2d(_BatchNorm):
+class SyncBatchNorm2d(BatchNorm):
     """nn.BatchNorm2d over the batches of all processes together.
 
     The same parameters, buffers and state_dict as nn.BatchNorm2d. torch.nn.SyncBatchNorm computes

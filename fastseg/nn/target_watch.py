@@ -1,4 +1,4 @@
-"""A warning about targets from which nothing can be learned, without waiting for a GPU."""
+"""Warns about targets that teach nothing, without waiting for a GPU."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import nn
 from .._private_torch import are_functorch_transforms_active
 
 _Pending = tuple[torch.Tensor, "torch.cuda.Event | None"]
-# What is known of a module's targets: counts on their way from the device, or None: all is said.
+# Per module: counts that are on their way from the device, or None once it was checked.
 _known: weakref.WeakKeyDictionary[nn.Module, _Pending | None] = weakref.WeakKeyDictionary()
 
 
 def trust_targets(module: nn.Module) -> None:
-    """Keeps `watch_targets` from looking: the module's targets have been looked through already."""
+    """Makes `watch_targets` skip a module whose targets were checked already."""
     _known[module] = None
 
 
 def watch_targets(module: nn.Module, target: torch.Tensor, ignore_index: int) -> None:
-    """Looks at the first target of a module, and warns if one class and ignored pixels are all.
+    """Warns if the first target of a module holds one class and ignored pixels only.
 
-    So it is with masks of 0 and 255 where 255 is ignored: the loss is finite, and nothing is
+    Masks of 0 and 255 are such targets if 255 is ignored: the loss is finite, and nothing is
     learned. On a GPU the counts come back with the next call, if they are there by then.
 
     Args:
@@ -59,7 +59,7 @@ _NEW: _Pending = (torch.empty(0), None)
 
 @torch.no_grad()
 def _count(target: torch.Tensor, ignore_index: int) -> _Pending | None:
-    """Ignored pixels, all pixels, lowest and highest class; None where they cannot be had now."""
+    """Ignored pixels, all pixels, lowest and highest class; None if they are not available now."""
     if type(target) is not torch.Tensor or target.numel() == 0 or target.is_floating_point():
         return None
     if are_functorch_transforms_active() or torch.jit.is_tracing():

@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 import pickle
+import random
 import resource
 import subprocess
 import sys
@@ -30,12 +31,18 @@ from typing import IO
 HERE = Path(__file__).resolve().parent
 SECONDS = 20.0  # per case
 MEMORY = 2 << 30  # address space of a child
-FULL = "FASTSEG_FUZZ"  # environment variable: run this many cases per test instead of a few hundred
+FULL = "FASTSEG_FUZZ"  # environment variable: run this many cases per test instead of a few dozen
+SEED = "FASTSEG_FUZZ_SEED"  # environment variable: other cases than those of seed 0
 
 
 def count(usual: int) -> int:
     """How many cases a test runs."""
     return int(os.environ.get(FULL, usual))
+
+
+def numbers(test: int) -> random.Random:
+    """The random numbers of one test, from which it makes its cases."""
+    return random.Random(1000 * int(os.environ.get(SEED, 0)) + test)
 
 
 @dataclasses.dataclass(frozen=True)

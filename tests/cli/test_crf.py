@@ -102,7 +102,8 @@ def test_probabilities_of_lower_resolution(
         (numpy.zeros((48, 60), "uint8"), ["60x48 pixels, its image photo.png has 64x48"]),
         (numpy.full((48, 64), 255, "uint8"), ["every pixel has the label 255"]),
         (numpy.full((48, 64), -1), ["the label -1 is negative"]),
-        (numpy.zeros((48, 64)), ["float64 of shape (48, 64)"]),
+        (numpy.full((48, 64), 0.5), ["numbers with a fraction"]),
+        (numpy.zeros((48, 64), "complex64"), ["complex64 of shape (48, 64)"]),
         (numpy.zeros((2, 48, 64), "int32"), ["int32 of shape"]),
         (numpy.zeros((0, 4, 4), "float32"), ["empty"]),
         (numpy.full((2, 48, 64), 3.0), ["not probabilities", "--logits"]),
@@ -171,3 +172,41 @@ def test_segment(
 def test_segment_with_an_unknown_preset(photo_file: Path, weights: Path, tmp_path: Path) -> None:
     result = run("segment", photo_file, "-w", weights, "-o", tmp_path / "o", "--crf", "best")
     assert_one_error(result, "--crf is 'best'", "deeplab")
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_exif_labels_are_those_of_the_stored_pixels_unless_told(
+    flat: numpy.ndarray, tmp_path: Path, orientation: int
+) -> None:
+    """Where the size does not tell, one line says what was taken, and --labels-drawn decides."""
+    from fastseg.data.orientation import upright
+
+    stored = flat[:, :48] if orientation == 6 else flat  # turned by 90 degrees only a square fits
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    labels = numpy.arange(stored[..., 0].size).reshape(stored.shape[:2]) * 8 // stored[..., 0].size
+    Image.fromarray(labels.astype("uint8")).save(tmp_path / "drawn.png")
+    arguments = (tmp_path / "turned.png", tmp_path / "drawn.png", "--iterations", 0)
+    for drawn, expected in (
+        ("auto", upright(labels, orientation)),
+        ("stored", upright(labels, orientation)),
+        ("upright", labels),
+    ):
+        out = tmp_path / drawn
+        result = run("crf", *arguments, "-o", out, "--labels-drawn", drawn)
+        assert result.exit_code == 0, result.output
+        assert ("else give --labels-drawn upright" in result.stderr) == (drawn == "auto")
+        found = numpy.asarray(Image.open(out / "turned_labels.png"))
+        assert numpy.array_equal(found, expected)
+
+
+def test_whole_numbers_in_any_dtype_are_labels(flat: numpy.ndarray, tmp_path: Path) -> None:
+    labels = numpy.arange(48 * 64).reshape(48, 64) // 1000
+    results = []
+    for dtype in ("uint8", "float64", "float32", "int64"):
+        numpy.save(tmp_path / "labels.npy", labels.astype(dtype))
+        result = run("crf", tmp_path / "photo.png", tmp_path / "labels.npy", "-o", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        results.append((tmp_path / "out" / "photo_labels.png").read_bytes())
+    assert len(set(results)) == 1

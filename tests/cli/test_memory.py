@@ -80,8 +80,9 @@ def test_segment_goes_on_with_the_next_image(
 def test_eval_and_train_say_it_in_one_line(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tiny_data import make_dataset
+
     from fastseg.models import default_model
-    from tests.tiny_data import make_dataset
 
     data = make_dataset(tmp_path / "data", {"train": 2, "val": 1})
     model = default_model()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
+from tiny_data import make_dataset
 from typer.testing import CliRunner, Result
 
 from fastseg.cli.app import app
@@ -161,7 +162,7 @@ def assert_refused_after_the_first_lines(result: Result, word: str) -> None:
 
 
 def test_train_does_not_write_over_its_initial_weights(weights: Path, tmp_path: Path) -> None:
-    from tests.tiny_data import make_dataset
+    from tiny_data import make_dataset
 
     data = make_dataset(tmp_path / "data", {"train": 2, "val": 1})
     best = tmp_path / "out" / "best.pt"
@@ -267,3 +268,13 @@ def test_names_that_a_file_system_does_not_tell_apart(tmp_path: Path) -> None:
     names = [str(source.name) for source in sources]
     assert len(names) == 5
     assert len({os.path.normcase(n).casefold() for n in names}) == 5
+
+
+@pytest.mark.parametrize("where", ["images/train", "labels/val", "link"])
+def test_train_does_not_write_among_its_images(tmp_path: Path, where: str) -> None:
+    """curve.png would be an image without labels, for the next training."""
+    dataset = make_dataset(tmp_path / "set", {"train": 2, "val": 1}, (24, 32))
+    (dataset / "link").symlink_to(dataset / "images" / "train")
+    result = run("train", dataset, "-o", dataset / where, "--iterations", 1)
+    assert_refused(result, "where the data set has images or label maps")
+    assert not any(path.suffix == ".pt" for path in dataset.rglob("*"))

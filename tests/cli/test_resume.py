@@ -249,3 +249,39 @@ def test_killed_at_any_moment_the_run_goes_on_to_the_same_bits(
         assert all(torch.equal(a[part][key], b[part][key]) for key in a[part])
     assert a["history"] == b["history"]
     assert not list(cut.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", "a"), ("dataset", 5), ("crop", [1]), ("iterations", 1.5), ("bf16", "perhaps")],
+)
+def test_an_option_recorded_wrong_is_named_with_its_file(
+    copy: Path, field: str, value: object
+) -> None:
+    record = json.loads((copy / "run.json").read_text())
+    record["options"][field] = value
+    (copy / "run.json").write_text(json.dumps(record))
+    text = error_of(run("train", "--resume", "-o", copy))
+    assert text.startswith(f"{copy / 'run.json'}: options.{field} is ")
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_over_its_best(
+    copy: Path, dataset: Path
+) -> None:
+    (copy / "last.pt").unlink()
+    (copy / "previous.pt").unlink()
+    best = (copy / "best.pt").read_bytes()
+    text = error_of(run("train", "--resume", "-o", copy))
+    assert "last.pt and previous.pt of the run" in text and f"--init {copy / 'best.pt'}" in text
+    text = error_of(run("train", dataset, "-o", copy, *SMALL, "--iterations", 2))
+    assert text == f"{copy / 'best.pt'} exists: choose another --out"
+    assert (copy / "best.pt").read_bytes() == best
+
+
+def test_killed_before_its_first_checkpoint_a_run_begins_again(copy: Path) -> None:
+    for path in copy.iterdir():
+        if path.name not in ("run.json", "best.pt"):  # the best is written before the last
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    result = run("train", "--resume", "-o", copy, "--iterations", 2)
+    assert result.exit_code == 0, result.output
+    assert f"{copy} has no checkpoint yet" in result.stderr

@@ -174,7 +174,7 @@ def test_train_errors(dataset: Path, trained: Path, tmp_path: Path) -> None:
     assert_one_error(attempt("--lr", "nan"), "lr is nan", others=1)
     assert_one_error(attempt("--time-limit", 0), "--time-limit is 0 minutes")
     assert_one_error(attempt("--void", "x"), "--void is 'x', expected a number or none")
-    assert_one_error(attempt("--model", "unet"), "unet", "deeplabv3plus", others=1)
+    assert_one_error(attempt("--model", "unet3"), "unet3", "deeplabv3plus", others=1)
     assert_one_error(attempt("--encoder", "vgg"), "vgg", "mobilenet_v2", others=1)
     assert_one_error(attempt("--model-option", "x"), "NAME=VALUE", others=1)
     assert_one_error(attempt("--model-option", "colour=1"), "colour", others=1)

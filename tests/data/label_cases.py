@@ -9,9 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
+import pytest
 from PIL import Image
 
-from fastseg.data import LabelOptions, Split, labelling_of, open_data_set
+from fastseg.data import (
+    DatasetError,
+    LabelOptions,
+    Split,
+    check_sense,
+    label_options,
+    labelling_of,
+    open_data_set,
+)
 
 SIZE = (24, 32)
 Writer = Callable[[Path, numpy.ndarray], None]
@@ -89,3 +98,29 @@ def palette_image(values: numpy.ndarray, colors: numpy.ndarray) -> Image.Image:
     image = Image.fromarray(values)
     image.putpalette(colors.astype(numpy.uint8).tobytes())
     return image
+
+
+def loaded(split: Split) -> list[numpy.ndarray]:
+    return [split.load(index)[1] for index in range(len(split))]
+
+
+def refused(root: Path, *words: str, **options: object) -> str:
+    """The one line with which a data set is refused."""
+    with pytest.raises(DatasetError) as caught:
+        split = read_set(root, label_options(**options))  # type: ignore[arg-type]
+        check_sense([split], label_options(**options))  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    return text
+
+
+def as_dtype(dtype: str):  # type: ignore[no-untyped-def]
+    def write(path: Path, values: numpy.ndarray) -> None:
+        if path.suffix == ".npy":
+            numpy.save(path, values.astype(dtype))
+        else:
+            Image.fromarray(values.astype(dtype)).save(path)
+
+    return write

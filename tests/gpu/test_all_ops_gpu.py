@@ -5,6 +5,8 @@ a row in large_inputs.py."""
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,6 +142,22 @@ def test_in_a_cuda_graph(op, sample, captured):
         _copy(values, others)
         graph.replay()
         assert _same(results, _step(op, others, grad))
+
+
+def test_the_first_launch_of_a_process_inside_a_capture():
+    """The kernels are then loaded while the graph is captured, in CUDA's strictest mode."""
+    program = (
+        "import torch, fastseg\n"
+        "x = torch.randn(1, 3, 8, 8, device='cuda')\n"
+        "graph = torch.cuda.CUDAGraph()\n"
+        "with fastseg.use_backend('native'), torch.cuda.graph(graph):\n"
+        "    y = fastseg.upsample_bilinear(x, size=(16, 16))\n"
+        "graph.replay()\n"
+        "z = torch.nn.functional.interpolate(x, size=(16, 16), mode='bilinear')\n"
+        "torch.testing.assert_close(y, z)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @few_cuda_samples

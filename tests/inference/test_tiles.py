@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastseg import DeepLabV3Plus, PSPNet
+from fastseg import DeepLabV3Plus, PSPNet, Unet
 from fastseg.inference import predict_tiled, receptive_field
 from fastseg.models.encoders import make_encoder
 
@@ -32,6 +32,10 @@ def make_model(kind):
     return model
 
 
+def unet_of_vgg(_, **options):
+    return Unet("vgg11", decoder_channels=(16, 16, 16, 8, 8), **options)
+
+
 @pytest.mark.parametrize(
     ("kind", "size"),
     [
@@ -39,6 +43,8 @@ def make_model(kind):
         (PSPNet, (161, 177)),  # logits on the corner pixels
         (DeepLabV3Plus, (90, 130)),  # padded; features at two strides
         (DeepLabV3Plus, (96, 128)),
+        (Unet, (90, 131)),  # features at every stride, of a size that none of them divides
+        (unet_of_vgg, (90, 131)),  # whose poolings leave out the rest of an odd size
     ],
 )
 def test_exact_tiles_give_the_whole_image(kind, size):

@@ -12,9 +12,13 @@ from fastseg.models import (
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
+    SegFormer,
     SegmentationModel,
     TFDeepLabMobileNetV2,
+    Unet,
+    UPerNet,
 )
+from fastseg.nn import SCSEAttention
 
 TF_WIDTHS = (8, 12, 12, 8, 8, 8, 16, 16, 16, 16, 12, 12, 12, 20, 20, 20, 24)
 
@@ -30,6 +34,9 @@ class ModelCase:
         in_weights: whether a state dict tells all of the arguments.
         trains_on_one: whether one image is enough to train, since no batch norm reads the mean of a
             whole image.
+        fewest_maps: with more than 36 pixels, that operations make of the first of the sizes.
+        uncalled: prefixes of names of modules that hold tensors which nothing reads, as in the
+            library that the model comes from.
     """
 
     name: str
@@ -38,6 +45,8 @@ class ModelCase:
     in_channels: int = 3
     in_weights: bool = True
     trains_on_one: bool = False
+    fewest_maps: int = 12
+    uncalled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -142,8 +151,80 @@ def _pspnet_dilated() -> SegmentationModel:
     return model
 
 
+MIT = {"depths": (1, 1, 2, 1), "widths": (8, 16, 40, 64), "drop_path_rate": 0.0}
+
+
+def _segformer() -> SegmentationModel:
+    return SegFormer(
+        "mit_b0",
+        encoder_weights=None,
+        decoder_segmentation_channels=24,
+        classes=5,
+        encoder_options=MIT,
+    )
+
+
+def _segformer_normed() -> SegmentationModel:
+    """mmsegmentation's head, images of any size, another first level."""
+    return SegFormer(
+        "mit_b0",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_segmentation_channels=16,
+        in_channels=4,
+        encoder_options={**MIT, "expansions": (2, 3, 2, 2), "norm_eps": 1e-5},
+        decoder_normed=True,
+        align_corners=False,
+    )
+
+
 def _tf_deeplab() -> SegmentationModel:
     return TFDeepLabMobileNetV2(5, stem=8, widths=TF_WIDTHS, expansion=3, head=10)
+
+
+def _unet() -> SegmentationModel:
+    return Unet("resnet18", encoder_weights=None, decoder_channels=(32, 24, 16, 12, 8), classes=5)
+
+
+def _unet_with_attention() -> SegmentationModel:
+    """Attention, bilinear resizing, another norm, a cut encoder; one class, four channels."""
+    model = Unet(
+        "mobilenet_v2",
+        encoder_depth=3,
+        encoder_weights=None,
+        decoder_use_norm={"type": "instancenorm", "affine": True},
+        decoder_channels=(32, 16, 16),
+        decoder_attention_type="scse",
+        decoder_interpolation="bilinear",
+        in_channels=4,
+    )
+    for module in model.modules():  # a hidden channel that is 0 for all images trains nothing
+        if isinstance(module, SCSEAttention):
+            torch.nn.init.ones_(module.cSE[1].bias)
+    return model
+
+
+def _upernet() -> SegmentationModel:
+    return UPerNet("resnet18", encoder_weights=None, decoder_channels=16, classes=4)
+
+
+def _upernet_as_mmseg() -> SegmentationModel:
+    """No norms of the features, an auxiliary head, images of any size, other grids."""
+    model = UPerNet(
+        "mit_b0",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_channels=16,
+        in_channels=4,
+        encoder_options=MIT,
+        decoder_feature_norm_eps=None,
+        psp_bins=(2, 3),
+        auxiliary_channels=8,
+        align_corners=False,
+    )
+    assert isinstance(model.auxiliary_head, torch.nn.Sequential)
+    model.auxiliary_head[3].p = 0.0
+    return model
 
 
 CASES = (
@@ -160,6 +241,44 @@ CASES = (
         trains_on_one=True,
     ),
     ModelCase("pspnet-dilated", _pspnet_dilated),
+    ModelCase(
+        "segformer", _segformer, ((64, 96), (65, 97), (70, 90)), trains_on_one=True, fewest_maps=6
+    ),
+    ModelCase(
+        "segformer-normed-one-class",
+        _segformer_normed,
+        ((48, 64), (49, 65), (50, 71)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
+    ),
+    ModelCase(
+        "unet",
+        _unet,
+        ((64, 96), (49, 65), (50, 70)),
+        trains_on_one=True,
+        uncalled=("decoder.blocks.4.attention1",),
+    ),
+    ModelCase(
+        "unet-attention",
+        _unet_with_attention,
+        ((32, 48), (33, 41), (30, 50)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        uncalled=("decoder.blocks.2.attention1",),
+    ),
+    ModelCase("upernet", _upernet, ((64, 96), (65, 97), (70, 90))),
+    ModelCase(
+        "upernet-as-mmseg-one-class",
+        _upernet_as_mmseg,
+        ((64, 80), (49, 65), (50, 71)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
+    ),
     ModelCase("tf-deeplab", _tf_deeplab, ((49, 65), (57, 73), (50, 70)), trains_on_one=True),
 )
 

@@ -45,6 +45,21 @@ def test_dilation_of_the_first_block(contract: bool) -> None:
         make_encoder("resnet18", contract_dilation=True)
 
 
+@pytest.mark.parametrize("depth", [1, 3, 5])
+@pytest.mark.parametrize("name", ["vgg11", "vgg16_bn"])
+def test_features_of_vgg(name: str, depth: int) -> None:
+    """Those before each pooling, the last one pooled; odd sizes lose their rest."""
+    encoder = make_encoder(name, 2, depth).eval()
+    assert encoder.out_channels == [64, 128, 256, 512, 512, 512][: depth + 1]
+    with torch.no_grad():
+        features = encoder(torch.randn(1, 2, 65, 64))
+    for halvings, (feature, channels) in enumerate(
+        zip(features, encoder.out_channels, strict=True)
+    ):
+        assert feature.shape == (1, channels, 65 >> halvings, 64 >> halvings)
+    assert len(encoder.features) == encoder.last_layers[-1] + 1
+
+
 def test_deep_stem() -> None:
     encoder = make_encoder("resnet50", stem_channels=(64, 64, 128))
     assert encoder.out_channels == [3, 128, 256, 512, 1024, 2048]
@@ -77,14 +92,14 @@ def test_weights_of_a_file(name: str, in_channels: int, tmp_path: Path) -> None:
 
 def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ValueError, match="encoder_weights is 'swsl': neither 'imagenet' nor a file"
+        ValueError, match="encoder_weights is 'swsl': neither one of 'imagenet' nor a file"
     ):
-        make_encoder("resnet18", weights="swsl")
+        make_encoder("resnet34", weights="swsl")
     torch.save(make_encoder("resnet34").state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit the encoder mobilenet_v2"):
         make_encoder("mobilenet_v2", weights=str(tmp_path / "other.pth"))
     (tmp_path / "broken.pth").write_bytes(b"PK12")
-    with pytest.raises(ValueError, match=r"broken\.pth: truncated, damaged"):
+    with pytest.raises(ValueError, match=r"broken\.pth: not a checkpoint of torch"):
         make_encoder("resnet18", weights=str(tmp_path / "broken.pth"))
 
     original = builtins.__import__
@@ -113,6 +128,7 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ({"name": "vgg16", "output_stride": 16}, "poolings cannot become dilation"),
         ({"name": "vgg"}, "encoder_name is 'vgg', allowed are resnet18"),
         ({"depth": 6}, "encoder depth is 6"),
         ({"output_stride": 4}, "output stride is 4"),
@@ -135,4 +151,18 @@ def test_every_encoder_is_built() -> None:
         "resnet101": 42_500_160,
         "resnet152": 58_143_808,
         "mobilenet_v2": 2_223_872,
+        "vgg11": 9_220_480,
+        "vgg11_bn": 9_225_984,
+        "vgg13": 9_404_992,
+        "vgg13_bn": 9_410_880,
+        "vgg16": 14_714_688,
+        "vgg16_bn": 14_723_136,
+        "vgg19": 20_024_384,
+        "vgg19_bn": 20_035_392,
+        "mit_b0": 3_319_392,
+        "mit_b1": 13_151_424,
+        "mit_b2": 24_196_288,
+        "mit_b3": 44_072_128,
+        "mit_b4": 60_842_688,
+        "mit_b5": 81_443_008,
     }

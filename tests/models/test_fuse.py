@@ -63,11 +63,13 @@ def test_under_autocast_and_with_gradients_to_the_image(case: ModelCase) -> None
     x = case.images()
     with torch.autocast("cpu", torch.bfloat16):
         assert (fused.predict_labels(x) == model.predict_labels(x)).float().mean() > 0.8
+    # In float64, where no rounding puts a value on the other side of a ReLU.
+    model, x = model.double(), x.double()
     grads = [
         torch.autograd.grad(m(y).square().mean(), y)[0]
-        for m, y in ((m, x.clone().requires_grad_()) for m in (fused, model))
+        for m, y in ((m, x.clone().requires_grad_()) for m in (fastseg.fuse(model), model))
     ]
-    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5 * grads[1].abs().max().item())
+    torch.testing.assert_close(*grads, rtol=1e-7, atol=1e-9 * grads[1].abs().max().item())
 
 
 def test_again_it_is_the_same_object() -> None:
@@ -145,7 +147,7 @@ def test_leaves_what_is_used_twice_or_watched() -> None:
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet-dilated"])
+@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet-dilated", "unet"])
 def test_in_bfloat16_the_early_layers_stay_as_they_are(name: str) -> None:
     """All others are rounded once, and images of either dtype are taken."""
     (case,) = (case for case in CASES if case.name == name)

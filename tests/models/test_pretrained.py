@@ -70,7 +70,7 @@ def test_arguments_that_no_file_can_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"_model_class": "Unet"}, r"_model_class is 'Unet', allowed are .*DeepLabV3Plus"),
+        ({"_model_class": "UNet3"}, r"_model_class is 'UNet3', allowed are .*DeepLabV3Plus"),
         ({"_model_class": None}, "_model_class is null"),
         ({"decoder_channels": 16}, r"does not fit DeepLabV3Plus; shapes: decoder.*expected \(16"),
         ({"encoder_name": "vgg"}, r"config\.json: fits no DeepLabV3Plus .*'vgg'"),
@@ -221,6 +221,31 @@ def test_config_fields_that_do_not_fit(
     assert message.startswith(str(tmp_path)) and len(message.splitlines()) == 1
     assert len(message) < 1500
     assert any(word in message for word in words.split("|")), message
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("weights", ["left out", "imagenet", "../../secret.pt"])
+def test_a_config_never_asks_for_other_weights(
+    model: DeepLabV3Plus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+    strict: bool,
+) -> None:
+    """config.json of somebody else: neither a download nor another file is read for the encoder."""
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["encoder_weights"]
+    if weights != "left out":
+        config["encoder_weights"] = weights
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("fastseg.models.encoders.load_weights", fail)
+    loaded = SegmentationModel.from_pretrained(tmp_path, strict=strict)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict())
 
 
 def test_grids_that_would_take_gigabytes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from op_cases import RecordedCalls, cast, forward_and_gradients, inputs, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastseg
-from fastseg import upsample_conv2d
+from fastseg import _native, upsample_conv2d
 from fastseg.layout import map_format
 from fastseg.ops.upsample_conv2d import plan
 from fastseg.ops.upsample_conv2d.samples import SAMPLES
@@ -173,6 +173,25 @@ def test_what_pays():
     assert not pays(512, 512, 3, 128, 128)
     assert not pays(512, 512, 3, 128, 64)
     assert not pays(512, 512, 3, 127, 128)
+
+
+def test_what_pays_on_a_gpu(monkeypatch):
+    """There a value moved costs as much as 184 multiply-adds: the concatenated maps weigh more."""
+    monkeypatch.setattr(_native, "has_cuda", lambda: True)
+
+    def pays(channels: int, out: int, kernel: int, low: int, size: int) -> bool:
+        with FakeTensorMode():
+            part = torch.empty(1, channels, low, low, device="cuda")
+            weight = torch.empty(out, channels, kernel, kernel, device="cuda")
+            return plan.pays(part, weight, [size, size])
+
+    assert pays(512, 512, 3, 64, 128)  # UPerNet
+    assert pays(256, 256, 3, 33, 129)  # DeepLabV3+
+    assert pays(512, 768, 1, 16, 128)  # SegFormer
+    assert not pays(4, 16, 3, 64, 128)
+    assert not pays(512, 512, 3, 128, 128)
+    monkeypatch.setattr(_native, "has_cuda", lambda: False)
+    assert not pays(512, 512, 3, 64, 128)
 
 
 def test_when_phases_pay():

@@ -34,7 +34,7 @@ def _offline(architecture: Any) -> Any:
     return make
 
 
-for _name in ("PSPNet", "DeepLabV3", "DeepLabV3Plus"):
+for _name in ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "UPerNet"):
     _made = _offline(getattr(fastseg, _name))
     setattr(smp, _name, _made)
     smp.MODEL_ARCHITECTURES_MAPPING[_name.lower()] = _made

@@ -1,4 +1,4 @@
-"""PSPNet, DeepLabV3 and DeepLabV3Plus against segmentation_models_pytorch with the same weights."""
+"""Our models with smp's names against segmentation_models_pytorch, with the same weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 
 import fastseg
 from fastseg.models import SegmentationModel
+from fastseg.nn.dot_product import DropPath
 from fastseg.testing import relative_error
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-CLASSES = ("PSPNet", "DeepLabV3", "DeepLabV3Plus")
+CLASSES = ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "Unet", "UPerNet")
 # Constructor arguments; what is not given is smp's default.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[("DeepLabV3Plus", {"encoder_name": name}) for name in (*RESNETS, "mobilenet_v2")],
@@ -31,6 +32,62 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("PSPNet", {"encoder_name": "resnet34", "aux_params": {"classes": 3, "dropout": None}}),
     ("PSPNet", {"encoder_name": "resnet50", "in_channels": 1, "activation": "softmax2d"}),
     ("PSPNet", {"encoder_name": "mobilenet_v2", "encoder_depth": 5, "decoder_use_norm": False}),
+    ("Segformer", {"encoder_name": "mit_b0"}),
+    ("Segformer", {"encoder_name": "mit_b1", "in_channels": 4, "classes": 1}),
+    ("Segformer", {"encoder_name": "mit_b2", "encoder_depth": 4, "in_channels": 1}),
+    ("Segformer", {"encoder_name": "mit_b3", "decoder_segmentation_channels": 96}),
+    ("Segformer", {"encoder_name": "resnet18", "aux_params": {"classes": 3, "dropout": None}}),
+    ("Segformer", {"encoder_name": "resnet34", "encoder_depth": 3, "activation": "sigmoid"}),
+    ("DeepLabV3Plus", {"encoder_name": "mit_b0", "encoder_output_stride": 8}),
+    ("UPerNet", {"encoder_name": "resnet34", "in_channels": 4}),
+    ("UPerNet", {"encoder_name": "mit_b0", "in_channels": 1, "classes": 1}),
+    ("UPerNet", {"encoder_name": "resnet50", "encoder_depth": 4, "decoder_channels": 64}),
+    (
+        "UPerNet",
+        {
+            "encoder_name": "mobilenet_v2",
+            "encoder_depth": 3,
+            "decoder_use_norm": False,
+            "activation": "sigmoid",
+            "aux_params": {"classes": 3, "dropout": None},
+        },
+    ),
+    ("DeepLabV3", {"encoder_name": "mit_b1", "encoder_output_stride": 16}),
+    ("PSPNet", {"encoder_name": "mit_b0", "encoder_depth": 4}),
+    ("Unet", {"encoder_name": "resnet34", "in_channels": 4}),
+    ("Unet", {"encoder_name": "mit_b0", "in_channels": 4}),
+    ("Unet", {"encoder_name": "resnet50", "classes": 1}),
+    ("Unet", {"encoder_name": "vgg11", "in_channels": 4, "decoder_channels": (48, 32, 16, 8, 8)}),
+    (
+        "Unet",
+        {"encoder_name": "vgg16_bn", "encoder_depth": 4, "decoder_channels": (48, 32, 16, 8)},
+    ),
+    ("PSPNet", {"encoder_name": "vgg13_bn"}),
+    ("Unet", {"encoder_name": "resnet18", "decoder_attention_type": "scse"}),
+    ("Unet", {"encoder_name": "mobilenet_v2", "decoder_interpolation": "bilinear"}),
+    ("Unet", {"encoder_name": "resnet18", "decoder_use_norm": False, "in_channels": 1}),
+    (
+        "Unet",
+        {
+            "encoder_name": "mobilenet_v2",
+            "encoder_depth": 3,
+            "decoder_channels": (48, 32, 16),
+            "decoder_use_norm": {"type": "instancenorm", "affine": True},
+            "decoder_attention_type": "scse",
+            "decoder_interpolation": "bicubic",
+            "aux_params": {"classes": 3, "dropout": None},
+        },
+    ),
+    (
+        "Unet",
+        {
+            "encoder_name": "resnet18",
+            "encoder_depth": 4,
+            "decoder_channels": (48, 32, 16, 8),
+            "decoder_interpolation": "nearest-exact",
+            "activation": "softmax2d",
+        },
+    ),
 ]
 
 each_variant = pytest.mark.parametrize(
@@ -49,13 +106,19 @@ def pair(smp: Any, name: str, options: dict[str, Any]) -> tuple[Any, Segmentatio
         ours.load_state_dict(theirs.state_dict())
     for model in (theirs, ours):
         for module in model.modules():
-            if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            if isinstance(module, torch.nn.modules.dropout._DropoutNd | DropPath):
                 module.p = 0.0
+            elif type(module).__name__ == "DropPath":  # timm's
+                module.drop_prob = 0.0
     return theirs, ours
 
 
 def images(options: dict[str, Any], size: int = 64) -> torch.Tensor:
     return torch.randn(2, options.get("in_channels", 3), size, size)
+
+
+def tuple_or(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def flat(outputs: Any) -> torch.Tensor:
@@ -108,11 +171,11 @@ def test_outputs_in_float32(smp: Any, name: str, options: dict[str, Any]) -> Non
 @each_variant
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients(smp: Any, name: str, options: dict[str, Any], training: bool) -> None:
-    if options["encoder_name"] in ("resnet101", "resnet152"):
-        pytest.skip("as resnet50, only deeper: compared in float32")
+    if options["encoder_name"] in ("resnet101", "resnet152", "mit_b3"):
+        pytest.skip("as a smaller one, only deeper: compared in float32")
     theirs, ours = (model.double().train(training) for model in pair(smp, name, options))
     # At one pixel batch norm multiplies rounding errors by 1 / sqrt(eps).
-    x = images(options, 64 if name == "PSPNet" else 32).double().requires_grad_()
+    x = images(options, 64 if name in ("PSPNet", "Unet") else 32).double().requires_grad_()
     expected = flat(theirs(x))
     direction = torch.randn_like(expected)
     (expected_x,) = torch.autograd.grad(expected @ direction, x, retain_graph=True)
@@ -139,8 +202,27 @@ def test_load_checkpoint(smp: Any, name: str, options: dict[str, Any]) -> None:
     assert type(loaded) is type(ours)
     state_dict = loaded.state_dict()
     assert list(state_dict) == list(ours.state_dict())
+    for option in ("decoder_attention_type", "decoder_channels"):
+        assert option not in options or tuple_or(loaded._arguments[option]) == options[option]
     assert all(torch.equal(state_dict[key], value) for key, value in ours.state_dict().items())
     assert loaded.encoder.depth == ours.encoder.depth
+
+
+@pytest.mark.parametrize("size", [(33, 47), (1, 70), (50, 31)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_unet_of_any_size(smp: Any, size: tuple[int, int], interpolation: str) -> None:
+    encoder = "resnet18" if interpolation == "nearest" else "vgg11"
+    if encoder == "vgg11" and min(size) < 32:
+        pytest.skip("smp's VGG leaves nothing of it")
+    options = {"encoder_name": encoder, "decoder_interpolation": interpolation}
+    theirs, ours = (model.double() for model in pair(smp, "Unet", options))
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    for training in (False, True):
+        if training and min(size) < 33:
+            continue  # batch norm over so few pixels multiplies rounding errors
+        expected, result = theirs.train(training)(x), ours.train(training)(x)
+        assert relative_error(result, expected) <= 1e-10
+    assert torch.equal(ours.eval().predict_labels(x), theirs.eval()(x).argmax(1).byte())
 
 
 def test_dropped_stages_are_named(smp: Any) -> None:
@@ -154,7 +236,8 @@ def test_dropped_stages_are_named(smp: Any) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_folders_are_exchanged(smp: Any, name: str, tmp_path: Path) -> None:
-    options = {"encoder_name": "resnet18", "in_channels": 2}
+    encoder = "mit_b0" if name == "Segformer" else "resnet18"
+    options = {"encoder_name": encoder, "in_channels": 2}
     if name == "PSPNet":  # smp needs all of the encoder
         options |= {"encoder_depth": 5, "upsampling": 32}
     theirs, ours = pair(smp, name, options)
@@ -168,10 +251,13 @@ def test_folders_are_exchanged(smp: Any, name: str, tmp_path: Path) -> None:
         assert torch.equal(loaded(x), theirs(x))
 
 
-@pytest.mark.parametrize("name", ["PSPNet", "DeepLabV3Plus"])
-def test_initial_weights_have_the_same_distribution(smp: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [("PSPNet", "resnet18"), ("DeepLabV3Plus", "resnet18"), ("Segformer", "mit_b0")],
+)
+def test_initial_weights_have_the_same_distribution(smp: Any, name: str, encoder: str) -> None:
     theirs, ours = (
-        getattr(library, name)("resnet18", encoder_weights=None, in_channels=5, classes=9)
+        getattr(library, name)(encoder, encoder_weights=None, in_channels=5, classes=9)
         for library in (smp, fastseg)
     )
     truth = dict(theirs.named_parameters())

@@ -1,4 +1,4 @@
-"""The ways in which data sets lie on disk, one file each. `--layout` takes their names."""
+"""Layouts of data sets on disk, one file each. `--layout` takes their names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DataSet:
     notes: tuple[str, ...]
 
     def split(self, name: str) -> str | None:
-        """The split that a name means: itself, another word for it, or the only one there is."""
+        """Finds a split by its name, a synonym, or as the only one there is."""
         if set(self.splits) == {""}:
             return ""
         words = (name, *_ALIASES.get(name, ()))
@@ -72,6 +72,9 @@ def open_data_set(root: Path, layout: str | None = None) -> DataSet:
     Args:
         root: its folder, or a folder that holds nothing but it; or a csv or COCO file.
         layout: a key of LAYOUTS; by default the first that matches.
+
+    Returns:
+        The data set: its pairs by split, and its classes if it declares them.
 
     Raises:
         DatasetError: no such folder or layout, or files that do not fit each other.

@@ -1,4 +1,4 @@
-"""What a layout of files on disk is, and what is found in one."""
+"""The base of layouts, and the files found in one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from ..label_files import LabelSource
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image file and its labels: a file, or what draws them."""
+    """An image and its labels.
+
+    Attributes:
+        name: of the pair, the same in messages, tables and results.
+        image: file of the image.
+        label: file of the labels, or a source that draws them.
+    """
 
     name: str
     image: Path

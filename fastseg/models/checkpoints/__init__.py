@@ -36,9 +36,11 @@ def load_checkpoint(
 
     These checkpoints are recognised, by the names of their tensors:
 
-    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus; ResNets and MobileNetV2
+    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
+      every encoder here
     - torchvision: DeepLabV3; ResNets
-    - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets
+    - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
+    - transformers: SegFormer, whose folders `from_pretrained` reads with its classes
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
     - TensorFlow: mobile DeepLab, also as MobileNetV2ForSemanticSegmentation of transformers, whose

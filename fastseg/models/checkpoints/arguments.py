@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..files import StateDict
-from .encoders import encoder_arguments, size_of, stem_options
+from .encoders import count_of, encoder_arguments, size_of
 
 
 def deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
@@ -52,12 +52,72 @@ def pspnet_arguments(state_dict: StateDict) -> dict[str, Any]:
     return arguments
 
 
-def _shared_arguments(state_dict: StateDict, reader: str) -> dict[str, Any]:
-    """What every model takes; `reader` is a weight that the encoder's last features go into."""
-    options = stem_options(state_dict)
+def segformer_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of SegFormer; the logits are upsampled to the size of the input.
+
+    The last features are read by the first linear layer, or by the last of the normed layers.
+    """
+    count = count_of(state_dict, "decoder.mlp_stage.")
+    normed = "decoder.mlp_stage.0.0.weight" in state_dict
+    last = f"{count - 1}.0" if normed else "0.linear"
+    return {
+        **_shared_arguments(state_dict, f"decoder.mlp_stage.{last}.weight"),
+        "decoder_segmentation_channels": size_of(state_dict, "decoder.fuse_stage.0.weight", 0, 256),
+        "decoder_normed": normed,
+    }
+
+
+def upernet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of UPerNet; the grids are the usual ones, as many as there are."""
+    count = count_of(state_dict, "decoder.psp.blocks.")
+    usual = (1, 2, 3, 6)
+    norms = "decoder.feature_norms.0.weight" in state_dict
+    return {
+        **_shared_arguments(state_dict, "decoder.psp.blocks.0.1.0.weight"),
+        "decoder_channels": size_of(state_dict, "decoder.fusion_block.0.weight", 0, 256),
+        "decoder_use_norm": _norm_name(state_dict, "decoder.fusion_block"),
+        "decoder_feature_norm_eps": 1e-6 if norms else None,
+        "psp_bins": usual[:count] if count <= len(usual) else tuple(range(1, count + 1)),
+        "auxiliary_channels": _auxiliary_channels(state_dict),
+    }
+
+
+def unet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of Unet."""
+    depth = count_of(state_dict, "decoder.blocks.")
+    block = "decoder.blocks.0"
+    return {
+        **_shared_arguments(state_dict, depth=depth),
+        "decoder_channels": [
+            size_of(state_dict, f"decoder.blocks.{i}.conv2.0.weight", 0, 16) for i in range(depth)
+        ],
+        "decoder_use_norm": _norm_name(state_dict, f"{block}.conv1"),
+        "decoder_attention_type": (
+            "scse" if f"{block}.attention1.attention.cSE.1.weight" in state_dict else None
+        ),
+    }
+
+
+def _norm_name(state_dict: StateDict, layers: str) -> Any:
+    """What `make_norm` makes the norm between a convolution and a ReLU of."""
+    if f"{layers}.1.running_mean" in state_dict:
+        return "batchnorm"
+    if f"{layers}.1.weight" in state_dict:
+        return {"type": "instancenorm", "affine": True}
+    return "identity" if f"{layers}.0.bias" in state_dict else "instancenorm"
+
+
+def _shared_arguments(
+    state_dict: StateDict, reader: str | None = None, depth: int | None = None
+) -> dict[str, Any]:
+    """What every model takes.
+
+    Args:
+        reader: a weight that the encoder's last features go into, from which its depth is read.
+        depth: of the encoder, instead.
+    """
     arguments = {
-        **encoder_arguments(state_dict, reader, options),
-        "encoder_options": options,
+        **encoder_arguments(state_dict, reader, depth),
         "classes": size_of(state_dict, "segmentation_head.0.weight", 0, 1),
     }
     if labels := size_of(state_dict, "classification_head.3.weight", 0, None):

@@ -2,89 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
 
-from ..encoders import make_encoder
+from ..encoders import ENCODERS, MIT_VARIANTS, make_encoder
+from ..encoders.timm_encoder import PREFIX
+from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
 
 # Blocks of the four stages. Where the stages that are present fit several, the first is taken: it
 # has the same values as the others.
 _BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _BOTTLENECK = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-# What each kind of encoder reads the image with.
-_FIRST_WEIGHTS = (
-    "encoder.conv1.weight",
-    "encoder.conv1.0.weight",
-    "encoder.features.0.0.weight",
-)
 
 
 def encoder_arguments(
-    state_dict: StateDict, reader: str, options: dict[str, Any]
+    state_dict: StateDict, reader: str | None = None, depth: int | None = None
 ) -> dict[str, Any]:
-    """The arguments that every model with an encoder takes.
+    """The arguments about the encoder, which every model with one takes.
 
     Args:
         reader: name of a weight that reads the encoder's last features.
-        options: of the encoder, as `stem_options` has them.
+        depth: halvings of the encoder, where the model tells it without a reader.
 
     Raises:
         ValueError: the encoder is none of ours, or `reader` does not fit it.
     """
-    name = encoder_name(state_dict)
+    name, options = encoder_of(state_dict)
+    if depth is None and name != PREFIX:
+        depth = _depth(state_dict, reader or "", name, options)
+    inner = (v for k, v in state_dict.items() if k.startswith("encoder.") and v.dim() == 4)
+    first = next(inner, None)
+    return {
+        "encoder_name": name,
+        "encoder_weights": None,
+        **({} if depth is None else {"encoder_depth": depth}),
+        "in_channels": 3 if first is None else first.shape[1],
+        "encoder_options": options,
+    }
+
+
+def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any]) -> int:
+    """Halvings of the encoder, by the channels of the last features."""
     with torch.device("meta"):
         widths = make_encoder(name, **options).out_channels
     channels = size_of(state_dict, reader, 1, widths[-1])
     if channels not in widths[3:]:
         raise ValueError(f"{reader} reads {channels} channels, {name} has {widths[3:]}")
-    first = next((key for key in _FIRST_WEIGHTS if key in state_dict), "")
-    return {
-        "encoder_name": name,
-        "encoder_weights": None,
-        "encoder_depth": widths.index(channels, 3),
-        "in_channels": size_of(state_dict, first, 1, 3),
-    }
+    return widths.index(channels, 3)
 
 
-def stem_options(state_dict: StateDict) -> dict[str, Any]:
-    """Options of an encoder that begins with three 3x3 convolutions; else empty."""
-    if "encoder.conv1.0.weight" not in state_dict:
-        return {}
-    stem = [size_of(state_dict, f"encoder.conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
-    return {"stem_channels": stem}
-
-
-def encoder_name(names: Collection[str]) -> str:
-    """The key of ENCODERS whose tensors have these names.
+def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
+    """The key of ENCODERS whose tensors these are, and the encoder's options.
 
     Raises:
         ValueError: there is none.
     """
-    inner = {name.removeprefix("encoder.") for name in names if name.startswith("encoder.")}
-    for recognised in (_mobilenet_v2, _resnet):
-        if name := recognised(inner):
-            return name
-    raise ValueError(f"its encoder is none of {', '.join([*_BASIC, *_BOTTLENECK, 'mobilenet_v2'])}")
+    prefix = "encoder."
+    inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    if any(key.startswith("model.") for key in inner):
+        return PREFIX, {}  # one of timm's: the caller says which
+    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit):
+        if found := recognised(inner):
+            return found
+    raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
 
 
-def _mobilenet_v2(names: Collection[str]) -> str | None:
-    return "mobilenet_v2" if any(name.startswith("features.0.0.") for name in names) else None
+Found = tuple[str, dict[str, Any]] | None
 
 
-def _resnet(names: Collection[str]) -> str | None:
-    counts = [
-        len({name.split(".")[1] for name in names if name.startswith(f"layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    ]
-    built = tuple(count for count in counts if count > 0)
-    variants = _BOTTLENECK if any(n.startswith("layer1.0.conv3.") for n in names) else _BASIC
+def _mobilenet_v2(inner: StateDict) -> Found:
+    return ("mobilenet_v2", {}) if any(k.startswith("features.0.0.") for k in inner) else None
+
+
+def _resnet(inner: StateDict) -> Found:
+    built = _blocks(inner, "layer{}.")
+    variants = _BOTTLENECK if any(k.startswith("layer1.0.conv3.") for k in inner) else _BASIC
     for name, expected in variants.items():
         if built and built == expected[: len(built)]:
-            return name
+            if "conv1.0.weight" not in inner:
+                return name, {}
+            stem = [size_of(inner, f"conv1.{index}.weight", 0, 64) for index in (0, 3, 6)]
+            return name, {"stem_channels": stem}
     return None
+
+
+def _vgg(inner: StateDict) -> Found:
+    """By which of its layers are convolutions."""
+    kinds = {name.rpartition(".") for name in inner if name.startswith("features.")}
+    built = {layer for layer, _, kind in kinds if kind == "weight"}
+    norm = any(kind == "running_mean" for _, _, kind in kinds)
+    for name in VGG_COUNTS:
+        with torch.device("meta"):
+            whole: Any = make_encoder(name + ("_bn" if norm else ""))
+        layers = [f"features.{i}" for i, m in enumerate(whole.features) if list(m.parameters())]
+        if built and built == set(layers[: len(built)]):
+            return name + ("_bn" if norm else ""), {}
+    return None
+
+
+def _mit(inner: StateDict) -> Found:
+    """One of the paper's, or mit_b0 with the widths and depths that the tensors have.
+
+    Heads are in no tensor: their width is that of the first stage, as in the paper.
+    """
+    depths = _blocks(inner, "block{}.")
+    if not depths or "patch_embed1.proj.weight" not in inner:
+        return None
+    widths = [size_of(inner, f"patch_embed{i + 1}.proj.weight", 0, 0) for i in range(len(depths))]
+    reductions = [
+        size_of(inner, f"block{i + 1}.0.attn.sr.weight", 2, 1) for i in range(len(depths))
+    ]
+    expansions = [
+        size_of(inner, f"block{i + 1}.0.mlp.fc1.weight", 0, 4 * width) // max(width, 1)
+        for i, width in enumerate(widths)
+    ]
+    usual = reductions == [8, 4, 2, 1][: len(depths)] and set(expansions) == {4}
+    for name, (known_depths, known_widths) in MIT_VARIANTS.items():
+        built = slice(len(depths))
+        if usual and depths == known_depths[built] and tuple(widths) == known_widths[built]:
+            return name, {}
+    more = [1] * (4 - len(depths))  # stages that are not built
+    options = {
+        "depths": [*depths, *more],
+        "widths": [*widths, *more],
+        "reductions": [*reductions, *more],
+        "expansions": [*expansions, *more],
+        "heads": [*(width // widths[0] if widths[0] else 1 for width in widths), *more],
+    }
+    return "mit_b0", options
+
+
+def _blocks(inner: StateDict, stage: str) -> tuple[int, ...]:
+    """How many blocks each stage has that is there; `stage` is the prefix of stage {}."""
+    counts = [count_of(inner, stage.format(number)) for number in (1, 2, 3, 4)]
+    return tuple(count for count in counts if count > 0)
 
 
 def size_of(state_dict: StateDict, key: str, axis: int, default: Any) -> Any:
@@ -93,3 +146,8 @@ def size_of(state_dict: StateDict, key: str, axis: int, default: Any) -> Any:
     That it is missing is reported, with its name, when the model is filled.
     """
     return state_dict[key].shape[axis] if key in state_dict else default
+
+
+def count_of(state_dict: StateDict, prefix: str) -> int:
+    """How many different names follow a prefix, as those of an nn.ModuleList's modules."""
+    return len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)})

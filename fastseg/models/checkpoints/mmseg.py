@@ -1,4 +1,4 @@
-"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8."""
+"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8, and SegFormer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from typing import Any
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..files import StateDict
 from ..pspnet import PSPNet
-from .arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
+from ..segformer import SegFormer
+from .arguments import (
+    deeplabv3_arguments,
+    deeplabv3plus_arguments,
+    pspnet_arguments,
+    segformer_arguments,
+)
 from .family import CONTRACTED, DEEP_STEM, Family
+from .mit import from_mmseg
 
 # A ConvModule's convolution and norm -> indices in our sequence.
 _CONV_MODULE = {"conv": "0", "bn": "1"}
@@ -75,6 +82,17 @@ _DEEPLABV3PLUS = {
         for k, v in _SEPARABLE.items()
     },
 }
+_SEGFORMER = {
+    **{
+        f"decode_head.convs.{n}.{k}.": f"decoder.mlp_stage.{n}.{v}."
+        for n in range(4)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{
+        f"decode_head.fusion_conv.{k}.": f"decoder.fuse_stage.{v}." for k, v in _CONV_MODULE.items()
+    },
+    "decode_head.conv_seg.": "segmentation_head.0.",
+}
 # What both DeepLabs do differently from smp's: the pooled branch first, then a 3x3 projection.
 _DEEPLAB = {
     "align_corners": False,
@@ -108,6 +126,18 @@ def _deeplabv3plus(state_dict: StateDict) -> dict[str, Any]:
     )
 
 
+def _segformer(state_dict: StateDict) -> dict[str, Any]:
+    """All of its layer norms have the epsilon 1e-6."""
+    arguments = segformer_arguments(state_dict)
+    options = {**arguments["encoder_options"], "embedding_norm_eps": 1e-6}
+    return {
+        **arguments,
+        "encoder_options": options,
+        "decoder_dropout": 0.1,
+        "align_corners": False,
+    }
+
+
 def _contracted(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "encoder_options": {**arguments["encoder_options"], **CONTRACTED}}
 
@@ -135,5 +165,13 @@ FAMILIES = (
         _deeplabv3plus,
         ("backbone.", "decode_head.image_pool.", "decode_head.sep_bottleneck."),
         names=_DEEPLABV3PLUS,
+    ),
+    Family(
+        "mmseg-segformer",
+        SegFormer,
+        _segformer,
+        ("backbone.layers.0.0.projection.", "decode_head.convs.", "decode_head.fusion_conv."),
+        names=_SEGFORMER,
+        convert=from_mmseg,
     ),
 )

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..pspnet import PSPNet
-from .arguments import deeplabv3_arguments, deeplabv3plus_arguments, pspnet_arguments
+from ..segformer import SegFormer
+from ..unet import Unet
+from ..upernet import UPerNet
+from .arguments import (
+    deeplabv3_arguments,
+    deeplabv3plus_arguments,
+    pspnet_arguments,
+    segformer_arguments,
+    unet_arguments,
+    upernet_arguments,
+)
 from .family import Family
 
 FAMILIES = (
@@ -21,9 +31,32 @@ FAMILIES = (
         ("encoder.", "decoder.aspp.convs.", "decoder.conv.", "segmentation_head."),
     ),
     Family(
+        "smp-segformer",
+        SegFormer,
+        segformer_arguments,
+        ("encoder.", "decoder.mlp_stage.", "decoder.fuse_stage.", "segmentation_head."),
+    ),
+    Family(
+        "smp-upernet",
+        UPerNet,
+        upernet_arguments,
+        ("encoder.", "decoder.psp.out_conv.", "decoder.fpn_conv_blocks.", "segmentation_head."),
+    ),
+    Family(
         "smp-pspnet",
         PSPNet,
         pspnet_arguments,
         ("encoder.", "decoder.psp.blocks.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-unet",
+        Unet,
+        unet_arguments,
+        (
+            "encoder.",
+            "decoder.blocks.0.conv1.0.",
+            "decoder.blocks.0.conv2.0.",
+            "segmentation_head.",
+        ),
     ),
 )

@@ -1,17 +1,22 @@
-"""MobileNetV2ForSemanticSegmentation of Hugging Face transformers: TensorFlow's mobile DeepLab.
+"""MobileNetV2 and SegFormer for semantic segmentation, of Hugging Face transformers.
 
-Its batch norms follow the convolutions; ours are folded into them.
+The former is TensorFlow's mobile DeepLab: its batch norms follow the convolutions; ours are folded
+into them.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
 from ..files import StateDict
+from ..segformer import SegFormer
 from ..tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
+from .arguments import segformer_arguments
 from .family import Family
+from .mit import from_transformers
 from .tensorflow import mobilenetv2_arguments
 
 # Epsilon of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
@@ -74,7 +79,26 @@ def _our_name(layer: str) -> str | None:
     return _LAYERS.get(layer)
 
 
+def _segformer(state_dict: StateDict) -> dict[str, Any]:
+    """SegFormer's layer norms all have the epsilon 1e-5 there."""
+    arguments = segformer_arguments(state_dict)
+    options = {**arguments["encoder_options"], "norm_eps": 1e-5}
+    return {
+        **arguments,
+        "encoder_options": options,
+        "decoder_dropout": 0.1,
+        "align_corners": False,
+    }
+
+
 FAMILIES = (
+    Family(
+        "hf-segformer",
+        SegFormer,
+        _segformer,
+        ("segformer.", "decode_head.linear_fuse.", "decode_head.classifier."),
+        convert=from_transformers,
+    ),
     Family(
         "hf-deeplab-mobilenetv2",
         TFDeepLabMobileNetV2,

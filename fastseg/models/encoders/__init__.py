@@ -1,4 +1,4 @@
-"""Encoders: the networks that models take their features from."""
+"""Encoders: networks from images to features."""
 
 from __future__ import annotations
 
@@ -7,11 +7,39 @@ from functools import partial
 from typing import Any
 
 from .base import Encoder
+from .mit import MixTransformerEncoder
 from .mobilenet_v2 import MobileNetV2Encoder
+from .preprocessing import get_preprocessing_fn, get_preprocessing_params
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .timm_encoder import PREFIX, TimmEncoder
+from .vgg import VGG_COUNTS, VGGEncoder
 
-__all__ = ["ENCODERS", "Encoder", "MobileNetV2Encoder", "ResNetEncoder", "make_encoder"]
+__all__ = [
+    "ENCODERS",
+    "MIT_VARIANTS",
+    "Encoder",
+    "MixTransformerEncoder",
+    "MobileNetV2Encoder",
+    "ResNetEncoder",
+    "TimmEncoder",
+    "VGGEncoder",
+    "get_preprocessing_fn",
+    "get_preprocessing_params",
+    "make_encoder",
+]
+
+# Source: Xie et al., SegFormer, 2021, table 6.
+_WIDE = (64, 128, 320, 512)
+# Name -> blocks and channels of the four stages.
+MIT_VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "mit_b0": ((2, 2, 2, 2), (32, 64, 160, 256)),
+    "mit_b1": ((2, 2, 2, 2), _WIDE),
+    "mit_b2": ((3, 4, 6, 3), _WIDE),
+    "mit_b3": ((3, 4, 18, 3), _WIDE),
+    "mit_b4": ((3, 8, 27, 3), _WIDE),
+    "mit_b5": ((3, 6, 40, 3), _WIDE),
+}
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet18": partial(ResNetEncoder, BasicBlock, (2, 2, 2, 2)),
@@ -20,6 +48,15 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet101": partial(ResNetEncoder, Bottleneck, (3, 4, 23, 3)),
     "resnet152": partial(ResNetEncoder, Bottleneck, (3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2Encoder,
+    **{
+        name: partial(MixTransformerEncoder, depths=depths, widths=widths)
+        for name, (depths, widths) in MIT_VARIANTS.items()
+    },
+    **{
+        name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)
+        for name, counts in VGG_COUNTS.items()
+        for norm in (False, True)
+    },
 }
 
 
@@ -31,24 +68,38 @@ def make_encoder(
     output_stride: int = 32,
     **options: Any,
 ) -> Encoder:
-    """An encoder by its name.
+    """Makes an encoder from its name.
 
     Args:
-        name: key of `ENCODERS`.
+        name: key of `ENCODERS`, or "tu-" and the name of a network of timm.
         in_channels: of the image. With weights of 3 channels and another number here, those of the
             first convolution are repeated (summed for 1) and scaled to keep the activations' size.
         depth: number of halvings, 1 to 5.
-        weights: None for random ones, "imagenet" for those of the Hugging Face hub's
-            smp-hub/<name>.imagenet, or the path of a file of torch.save or safetensors with
-            torchvision's names.
+        weights: None for random ones; "imagenet" (of resnet18 and resnet50 also "ssl" and "swsl")
+            for those of the Hugging Face hub's smp-hub/<name>.<weights>; "owner/name" of another
+            repository with our names; or the path of a file of torch.save or safetensors with
+            them, which are torchvision's or smp's. Those of timm: see `TimmEncoder`.
         output_stride: 8, 16 or 32: later halvings become dilation.
-        options: further arguments of this encoder.
+        **options: further arguments of this encoder.
+
+    Returns:
+        The encoder, a module from images to a list of features, finest first.
 
     Raises:
-        ValueError: no such encoder, arguments out of range, or weights that cannot be had.
+        ValueError: no such encoder, arguments out of range, or weights that cannot be loaded.
     """
+    if name == PREFIX:
+        raise ValueError(
+            "the encoder is one of timm's, and no tensor tells which: pass encoder_name='tu-NAME'"
+        )
+    if name.startswith(PREFIX):
+        inner = name[len(PREFIX) :]
+        return TimmEncoder(inner, in_channels, depth, output_stride, weights, **options)
     if name not in ENCODERS:
-        raise ValueError(f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}")
+        raise ValueError(
+            f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}, and 'tu-' with the name "
+            "of a network of timm"
+        )
     encoder = ENCODERS[name](
         in_channels=in_channels, depth=depth, output_stride=output_stride, **options
     )

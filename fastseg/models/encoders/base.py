@@ -1,4 +1,4 @@
-"""What every encoder is: a module from an image to its features at several strides."""
+"""The base of all encoders: a module from an image to its features at several strides."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ class Encoder(nn.Module):
 
     Args:
         in_channels: of the image.
-        depth: number of halvings, 1 to 5; what would come after is not built.
+        depth: number of halvings, 1 to 5; later stages are not built.
         output_stride: 8, 16 or 32: later halvings become dilation.
 
     Attributes:
-        out_channels: of the features, the image itself first: depth + 1 numbers.
+        out_channels: of the features, the image itself (in a VGG its first stage) first: depth + 1
+            numbers.
         output_stride: of the last features.
         prefixes: what names of tensors of the whole network begin with, stages in order.
         classifier_prefix: the same for the ImageNet classifier, which encoders do not have.
+        mean, std: of the values that its weights were trained on, where they are not the usual.
+        rounds_up: whether an odd size is halved to the larger half; otherwise its last row or
+            column is left out.
         mixed_dtypes: whether the weights after `early_layers` may have another dtype than those
             before (`fastseg.fuse`); the image may then have any.
     """
@@ -30,7 +34,10 @@ class Encoder(nn.Module):
     out_channels: list[int]
     prefixes: tuple[str, ...]
     classifier_prefix: str
+    rounds_up: bool = True
     mixed_dtypes: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __init__(self, in_channels: int, depth: int, output_stride: int) -> None:
         super().__init__()
@@ -50,7 +57,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def early_layers(self) -> list[nn.Module]:
-        """The first layers, up to stride 4: what they round away is missing everywhere after.
+        """The first layers, up to stride 4: all later layers inherit their rounding.
 
         With their weights in float32 and all others in bfloat16, a MobileNetV2's labels are as near
         to those in float32 as if half of the encoder were so.
@@ -58,11 +65,11 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def to_early(self, x: torch.Tensor) -> torch.Tensor:
-        """x as the early layers take it."""
+        """Casts x to the early layers' dtype."""
         return x.to(next(self.parameters()).dtype) if self.mixed_dtypes else x
 
     def to_late(self, x: torch.Tensor) -> torch.Tensor:
-        """What the early layers made, as the later ones take it."""
+        """The early layers' result, as the later layers take it."""
         if not self.mixed_dtypes:
             return x
         *_, last = self.parameters()
@@ -88,7 +95,7 @@ class Encoder(nn.Module):
         return unused
 
     def initialise(self) -> None:
-        """Random weights as torchvision's networks have them before training.
+        """Draws random weights from torchvision's initial distribution.
 
         With other than 3 input channels the first convolution has torch's, as in smp.
         """
@@ -98,7 +105,7 @@ class Encoder(nn.Module):
 
 
 def _drop_unused(encoder: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
-    """Before loading: weights of a whole network fit the part of it that is built."""
+    """Before loading, drops the weights of stages that are not built."""
     assert isinstance(encoder, Encoder)
     inner = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     unused = [prefix + key for key in encoder.unused_keys(inner)]

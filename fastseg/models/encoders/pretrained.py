@@ -1,7 +1,8 @@
-"""Weights that encoders start from."""
+"""Pretrained weights of encoders."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ import torch
 from ..files import read_tensors, unwrap
 from .base import Encoder
 
-# Commits of the repositories smp-hub/<name>.imagenet, the ones that smp 0.6 uses.
+# Commits of the repositories smp-hub/<name>.<weights>, the ones that smp 0.6 uses. A name without
+# weights has imagenet's.
 _REVISIONS = {
     "resnet18": "3f2325ff978283d47aa6a1d6878ca20565622683",
     "resnet34": "7a57b34f723329ff020b3f8bc41771163c519d0c",
@@ -17,22 +19,48 @@ _REVISIONS = {
     "resnet101": "cd7c15e8c51da86ae6a084515fdb962d0c94e7d1",
     "resnet152": "951dd835e9d086628e447b484584c8983f9e1dd0",
     "mobilenet_v2": "e67aa804e17f7b404b629127eabbd224c4e0690b",
+    "mit_b0": "9ce53d104d92d75aabb00aae70677aaab67e7c84",
+    "mit_b1": "a04bf4f13a549bce677cf79b04852e7510782817",
+    "mit_b2": "868ab6f13871dcf8c3d9f90ee4519403475b65ef",
+    "mit_b3": "32558d12a65f1daa0ebcf4f4053c4285e2c1cbda",
+    "mit_b4": "3a3454e900a4b4f11dd60eeb59101a9a1a36b017",
+    "mit_b5": "ced04d96c586b6297fd59a7a1e244fc78fdb6531",
+    "resnet18.ssl": "d600d5116aac2e6e595f99f40612074c723c00b2",
+    "resnet18.swsl": "0e3a35d4d8e344088c14a96eee502a88ac70eae1",
+    "resnet50.ssl": "d07daf5b4377f3700c6ac61906b0aafbc4eca46b",
+    "resnet50.swsl": "b9520cce124f91c6fe7eee45721a2c7954f0d8c0",
 }
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _INSTEAD = (
     "pass encoder_weights=None for random weights or the path of a local file with the weights"
 )
 
 
+def known_weights(name: str) -> tuple[str, ...]:
+    """Names of the weights that smp publishes for an encoder."""
+    names = (key.partition(".") for key in _REVISIONS)
+    return tuple(weights or "imagenet" for encoder, _, weights in names if encoder == name)
+
+
 def load_weights(encoder: Encoder, name: str, weights: str) -> None:
-    """Loads "imagenet" weights from the hub, or the weights of a file.
+    """Loads weights of the hub, or of a file.
+
+    Args:
+        weights: one of `known_weights(name)`, "owner/name" of a repository, or a path.
 
     Raises:
-        ValueError: the weights cannot be had, or do not fit.
+        ValueError: the weights cannot be loaded, or do not fit.
     """
-    path = _download(name) if weights == "imagenet" else Path(weights)
+    path = Path(weights)
+    if weights in known_weights(name):
+        key = name if weights == "imagenet" else f"{name}.{weights}"
+        path = _download(weights, f"smp-hub/{name}.{weights}", _REVISIONS[key])
+    elif not path.is_file() and _REPOSITORY.fullmatch(weights):
+        path = _download(weights, weights, None)
     if not path.is_file():
+        known = ", ".join(repr(known) for known in known_weights(name))
         raise ValueError(
-            f"encoder_weights is {weights!r}: neither 'imagenet' nor a file; {_INSTEAD}"
+            f"encoder_weights is {weights!r}: neither one of {known} nor a file; {_INSTEAD}"
         )
     state_dict = unwrap(str(path), read_tensors(path))
     first = next(key for key, value in encoder.state_dict().items() if value.dim() == 4)
@@ -66,21 +94,19 @@ def adapt_channels(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
     return weight[:, index] * (given / in_channels)
 
 
-def _download(name: str) -> Path:
+def _download(weights: str, repository: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise ValueError(
-            "encoder_weights='imagenet' needs the package huggingface_hub "
+            f"encoder_weights={weights!r} needs the package huggingface_hub "
             f'(pip install "fastseg-kernels[hub]"); or {_INSTEAD}'
         ) from error
-    repository = f"smp-hub/{name}.imagenet"
     try:
-        file = hf_hub_download(repository, "model.safetensors", revision=_REVISIONS[name])
-        return Path(file)
+        return Path(hf_hub_download(repository, "model.safetensors", revision=revision))
     except Exception as error:  # the hub's client raises errors of several packages
         reason = str(error).strip().splitlines()
         raise ValueError(
-            f"encoder_weights='imagenet': {repository} cannot be had from the Hugging Face hub "
+            f"encoder_weights={weights!r}: {repository} cannot be had from the Hugging Face hub "
             f"({type(error).__name__}: {reason[0] if reason else ''}); {_INSTEAD}"
         ) from error

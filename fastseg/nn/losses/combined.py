@@ -97,7 +97,7 @@ class CombinedLoss(nn.Module):
 
 
 def named_loss(name: str, mode: str, ignore_index: int | None, **options: Any) -> SumsLoss:
-    """A loss by the name that CombinedLoss and `fastseg train --loss` know it by."""
+    """Makes a loss from its name in CombinedLoss and `fastseg train --loss`."""
     if name == "ce":
         if mode != "multiclass":
             raise ValueError(f"loss 'ce' needs mode 'multiclass', not {mode!r}: use 'bce'")
@@ -119,16 +119,19 @@ def parse_loss(
     label_smoothing: float = 0.0,
     **options: Any,
 ) -> CombinedLoss:
-    """The loss that a text such as "ce+dice" or "ce+0.5*focal" stands for.
+    """Makes a weighted sum of losses from a text such as "ce+dice" or "ce+0.5*focal".
 
     Args:
-        text: names of CombinedLoss joined by "+", each perhaps with a weight and "*" before it.
-        mode, ignore_index: of the losses.
-        class_weight, label_smoothing: of "ce".
-        **options: align_corners, process_group.
+        text: names that CombinedLoss knows, joined by "+"; "2*" before a name is its weight.
+        mode, ignore_index: of all the losses.
+        class_weight, label_smoothing: of "ce" alone.
+        **options: align_corners and process_group, of all the losses.
+
+    Returns:
+        The loss.
 
     Raises:
-        ValueError: it is none.
+        ValueError: an unknown name or a weight that is no number.
     """
     weights: dict[str, Any] = {}
     for part in text.replace(" ", "").split("+"):

@@ -11,8 +11,9 @@ from .region import RegionLoss
 class TverskyLoss(RegionLoss):
     """Tversky loss of bilinearly upsampled logits, which weighs false positives and negatives.
 
-    With the defaults smp.losses.TverskyLoss of the upsampled logits; `monai` and `mmseg` make those
-    of the other libraries. A gamma other than 1 makes it focal. Args: see RegionLoss.
+    The defaults give smp.losses.TverskyLoss of the upsampled logits; `monai` and `mmseg` make the
+    losses of those libraries. A gamma other than 1 makes it focal. Arguments are those of
+    RegionLoss, in smp's order.
 
     Source: Salehi, Erdogmus, Gholipour, "Tversky loss function" (2017); Abraham, Khan, "A novel
     focal Tversky loss function" (2018).
@@ -104,8 +105,9 @@ class TverskyLoss(RegionLoss):
 class DiceLoss(RegionLoss):
     """Dice loss of bilinearly upsampled logits: RegionLoss with alpha = beta = 1/2.
 
-    With the defaults smp.losses.DiceLoss of the upsampled logits; `monai` and `mmseg` make those of
-    the other libraries. Args: see RegionLoss.
+    The defaults give smp.losses.DiceLoss of the upsampled logits; `monai` and `mmseg` make the
+    losses of those libraries.
+    Arguments are those of RegionLoss, in smp's order.
 
     Source: Milletari, Navab, Ahmadi, "V-Net" (2016).
     """
@@ -192,7 +194,8 @@ class DiceLoss(RegionLoss):
 class JaccardLoss(RegionLoss):
     """Jaccard (IoU) loss of bilinearly upsampled logits: RegionLoss with alpha = beta = 1.
 
-    With the defaults smp.losses.JaccardLoss of the upsampled logits. Args: see RegionLoss.
+    The defaults give smp.losses.JaccardLoss of the upsampled logits; `monai` makes MONAI's.
+    Arguments are those of RegionLoss, in smp's order.
     """
 
     def __init__(

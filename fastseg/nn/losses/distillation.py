@@ -1,4 +1,4 @@
-"""Distillation: the distribution of a teacher, whose logits stay at low resolution too."""
+"""Distillation from a teacher whose logits stay at low resolution too."""
 
 from __future__ import annotations
 

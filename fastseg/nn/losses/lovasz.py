@@ -52,7 +52,7 @@ class LovaszLoss(nn.Module):
 
 
 class _Lovasz(torch.autograd.Function):
-    """Both passes walk over the classes; the forward's maps of one class do not outlive it."""
+    """Forward and backward each visit the classes one by one and keep no map of a class."""
 
     @staticmethod
     def forward(

@@ -12,10 +12,10 @@ from ...ops.upsample_cross_entropy import upsample_cross_entropy
 
 
 class OhemCrossEntropy(nn.Module):
-    """Cross-entropy over the pixels that the network is least sure of.
+    """Cross-entropy over the pixels with the least probable targets.
 
-    Kept are the pixels whose target has a probability below `threshold`, but no fewer than
-    `min_kept`: if fewer are, those with the lowest probabilities. The loss is the mean over the
+    It keeps the pixels whose target has a probability below `threshold`, and at least `min_kept`:
+    if there are fewer, those with the lowest probabilities. The loss is the mean over the
     kept pixels (over the weights of their classes). Which pixels are kept has no gradient.
 
     Args:

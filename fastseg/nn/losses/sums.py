@@ -1,4 +1,4 @@
-"""How losses share the two passes over the pixels: each says which sums it is a function of."""
+"""Lets losses share two passes over the pixels: each names the sums that it depends on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_INDEX = -100  # no class, and in no mask
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Which sums a loss needs, and how the pixels are to be read."""
+    """The sums that a loss needs, and how pixels are read for them."""
 
     names: tuple[str, ...]
     activation: str

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..._streams import in_use
 from .triton_config import (
     SUM_BLOCK,
     WARPS,
@@ -22,7 +23,6 @@ from .triton_tables import (
     best_conv_config,
     conv_table,
     gradient_table,
-    keep_for_graphs,
     programs_on,
 )
 from .triton_tiles import Maps, Pair, Taps
@@ -85,7 +85,7 @@ def convolve(
             x.dtype, how, descriptors, branches, maps, out_channels, programs_on(x.device)
         )
     tiles, programs = conv_table(branches, maps, out_channels, config, x.device)
-    keep_for_graphs(tiles)
+    in_use(tiles)
     source: Any = _pixels(x)
     factors: list[Any] = [_taps_first(w) for w in weights]
     if descriptors:
@@ -154,7 +154,7 @@ def weight_gradient(
         config = choose_gradient_config(gradient_configs(x.dtype, how, descriptors), taps, maps)
     tiles = math.ceil(out_channels / config.out_channels) * math.ceil(channels / config.channels)
     work, first = gradient_table(taps, maps, config, tiles, x.device)
-    keep_for_graphs(work, first)
+    in_use(work, first)
     runs = work.shape[0]
     padded = math.ceil(channels / 16) * 16
     partial = x.new_empty((runs, out_channels, padded), dtype=torch.float32)

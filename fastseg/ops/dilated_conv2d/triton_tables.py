@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from ..._streams import copied
 from .triton_config import (
     ConvConfig,
     GradientConfig,
@@ -18,7 +19,8 @@ from .triton_tiles import Maps, Taps, conv_tiles, weight_gradient_work
 
 # Two programs fit a multiprocessor: one multiplies while the other one writes its tile.
 _PROGRAMS_PER_MULTIPROCESSOR = 2
-_TABLES_KEPT = 64
+_TABLES_KEPT = 256
+_NAME = "dilated_conv2d"
 
 
 @functools.cache
@@ -28,16 +30,6 @@ def programs_on(device: torch.device) -> int:
         return 3  # the interpreter: several rounds on small maps
     count = torch.cuda.get_device_properties(device).multi_processor_count
     return count * _PROGRAMS_PER_MULTIPROCESSOR
-
-
-# A CUDA graph reads its tables again at every replay, whatever the caches below have dropped.
-_in_graphs: dict[int, torch.Tensor] = {}
-
-
-def keep_for_graphs(*tables: torch.Tensor) -> None:
-    """Called with the tables of every launch."""
-    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        _in_graphs.update((t.data_ptr(), t) for t in tables)
 
 
 @functools.lru_cache(_TABLES_KEPT)
@@ -66,7 +58,7 @@ def conv_table(
     """The rows of conv_kernel, and how many programs work through them."""
     programs = programs_on(device)
     table = conv_tiles(branches, maps, out_channels, config.box, config.out_channels, programs)
-    return torch.from_numpy(table).to(device), min(programs, len(table))
+    return copied(torch.from_numpy(table), device, _NAME), min(programs, len(table))
 
 
 @functools.lru_cache(_TABLES_KEPT)
@@ -77,4 +69,5 @@ def gradient_table(
     # Two rounds of all programs: enough that none waits long for the last.
     slots = math.ceil(2 * programs_on(device) / tiles)
     work, first = weight_gradient_work(taps, maps, config.box, slots)
-    return torch.from_numpy(work).to(device), torch.from_numpy(first).to(device)
+    rows, offsets = (copied(torch.from_numpy(t), device, _NAME) for t in (work, first))
+    return rows, offsets

@@ -13,7 +13,9 @@ __all__ = ["Lattice", "permutohedral_filter"]
 def permutohedral_filter(
     values: torch.Tensor, features: torch.Tensor, transpose: bool = False
 ) -> torch.Tensor:
-    """Sums values over all pixels, weighted by the distance of their features: approximately
+    """Sums values over all pixels, weighted by the distance of their features.
+
+    Approximately
 
         K = torch.exp(-torch.cdist(features.mT, features.mT) ** 2 / 2)  # [N, P, P]
         values @ K.mT
@@ -23,9 +25,9 @@ def permutohedral_filter(
     weights. The sum comes out smaller than the exact one by a factor that hardly varies (about 0.8
     for D = 2, 0.5 for D = 5); dividing by the filter of ones removes it. Deterministic.
 
-    The same numbers as pydensecrf's filter, whose peculiarities are kept: only vertices that a
-    pixel touches exist, so the operator is not quite symmetric; where P is not a multiple of 4,
-    so do the vertices around the origin.
+    The numbers are those of pydensecrf's filter, with its peculiarities: only vertices that a pixel
+    touches exist, so the operator is not quite symmetric; if P is not a multiple of 4, the vertices
+    around the origin exist too.
 
     Each call builds the lattice anew: to filter several times, build a Lattice.
 

@@ -11,6 +11,7 @@ from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
 from ...dtypes import compute_dtype
 from . import native, native_cuda, reference
+from .image_features import image_features
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 
@@ -100,6 +101,15 @@ class Lattice:
         if self.handles is not None:
             return native.num_vertices(self.handles)
         return [tables.neighbours.shape[1] for tables in self._tables]
+
+    def device_tensors(self) -> list[torch.Tensor]:
+        """The tensors that hold the lattice, where it is on a GPU."""
+        if self.device.type != "cuda":
+            return []
+        owners = [*(self.handles or ()), *self._tables]
+        fields = [f for o in owners for f in (o if isinstance(o, tuple) else vars(o).values())]
+        fields += [self._norm, *self._factors.values()]
+        return [x for x in fields if isinstance(x, torch.Tensor)]
 
     def tables(self, image: int = 0) -> reference.Tables:
         """Copies of the lattice's rows, weights and neighbours, for inspection."""
@@ -206,16 +216,6 @@ def _is_native(features: torch.Tensor) -> bool:
     if forced is Backend.NATIVE and reason is not None:
         raise BackendUnavailable(f"Lattice cannot be built natively: {reason}")
     return reason is None and forced is not Backend.REFERENCE
-
-
-def image_features(image: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-    """Column, row and channels of the pixels of an image [H, W, C] by `widths`: [2 + C, H * W]."""
-    height, width, channels = image.shape
-    features = _native.scratch(2 + channels, height, width)
-    features[0] = torch.arange(width)
-    features[1] = torch.arange(height)[:, None]
-    features[2:] = image.permute(2, 0, 1)
-    return features.flatten(1).div_(widths[:, None])
 
 
 class _Filter(torch.autograd.Function):

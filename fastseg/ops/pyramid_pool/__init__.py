@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..._checks import is_integer
 from .op import pyramid_pool_op
 
 __all__ = ["pyramid_pool"]
@@ -33,6 +34,9 @@ def pyramid_pool(x: torch.Tensor, bins: Sequence[int]) -> torch.Tensor:
         TypeError: dtype of x; bins is not a sequence of integers.
     """
     try:
+        # Looked at first: Dynamo of PyTorch 2.11 has no exception for operator.index of a float.
+        if not all(is_integer(b) for b in bins):
+            raise TypeError
         sizes = [operator.index(b) for b in bins]
     except TypeError:
         raise TypeError(f"bins is {bins!r}, expected a sequence of integers") from None

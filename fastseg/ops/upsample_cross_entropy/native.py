@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -67,11 +68,11 @@ def forward(
     total_weight = torch.tensor(weight_sum, dtype=torch.float64)
     if pixel_loss is not None:
         return pixel_loss.to(loss_dtype), gradient, empty.clone(), total_weight
-    loss = torch.tensor(loss_sum, dtype=torch.float64)
     if reduction == "mean":
-        loss = loss / total_weight
+        loss_sum = loss_sum / weight_sum if weight_sum != 0.0 else math.nan
         if with_gradient and weight_sum != 0.0:
             gradient.mul_(1.0 / weight_sum)
+    loss = torch.tensor(loss_sum, dtype=torch.float64)
     return loss.to(loss_dtype), gradient, empty.clone(), total_weight
 
 

@@ -156,7 +156,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[nn.Module], bool]]]
 
 
 # The rule is the same in training; what is not in here is tried in eval mode only.
-TRAINED = ("forward hook", "full backward hook", "parametrization", "adapter")
+TRAINED = ("forward hook", "full backward hook")
 
 
 def part_of(path: str) -> str:
@@ -174,6 +174,10 @@ def alter_at(model: nn.Module, path: str, alter: Callable[[Any], Any]) -> None:
         setattr(model.get_submodule(parent), name, made)
 
 
+def own_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
 def tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
@@ -184,6 +188,8 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def prepared(case: ModelCase) -> tuple[Any, dict[str, tuple[Any, ...]]]:
     """A model and what its parts are called with, the whole of it with images."""
     model, x = case.model().double(), case.images().double()
+    if x.shape[2:] == (48, 64):
+        x = x[:, :, :32, :48]  # fits as well, and is quicker
     inputs: dict[str, tuple[Any, ...]] = {"": (x,)}
     copied = copy.deepcopy(model)
     for name, child in copied.named_children():
@@ -268,6 +274,7 @@ def test_with_hooks_for_all_modules_each_is_called(case: ModelCase) -> None:
         if module not in called
         and not isinstance(module, NOT_CALLED)
         and path not in NAMES_NOT_CALLED
+        and not path.startswith(case.uncalled or ("-",))
     ]
     assert missed == []
 
@@ -282,9 +289,10 @@ def test_altered_modules_are_called(case: ModelCase, alteration: str) -> None:
         if not fits(model.get_submodule(path)):
             continue
         part = part_of(path)
-        # Only what runs is copied.
-        memo = {} if not part else {id(c): c for n, c in model.named_children() if n != part}
-        changed = copy.deepcopy(model, memo)
+        # The modules are copied, and of the tensors those that may be altered.
+        inside = [t for _, t in own_tensors(model.get_submodule(path))]
+        kept = {id(t): t for _, t in own_tensors(model) if not any(t is i for i in inside)}
+        changed = copy.deepcopy(model, kept)
         alter_at(changed, path, alter)
         for training in (False, True) if alteration in TRAINED else (False,):
             try:
