@@ -9,11 +9,14 @@ from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
 from .models import (
+    FCN,
+    FCNVGG16,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
     SegFormer,
     Segformer,
+    U2Net,
     Unet,
     UPerNet,
     create_model,
@@ -44,6 +47,8 @@ else:
     from . import accelerate
 
 __all__ = [
+    "FCN",
+    "FCNVGG16",
     "Backend",
     "BackendUnavailable",
     "DeepLabV3",
@@ -51,6 +56,7 @@ __all__ = [
     "PSPNet",
     "SegFormer",
     "Segformer",
+    "U2Net",
     "UPerNet",
     "Unet",
     "__version__",

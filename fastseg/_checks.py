@@ -31,15 +31,28 @@ def check_map(name: str, x: torch.Tensor, least_channels: int = 1) -> None:
 
 def size_pair(size: int | Sequence[int]) -> list[int]:
     """The public argument `size`, one int for both axes or (height, width), as the ops take it."""
-    pair = [size, size] if isinstance(size, (int, torch.SymInt)) else size
-    if not isinstance(pair, (tuple, list)) or not all(is_integer(n) for n in pair):
+    pair = size if isinstance(size, (tuple, list)) else [size, size]
+    if not all(is_integer(n) for n in pair):
         raise TypeError(f"size is {size!r}, expected an int or (height, width)")
+    if any(isinstance(n, torch.Tensor) for n in pair):
+        check_not_traced("a size that depends on the input")
     return list(pair)
+
+
+def check_not_traced(what: str) -> None:
+    """Raises RuntimeError where torch.jit.trace would make a constant of `what`."""
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            f"torch.jit.trace makes a constant of {what}, and other inputs would have wrong "
+            "results: use torch.export.export with dynamic_shapes, or torch.compile"
+        )
 
 
 def is_integer(n: object) -> bool:
     """Whether operator.index takes `n`: NumPy's integers too, but no float."""
-    return isinstance(n, (int, torch.SymInt)) or hasattr(n, "__index__")
+    if isinstance(n, (int, torch.SymInt)):
+        return True
+    return hasattr(n, "__index__") and getattr(n, "ndim", 0) == 0
 
 
 def check_size(size: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from .architectures import (
     ARCHITECTURES,
+    FCN,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -15,11 +16,15 @@ from .checkpoints import load_checkpoint
 from .create import create_model
 from .default import default_model
 from .encoders import ENCODERS, get_preprocessing_fn, get_preprocessing_params, make_encoder
+from .fcn_vgg import FCNVGG16
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
+from .u2net import U2Net
 
 __all__ = [
     "ARCHITECTURES",
     "ENCODERS",
+    "FCN",
+    "FCNVGG16",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -27,6 +32,7 @@ __all__ = [
     "Segformer",
     "SegmentationModel",
     "TFDeepLabMobileNetV2",
+    "U2Net",
     "UPerNet",
     "Unet",
     "create_model",

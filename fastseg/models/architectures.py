@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import SegmentationModel
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
+from .fcn import FCN
 from .pspnet import PSPNet
 from .segformer import SegFormer, Segformer
 from .unet import Unet
@@ -11,6 +12,7 @@ from .upernet import UPerNet
 
 __all__ = [
     "ARCHITECTURES",
+    "FCN",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -23,5 +25,5 @@ __all__ = [
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
     cls.__name__.lower(): cls
-    for cls in (DeepLabV3, DeepLabV3Plus, PSPNet, SegFormer, Unet, UPerNet)
+    for cls in (DeepLabV3, DeepLabV3Plus, FCN, PSPNet, SegFormer, Unet, UPerNet)
 }

@@ -9,6 +9,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
+from .._checks import check_not_traced
 from ..classes import ClassSet, label_classes
 from ..nn.evaluation import in_eval_mode
 from ..nn.fusion import is_fused
@@ -37,6 +38,7 @@ class SegmentationModel(Pretrained):
         mean, std: per band, of values scaled to 0..1; the input is (x - mean) / std. Those of RGB
             serve images of other bands too: a fourth band and more, or a single one, take their
             average.
+        bgr: whether the network takes the bands of a photograph as blue, green, red.
         size_step, size_offset: the logits lie on the pixel grid without rest where each side of
             the input is a multiple of size_step plus size_offset (0 or 1).
         working_size: the longer side, in pixels, that `segment` brings images to: objects then
@@ -48,6 +50,7 @@ class SegmentationModel(Pretrained):
     align_corners: bool = False
     mean: Sequence[float] = (0.485, 0.456, 0.406)
     std: Sequence[float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
     size_step: int = 1
     size_offset: int = 0
     working_size: int = 513
@@ -131,6 +134,7 @@ class SegmentationModel(Pretrained):
             ValueError: x is not a map of at least one pixel. TypeError: it is no tensor of numbers
                 with a fraction.
         """
+        check_not_traced(f"sizes inside a {type(self).__name__}")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}, expected a tensor [N, C, H, W]")
         if not x.is_floating_point():
@@ -178,7 +182,7 @@ class SegmentationModel(Pretrained):
         return self(x)
 
     @torch.no_grad()
-    def predict_labels(self, x: torch.Tensor) -> torch.Tensor:
+    def predict_labels(self, x: torch.Tensor, crf: DenseCRF | None = None) -> torch.Tensor:
         """The most likely class of every pixel, without building the full-resolution logits.
 
         The same as model.eval()(x).argmax(1) of a model without activation. With a single class,
@@ -187,9 +191,14 @@ class SegmentationModel(Pretrained):
 
         Args:
             x: input map [N, 3, H, W], as `preprocess` makes it.
+            crf: refines the full-resolution logits with the `photographs` of x; for as many labels
+                as `label_classes()` has. To train through it, call it on `forward`'s logits.
 
         Returns:
             Labels [N, H, W], uint8 up to 256 classes, else int32.
+
+        Raises:
+            ValueError: crf for a model whose output has another size than x.
         """
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
@@ -197,10 +206,20 @@ class SegmentationModel(Pretrained):
         logits = with_background(in_eval_mode(self, lambda: self.coarse_logits(x)))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
-        return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
+        if crf is None:
+            labels = upsample_argmax(logits, size, align_corners=self.align_corners)
+            return labels[:, :height, :width]
+        if (height, width) != (x.shape[2], x.shape[3]):
+            raise ValueError(
+                f"crf is given, but the logits have {height} x {width} pixels for an input of "
+                f"{x.shape[2]} x {x.shape[3]}"
+            )
+        return crf.predict(self._upsampled(logits, x), self.photographs(x))
 
-    def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
+    def training_logits(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor] | None]:
+        """`coarse_logits` of x, and those of the auxiliary head or heads, if the model has some."""
         return self.coarse_logits(x), None
 
     def loss(
@@ -274,7 +293,10 @@ class SegmentationModel(Pretrained):
             )
 
         loss = loss_of(main)
-        return loss if auxiliary is None else loss + self.auxiliary_weight * loss_of(auxiliary)
+        if auxiliary is None:
+            return loss
+        others = auxiliary if isinstance(auxiliary, list) else [auxiliary]
+        return loss + self.auxiliary_weight * sum(loss_of(logits) for logits in others)
 
     @torch.no_grad()
     def segment(
@@ -338,7 +360,28 @@ class SegmentationModel(Pretrained):
         mean = torch.tensor(of_bands("mean", self.mean, bands), device=x.device).view(1, -1, 1, 1)
         std = torch.tensor(of_bands("std", self.std, bands), device=x.device).view(1, -1, 1, 1)
         x = x / (255.0 * std) - mean / std
+        if self.bgr:
+            x = x.flip(1)
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
+
+    def photographs(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `preprocess`: RGB [N, 3, H, W] of 0..255, as dense CRFs take it.
+
+        Of more than three bands the first three, of fewer the first three times.
+
+        Args:
+            x: input map [N, bands, H, W].
+        """
+        mean, std = (
+            torch.tensor(of_bands(name, values, x.shape[1]), device=x.device, dtype=x.dtype)
+            for name, values in (("mean", self.mean), ("std", self.std))
+        )
+        if self.bgr:
+            x = x.flip(1)
+        pixels = (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)) * 255
+        if pixels.shape[1] < 3:
+            return pixels[:, :1].expand(-1, 3, -1, -1)
+        return pixels[:, :3]
 
     def _batch(self, images: Image) -> torch.Tensor:
         """Images [N, H, W, bands] or [H, W, bands] as a checked tensor [N, H, W, bands]."""

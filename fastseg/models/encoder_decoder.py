@@ -54,7 +54,10 @@ class EncoderDecoder(SegmentationModel):
         rounds_up: of the encoder that the model was made with.
         upsampling: factor from the coarse logits to the output: the output has the size of the
             input where it equals logits_stride.
+        pads: False for models that take images of any size as they are.
     """
+
+    pads: bool = True
 
     def __init__(
         self,
@@ -125,6 +128,10 @@ class EncoderDecoder(SegmentationModel):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest size, not below (height, width), at which the logits fit the pixels."""
+        if not self.pads:
+            # Poolings that round down would leave nothing of smaller images.
+            least = 1 if self.rounds_up else self.size_step
+            return max(height, least), max(width, least)
         sides = [
             side if self._on_pixels(side) else -(-side // self.size_step) * self.size_step
             for side in (height, width)

@@ -16,7 +16,9 @@ from .._json import checked, read_json
 from .._schema import ANYTHING, Array, Integer, Number, Record, Schema, Table, Text, nullable
 from ..classes import ClassSet, bright_colors, numbered_classes, voc_colors
 from . import transformers_segformer as segformer
+from . import transformers_upernet as upernet
 from .checkpoints.mit import from_transformers, to_transformers
+from .checkpoints.transformers import upernet_tensors
 from .files import StateDict
 from .pretrained import PROCESSOR
 from .stored_classes import stored
@@ -29,16 +31,17 @@ class _Kind(NamedTuple):
         name: of our class.
         fields: of config.json, what they have to look like.
         arguments: of our constructor, from config.json.
-        config: of transformers, from our constructor's arguments.
-        read, write: rename tensors.
+        read: renames tensors.
+        config: of transformers, from our model; None where its folders are read only.
+        write: renames tensors back.
     """
 
     name: str
     fields: Mapping[str, Schema]
     arguments: Callable[[str, Mapping[str, Any]], dict[str, Any]]
-    config: Callable[[Any], dict[str, Any]]
     read: Callable[[StateDict], StateDict]
-    write: Callable[[Mapping[str, torch.Tensor]], StateDict]
+    config: Callable[[Any], dict[str, Any]] | None = None
+    write: Callable[[Mapping[str, torch.Tensor]], StateDict] = dict
 
 
 def is_transformers(config: Mapping[str, Any]) -> bool:
@@ -84,6 +87,7 @@ def files(model: Any) -> dict[str, bytes]:
         ValueError: transformers has no such model.
     """
     kind = _kind_of(model)
+    assert kind.config is not None
     names = model.classes.names
     if model.classes == numbered_classes(len(names)):
         names = _numbered(len(names))
@@ -114,10 +118,12 @@ def tensors(model: Any) -> StateDict:
 
 def _kind_of(model: Any) -> _Kind:
     for kind in _KINDS.values():
-        if kind.name == type(model).__name__:
+        if kind.name == type(model).__name__ and kind.config is not None:
             return kind
-    known = ", ".join(kind.name for kind in _KINDS.values())
-    raise ValueError(f"transformers has no {type(model).__name__}; it has {known}")
+    known = ", ".join(kind.name for kind in _KINDS.values() if kind.config is not None)
+    raise ValueError(
+        f"a {type(model).__name__} cannot be written for transformers, only a {known} can"
+    )
 
 
 def _classes(origin: str, config: Mapping[str, Any]) -> ClassSet:
@@ -158,8 +164,9 @@ _KINDS = {
         "SegFormer",
         segformer.FIELDS,
         segformer.arguments,
-        segformer.config,
         from_transformers,
+        segformer.config,
         to_transformers,
     ),
+    "upernet": _Kind("UPerNet", upernet.FIELDS, upernet.arguments, upernet_tensors),
 }

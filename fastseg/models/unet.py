@@ -87,6 +87,8 @@ class Unet(EncoderDecoder):
     2015.
     """
 
+    pads = False
+
     def __init__(
         self,
         encoder_name: str = "resnet34",
@@ -126,11 +128,3 @@ class Unet(EncoderDecoder):
             encoder, decoder, channels[-1], classes, 1, None, activation, aux_params, 3
         )
         self.initialise_decoder()
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size itself: the decoder resizes to whatever size the encoder's features have.
-
-        Sides that an encoder would leave nothing of are padded to its stride.
-        """
-        least = 1 if self.rounds_up else self.size_step
-        return max(height, least), max(width, least)

@@ -4,6 +4,7 @@ from .aspp import ASPP
 from .attention import Attention, SCSEAttention
 from .chain import Chain
 from .conv import DilatedConv2d
+from .deconv import BilinearDeconv2d, bilinear_kernel
 from .fusion import fuse
 from .heads import AuxiliaryHead, ClassificationHead, SegmentationHead, make_activation
 from .losses import (
@@ -35,6 +36,7 @@ __all__ = [
     "Attention",
     "AuxiliaryHead",
     "BCEWithLogitsLoss",
+    "BilinearDeconv2d",
     "Chain",
     "ClassificationHead",
     "CombinedLoss",
@@ -55,6 +57,7 @@ __all__ = [
     "TverskyLoss",
     "UnetBlock",
     "UpsampleCrossEntropy",
+    "bilinear_kernel",
     "boundary_weight",
     "fuse",
     "make_activation",

@@ -149,6 +149,7 @@ def assert_fine(cases: Iterator[Case], least: int) -> None:
     print(f"exit codes: {codes}")
     assert not problems, f"{len(problems)} of {sum(codes.values())}:\n" + "\n\n".join(problems[:8])
     assert sum(codes.values()) >= least
+    assert 2 not in codes  # the arguments are right, whatever the files hold
     assert codes.get(1, 0) > least // 4  # the files are odd enough, and not all refused at once
 
 

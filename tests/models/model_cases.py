@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from fastseg.models import (
+    FCN,
+    FCNVGG16,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
     SegFormer,
     SegmentationModel,
     TFDeepLabMobileNetV2,
+    U2Net,
     Unet,
     UPerNet,
 )
@@ -204,19 +207,43 @@ def _unet_with_attention() -> SegmentationModel:
     return model
 
 
+def _fcn() -> SegmentationModel:
+    model = FCN(
+        "resnet18",
+        encoder_weights=None,
+        decoder_channels=16,
+        decoder_convolutions=2,
+        decoder_concat=True,
+        decoder_dropout=0.0,
+        classes=4,
+        auxiliary_channels=8,
+    )
+    model.auxiliary_head[3].p = 0.0
+    return model
+
+
+SWIN = {
+    "width": 8,
+    "depths": (2, 1, 1, 1),
+    "heads": (1, 2, 4, 4),
+    "window": 4,
+    "drop_path_rate": 0.0,
+}
+
+
 def _upernet() -> SegmentationModel:
     return UPerNet("resnet18", encoder_weights=None, decoder_channels=16, classes=4)
 
 
 def _upernet_as_mmseg() -> SegmentationModel:
-    """No norms of the features, an auxiliary head, images of any size, other grids."""
+    """No norms of the features, an auxiliary head, images of any size, other grids; a Swin."""
     model = UPerNet(
-        "mit_b0",
+        "swin_t",
         encoder_depth=4,
         encoder_weights=None,
         decoder_channels=16,
         in_channels=4,
-        encoder_options=MIT,
+        encoder_options=SWIN,
         decoder_feature_norm_eps=None,
         psp_bins=(2, 3),
         auxiliary_channels=8,
@@ -227,11 +254,34 @@ def _upernet_as_mmseg() -> SegmentationModel:
     return model
 
 
+def _fcn_vgg16() -> SegmentationModel:
+    """Scores that are not 0, and one deconvolution that is no longer bilinear."""
+    model = FCNVGG16(4, widths=(4, 4, 6, 6, 8), hidden=12, dropout=0.0)
+    for name, parameter in model.named_parameters():
+        if name.startswith("score"):
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+    torch.nn.init.normal_(model.upscore2.weight, 0.0, 0.2)
+    return model
+
+
+def _u2net() -> SegmentationModel:
+    sizes = (8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
+    return U2Net(3, channels=sizes, hidden=(4, 6, 4, 4, 4, 4, 4, 4, 4, 6, 4))
+
+
 CASES = (
     ModelCase("deeplabv3", _deeplabv3, in_weights=False),
     ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
     ModelCase("deeplabv3plus", _deeplabv3plus),
     ModelCase("deeplabv3plus-one-class", _deeplabv3plus_one_class),
+    ModelCase("fcn", _fcn, trains_on_one=True),
+    ModelCase(
+        "fcn-vgg16",
+        _fcn_vgg16,
+        ((32, 48), (33, 41), (1, 20)),
+        in_weights=False,
+        trains_on_one=True,
+    ),
     ModelCase("pspnet", _pspnet, trains_on_one=True),
     ModelCase(
         "pspnet-cut-later",
@@ -253,6 +303,7 @@ CASES = (
         trains_on_one=True,
         fewest_maps=6,
     ),
+    ModelCase("u2net", _u2net, ((64, 64), (49, 65), (50, 70)), trains_on_one=True),
     ModelCase(
         "unet",
         _unet,

@@ -128,7 +128,9 @@ def test_loss_is_cross_entropy_of_the_full_logits(case: ModelCase) -> None:
         main, auxiliary = model.training_logits(x)
         if auxiliary is None:
             return cross_entropy(main)
-        return cross_entropy(main) + 0.4 * cross_entropy(auxiliary)
+        others = auxiliary if isinstance(auxiliary, list) else [auxiliary]
+        weight_of_others = model.auxiliary_weight
+        return cross_entropy(main) + weight_of_others * sum(cross_entropy(y) for y in others)
 
     expected = full_loss()
     expected.backward()

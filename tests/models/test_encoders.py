@@ -165,4 +165,8 @@ def test_every_encoder_is_built() -> None:
         "mit_b3": 44_072_128,
         "mit_b4": 60_842_688,
         "mit_b5": 81_443_008,
+        "swin_t": 27_520_698,
+        "swin_s": 48_838_602,
+        "swin_b": 86_745_016,
+        "swin_l": 194_998_164,
     }

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from fastseg.testing.peers import declare_torchvision_ops
+
+declare_torchvision_ops()
+
 SUITES = (
     "tests/models/test_psp.py",
     "tests/models/test_deeplab.py",

@@ -231,7 +231,7 @@ def test_trained_for_other_classes(transformers: Any, tmp_path: Path) -> None:
     [
         ({"hidden_act": "relu"}, r"hidden_act is relu, only gelu is known"),
         ({"patch_sizes": [3, 3, 3, 3]}, r"patch_sizes is \[3, 3, 3, 3\], only"),
-        ({"model_type": "bert"}, r"model_type is 'bert', allowed are segformer"),
+        ({"model_type": "bert"}, r"model_type is 'bert', allowed are segformer, upernet"),
         ({"depths": "many"}, r"depths is 'many', expected"),
         ({"id2label": {"1": "a", "2": "b"}}, r"id2label does not number its 2 labels from 0"),
         ({"num_attention_heads": [3, 2, 5, 8]}, r"fits no SegFormer \(heads has 3"),
@@ -267,7 +267,7 @@ def test_models_that_transformers_has_not(
         model.save_pretrained(tmp_path, library="transformers")
     with pytest.raises(ValueError, match="library is 'keras', allowed are 'fastseg' and"):
         model.save_pretrained(tmp_path, library="keras")
-    with pytest.raises(ValueError, match="transformers has no PSPNet; it has SegFormer"):
+    with pytest.raises(ValueError, match="a PSPNet cannot be written for transformers"):
         fastseg.PSPNet("resnet18", encoder_weights=None).save_pretrained(
             tmp_path, library="transformers"
         )

@@ -12,7 +12,18 @@ import torch
 from ..base import SegmentationModel
 from ..description import is_training_checkpoint, model_in
 from ..files import StateDict, fill, read_tensors, unwrap
-from . import mmseg, semseg, smp, tensorflow, torchvision, transformers, vainf
+from . import (
+    mmseg,
+    own,
+    pytorch_fcn,
+    semseg,
+    smp,
+    tensorflow,
+    torchvision,
+    transformers,
+    u2net,
+    vainf,
+)
 from .family import Family
 
 __all__ = ["FAMILIES", "Family", "load_checkpoint"]
@@ -20,12 +31,15 @@ __all__ = ["FAMILIES", "Family", "load_checkpoint"]
 # The first that recognises a checkpoint is taken.
 FAMILIES: tuple[Family, ...] = (
     *smp.FAMILIES,
+    *own.FAMILIES,
     *torchvision.FAMILIES,
     *vainf.FAMILIES,
     *semseg.FAMILIES,
     *mmseg.FAMILIES,
     *tensorflow.FAMILIES,
     *transformers.FAMILIES,
+    *pytorch_fcn.FAMILIES,
+    *u2net.FAMILIES,
 )
 
 
@@ -38,11 +52,14 @@ def load_checkpoint(
 
     - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
       every encoder here
-    - torchvision: DeepLabV3; ResNets
-    - mmsegmentation 1.x: PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer
-    - transformers: SegFormer, whose folders `from_pretrained` reads with its classes
+    - torchvision: FCN, DeepLabV3; ResNets
+    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer; UPerNet; ResNets,
+      Swins
+    - pytorch-fcn (wkentaro): FCN-32s, FCN-16s, FCN-8s
+    - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
+    - U2-Net and its small form, also with batch norms folded into the convolutions
     - TensorFlow: mobile DeepLab, also as MobileNetV2ForSemanticSegmentation of transformers, whose
       batch norms are folded into the convolutions
     - `fastseg train`: any model; the averaged weights are taken if there are some

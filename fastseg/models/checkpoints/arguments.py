@@ -67,6 +67,19 @@ def segformer_arguments(state_dict: StateDict) -> dict[str, Any]:
     }
 
 
+def fcn_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of FCN."""
+    first = "decoder.convs.0.0.weight"
+    return {
+        **_shared_arguments(state_dict, first),
+        "decoder_channels": size_of(state_dict, first, 0, 512),
+        "decoder_convolutions": max(1, count_of(state_dict, "decoder.convs.")),
+        "decoder_kernel_size": size_of(state_dict, first, 2, 3),
+        "decoder_concat": "decoder.conv_cat.0.weight" in state_dict,
+        "auxiliary_channels": _auxiliary_channels(state_dict),
+    }
+
+
 def upernet_arguments(state_dict: StateDict) -> dict[str, Any]:
     """Arguments of UPerNet; the grids are the usual ones, as many as there are."""
     count = count_of(state_dict, "decoder.psp.blocks.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from ..encoders import ENCODERS, MIT_VARIANTS, make_encoder
+from ..encoders import ENCODERS, MIT_VARIANTS, SWIN_VARIANTS, make_encoder
 from ..encoders.timm_encoder import PREFIX
 from ..encoders.vgg import VGG_COUNTS
 from ..files import StateDict
@@ -63,7 +64,7 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if any(key.startswith("model.") for key in inner):
         return PREFIX, {}  # one of timm's: the caller says which
-    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit):
+    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit, _swin):
         if found := recognised(inner):
             return found
     raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
@@ -132,6 +133,28 @@ def _mit(inner: StateDict) -> Found:
         "heads": [*(width // widths[0] if widths[0] else 1 for width in widths), *more],
     }
     return "mit_b0", options
+
+
+def _swin(inner: StateDict) -> Found:
+    """One of the paper's, or swin_t with what the tensors have."""
+    stages = count_of(inner, "layers.")
+    table = "layers.{}.blocks.0.attn.relative_position_bias_table"
+    if stages == 0 or table.format(0) not in inner:
+        return None
+    width = size_of(inner, "patch_embed.proj.weight", 0, 96)
+    depths = tuple(count_of(inner, f"layers.{i}.blocks.") for i in range(stages))
+    heads = tuple(size_of(inner, table.format(i), 1, 1) for i in range(stages))
+    window = (math.isqrt(size_of(inner, table.format(0), 0, 169)) + 1) // 2
+    expansion = size_of(inner, "layers.0.blocks.0.mlp.fc1.weight", 0, 4 * width) / max(width, 1)
+    more = {"window": window} if window != 7 else {}
+    if expansion != 4:
+        more["expansion"] = expansion
+    for name, (known_width, known_depths, known_heads) in SWIN_VARIANTS.items():
+        known = (known_width, known_depths[:stages], known_heads[:stages])
+        if known == (width, depths, heads):
+            return name, more
+    rest = (1,) * (4 - stages)  # stages that are not built
+    return "swin_t", {"width": width, "depths": depths + rest, "heads": heads + rest, **more}
 
 
 def _blocks(inner: StateDict, stage: str) -> tuple[int, ...]:

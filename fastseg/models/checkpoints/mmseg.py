@@ -1,21 +1,27 @@
-"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8, and SegFormer."""
+"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8, SegFormer
+and UPerNet."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..fcn import FCN
 from ..files import StateDict
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
+from ..upernet import UPerNet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
+    fcn_arguments,
     pspnet_arguments,
     segformer_arguments,
+    upernet_arguments,
 )
 from .family import CONTRACTED, DEEP_STEM, Family
 from .mit import from_mmseg
+from .swin import from_mmseg as swin_from_mmseg
 
 # A ConvModule's convolution and norm -> indices in our sequence.
 _CONV_MODULE = {"conv": "0", "bn": "1"}
@@ -42,6 +48,15 @@ _PSPNET = {
         for k, v in _CONV_MODULE.items()
     },
     **{f"decode_head.bottleneck.{k}.": f"decoder.conv.{v}." for k, v in _CONV_MODULE.items()},
+}
+_FCN = {
+    **_SHARED,
+    **{
+        f"decode_head.convs.{n}.{k}.": f"decoder.convs.{n}.{v}."
+        for n in range(9)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{f"decode_head.conv_cat.{k}.": f"decoder.conv_cat.{v}." for k, v in _CONV_MODULE.items()},
 }
 _DEEPLABV3 = {
     **_SHARED,
@@ -93,6 +108,24 @@ _SEGFORMER = {
     },
     "decode_head.conv_seg.": "segmentation_head.0.",
 }
+_UPERNET = {
+    **_SHARED,
+    **{
+        f"decode_head.{theirs}.{k}.": f"decoder.{ours}.{v}."
+        for theirs, ours in (
+            *((f"psp_modules.{n}.1", f"psp.blocks.{n}.1") for n in range(9)),
+            ("bottleneck", "psp.out_conv"),
+            # Ours are the coarsest first.
+            *(
+                (f"lateral_convs.{n}", f"fpn_lateral_blocks.{2 - n}.conv_norm_relu")
+                for n in range(3)
+            ),
+            *((f"fpn_convs.{n}", f"fpn_conv_blocks.{2 - n}") for n in range(3)),
+            ("fpn_bottleneck", "fusion_block"),
+        )
+        for k, v in _CONV_MODULE.items()
+    },
+}
 # What both DeepLabs do differently from smp's: the pooled branch first, then a 3x3 projection.
 _DEEPLAB = {
     "align_corners": False,
@@ -105,6 +138,10 @@ _DEEPLAB = {
 def _pspnet(state_dict: StateDict) -> dict[str, Any]:
     arguments = {**pspnet_arguments(state_dict), "psp_dropout": 0.1, "align_corners": False}
     return _contracted(arguments)
+
+
+def _fcn(state_dict: StateDict) -> dict[str, Any]:
+    return _contracted({**fcn_arguments(state_dict), "decoder_dropout_of_channels": True})
 
 
 def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
@@ -136,6 +173,10 @@ def _segformer(state_dict: StateDict) -> dict[str, Any]:
         "decoder_dropout": 0.1,
         "align_corners": False,
     }
+
+
+def _upernet(state_dict: StateDict) -> dict[str, Any]:
+    return {**upernet_arguments(state_dict), "decoder_dropout": 0.1, "align_corners": False}
 
 
 def _contracted(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -173,5 +214,21 @@ FAMILIES = (
         ("backbone.layers.0.0.projection.", "decode_head.convs.", "decode_head.fusion_conv."),
         names=_SEGFORMER,
         convert=from_mmseg,
+    ),
+    Family(
+        "mmseg-fcn",
+        FCN,
+        _fcn,
+        ("backbone.layer1.", "decode_head.convs.0.conv.", "decode_head.conv_seg."),
+        ("decode_head.fusion_conv.",),
+        _FCN,
+    ),
+    Family(
+        "mmseg-upernet",
+        UPerNet,
+        _upernet,
+        ("backbone.", "decode_head.lateral_convs.", "decode_head.fpn_bottleneck.bn."),
+        names=_UPERNET,
+        convert=swin_from_mmseg,
     ),
 )

@@ -1,12 +1,13 @@
-"""torchvision's DeepLabV3."""
+"""torchvision's FCN and DeepLabV3."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..deeplabv3 import DeepLabV3
+from ..fcn import FCN
 from ..files import StateDict
-from .arguments import deeplabv3_arguments
+from .arguments import deeplabv3_arguments, fcn_arguments
 from .family import CONTRACTED, Family
 
 _DEEPLABV3 = {
@@ -17,6 +18,18 @@ _DEEPLABV3 = {
     "classifier.4.": "segmentation_head.0.",
     "aux_classifier.": "auxiliary_head.",
 }
+_FCN = {
+    "backbone.": "encoder.",
+    "classifier.0.": "decoder.convs.0.0.",
+    "classifier.1.": "decoder.convs.0.1.",
+    "classifier.4.": "segmentation_head.0.",
+    "aux_classifier.": "auxiliary_head.",
+}
+
+
+def _fcn(state_dict: StateDict) -> dict[str, Any]:
+    """A ResNet at output stride 8."""
+    return {**fcn_arguments(state_dict), "encoder_options": CONTRACTED}
 
 
 def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
@@ -35,5 +48,12 @@ FAMILIES = (
         _deeplabv3,
         ("backbone.", "classifier.0.convs.", "classifier.4."),
         names=_DEEPLABV3,
+    ),
+    Family(
+        "torchvision-fcn",
+        FCN,
+        _fcn,
+        ("backbone.", "classifier.0.weight", "classifier.4."),
+        names=_FCN,
     ),
 )

@@ -1,4 +1,4 @@
-"""MobileNetV2 and SegFormer for semantic segmentation, of Hugging Face transformers.
+"""MobileNetV2, SegFormer and UPerNet for semantic segmentation, of Hugging Face transformers.
 
 The former is TensorFlow's mobile DeepLab: its batch norms follow the convolutions; ours are folded
 into them.
@@ -14,9 +14,11 @@ import torch
 from ..files import StateDict
 from ..segformer import SegFormer
 from ..tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
-from .arguments import segformer_arguments
+from ..upernet import UPerNet
+from .arguments import segformer_arguments, upernet_arguments
 from .family import Family
 from .mit import from_transformers
+from .swin import from_transformers as swin_from_transformers
 from .tensorflow import mobilenetv2_arguments
 
 # Epsilon of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
@@ -79,6 +81,40 @@ def _our_name(layer: str) -> str | None:
     return _LAYERS.get(layer)
 
 
+# A convolution module's parts -> indices in our sequence.
+_CONV_MODULE = {"conv": "0", "batch_norm": "1"}
+_LATERAL = "decoder.fpn_lateral_blocks"
+_UPERNET = {
+    "backbone.": "encoder.",
+    "backbone.swin.": "encoder.",  # in the memory of version 5
+    **{
+        f"{theirs}.{k}.": f"{ours}.{v}."
+        for theirs, ours in (
+            *((f"decode_head.psp_modules.{n}.1", f"decoder.psp.blocks.{n}.1") for n in range(9)),
+            ("decode_head.bottleneck", "decoder.psp.out_conv"),
+            # Ours are the coarsest first.
+            *(
+                (
+                    f"decode_head.lateral_convs.{n}",
+                    f"decoder.fpn_lateral_blocks.{2 - n}.conv_norm_relu",
+                )
+                for n in range(3)
+            ),
+            *((f"decode_head.fpn_convs.{n}", f"decoder.fpn_conv_blocks.{2 - n}") for n in range(3)),
+            ("decode_head.fpn_bottleneck", "decoder.fusion_block"),
+            ("auxiliary_head.convs.0", "auxiliary_head"),
+        )
+        for k, v in _CONV_MODULE.items()
+    },
+    "decode_head.classifier.": "segmentation_head.0.",
+    "auxiliary_head.classifier.": "auxiliary_head.4.",
+}
+
+
+def _upernet(state_dict: StateDict) -> dict[str, Any]:
+    return {**upernet_arguments(state_dict), "align_corners": False}
+
+
 def _segformer(state_dict: StateDict) -> dict[str, Any]:
     """SegFormer's layer norms all have the epsilon 1e-5 there."""
     arguments = segformer_arguments(state_dict)
@@ -92,6 +128,14 @@ def _segformer(state_dict: StateDict) -> dict[str, Any]:
 
 
 FAMILIES = (
+    Family(
+        "hf-upernet",
+        UPerNet,
+        _upernet,
+        ("backbone.", "decode_head.lateral_convs.", "decode_head.fpn_bottleneck.batch_norm."),
+        names=_UPERNET,
+        convert=swin_from_transformers,
+    ),
     Family(
         "hf-segformer",
         SegFormer,
@@ -107,3 +151,8 @@ FAMILIES = (
         convert=_folded,
     ),
 )
+
+
+def upernet_tensors(state_dict: StateDict) -> StateDict:
+    """Tensors of UperNetForSemanticSegmentation with a Swin as ours."""
+    return FAMILIES[0].translated(state_dict)

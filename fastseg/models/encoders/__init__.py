@@ -12,16 +12,19 @@ from .mobilenet_v2 import MobileNetV2Encoder
 from .preprocessing import get_preprocessing_fn, get_preprocessing_params
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
+from .swin import SWIN_VARIANTS, SwinEncoder
 from .timm_encoder import PREFIX, TimmEncoder
 from .vgg import VGG_COUNTS, VGGEncoder
 
 __all__ = [
     "ENCODERS",
     "MIT_VARIANTS",
+    "SWIN_VARIANTS",
     "Encoder",
     "MixTransformerEncoder",
     "MobileNetV2Encoder",
     "ResNetEncoder",
+    "SwinEncoder",
     "TimmEncoder",
     "VGGEncoder",
     "get_preprocessing_fn",
@@ -51,6 +54,10 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     **{
         name: partial(MixTransformerEncoder, depths=depths, widths=widths)
         for name, (depths, widths) in MIT_VARIANTS.items()
+    },
+    **{
+        name: partial(SwinEncoder, width=width, depths=depths, heads=heads)
+        for name, (width, depths, heads) in SWIN_VARIANTS.items()
     },
     **{
         name + ("_bn" if norm else ""): partial(VGGEncoder, counts, norm)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..._checks import size_pair
+from ..._checks import check_not_traced, size_pair
 
 Pair = tuple[float | None, float | None]
 
@@ -26,6 +26,7 @@ def resolve_size(
         raise ValueError("exactly one of size and scale_factor must be given")
     if size is not None:
         return size_pair(size), (None, None)
+    check_not_traced("scale_factor times the input's size")
     factors = list(scale_factor) if isinstance(scale_factor, (tuple, list)) else [scale_factor] * 2
     if len(factors) != 2:
         raise ValueError(f"scale_factor has {len(factors)} numbers, expected 1 or 2")

@@ -64,7 +64,7 @@ def upsample_conv2d(
     """
     parts = _check_parts(parts)
     main = parts[largest(parts)]
-    target = list(main.shape[2:]) if size is None else size_pair(size)
+    target = size_pair(list(main.shape[2:]) if size is None else size)
     check_size(target)
     _check_weight(parts, weight, bias)
     parts = [part for part in parts if part.shape[1] > 0]
