@@ -1,5 +1,5 @@
-"""Whole models on a CPU against smp's, torchvision's, or plain PyTorch's, with the same weights in
-one process. (On a GPU: test_models_gpu.py.)
+"""Whole models on a CPU against those of other libraries, or plain PyTorch's, with the same weights
+in one process. (On a GPU: test_models_gpu.py.)
 
 Each case is checked before it is timed. `predict`: an image to its label map, against forward and
 argmax. `train`: forward, loss and backward, against cross-entropy of full-resolution logits. All
@@ -26,6 +26,7 @@ import fastseg
 from fastseg.bench.cases import as_word
 from fastseg.bench.timing import Variant
 from fastseg.models import PSPNet, SegmentationModel
+from fastseg.nn.dot_product import DropPath
 from fastseg.testing import relative_error
 from fastseg.testing.peers import declare_torchvision_ops
 
@@ -85,6 +86,43 @@ def _smp(name: str, encoder: str) -> Callable[[SegmentationModel], nn.Module]:
     return make
 
 
+class Transformers(nn.Module):
+    """A network of transformers, its logits at the size of the images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.network(x).logits
+        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _transformers(name: str, **config: Any) -> Any:
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    declare_torchvision_ops()
+    import transformers
+
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{name}Config")(num_labels=150, **config)
+    return getattr(transformers, f"{name}ForSemanticSegmentation")(made)
+
+
+def _segformer(name: str, depths: list[int], wide: bool) -> ModelCase:
+    """SegFormer with 150 classes, against transformers'."""
+    config: dict[str, Any] = {"depths": depths}
+    if wide:
+        config |= {"hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 768}
+    return ModelCase(
+        f"SegFormer-{name} 512",
+        lambda: fastseg.load_checkpoint(_transformers("Segformer", **config).state_dict()),
+        lambda _: Transformers(_transformers("Segformer", **config)),
+        512,
+        {"predict": 1, "train": 2},
+    )
+
+
 def _plus(encoder: str) -> Callable[[], SegmentationModel]:
     return lambda: fastseg.DeepLabV3Plus(encoder, encoder_weights=None, classes=CLASSES)
 
@@ -138,6 +176,9 @@ CASES = (
         520,
         {"predict": 1, "train": 2},
     ),
+    _segformer("B0", [2, 2, 2, 2], wide=False),
+    _segformer("B2", [3, 4, 6, 3], wide=True),
+    _segformer("B5", [3, 6, 40, 3], wide=True),
 )
 
 
@@ -158,13 +199,12 @@ def test_models(
 ) -> None:
     torch.manual_seed(0)
     ours = model_case.model()
-    for module in ours.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
     peer = model_case.peer(ours)
-    for module in peer.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+    for module in (*ours.modules(), *peer.modules()):
+        if isinstance(module, nn.modules.dropout._DropoutNd | DropPath):
             module.p = 0.0
+        elif type(module).__name__ == "SegformerDropPath":
+            module.drop_prob = 0.0
     shape = (model_case.batches[what], 3, model_case.size, model_case.size)
     x = torch.randn(shape)
     target = torch.randint(0, CLASSES, (shape[0], *shape[2:]))

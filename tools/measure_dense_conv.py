@@ -1,13 +1,17 @@
 """Measures Triton's dense convolution beside cuDNN's and writes what the choice between them reads.
 
     python tools/measure_dense_conv.py                      print
-    python tools/measure_dense_conv.py --update             and replace this GPU's rows
+    python tools/measure_dense_conv.py --rows FILE          and write each row as it is measured;
+                                                            what FILE has is not measured again
+    python tools/measure_dense_conv.py --update FILE        put the rows of FILE into the table of
+                                                            this project, on any machine
     python tools/measure_dense_conv.py --only W2 --tiles    some workloads, with each tile
 
-Needs a GPU and triton. Both sides are timed as CUDA graphs, so that the time is the device's alone,
-in turn, with an emptied cache: medians. cuDNN chooses its algorithm by trying
-(torch.backends.cudnn.benchmark), its maps are channels_last. Nothing is written unless Triton's
-results are as accurate as cuDNN's. The table is fastseg/ops/dilated_conv2d/measured.json.
+Measuring needs a GPU and triton. Both sides are timed as CUDA graphs, so that the time is the
+device's alone, in turn, with an emptied cache: medians. cuDNN chooses its algorithm by trying
+(torch.backends.cudnn.benchmark), its maps are channels_last. A row is not written unless Triton's
+result is as accurate as cuDNN's. The table is fastseg/ops/dilated_conv2d/measured.json.
+`--stand-in` goes through all of it on a CPU with small maps and without Triton: no row is of use.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ import dataclasses
 import datetime
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +35,7 @@ from fastseg.ops.dilated_conv2d.op import dilated_conv2d_backward_op, dilated_co
 from fastseg.ops.dilated_conv2d.triton_tiles import Taps
 from fastseg.testing import assert_as_accurate
 
+DEVICE = "cuda"  # --stand-in: "cpu"
 KINDS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32}
 
 
@@ -68,6 +75,8 @@ WORKLOADS = (
 
 def graphed(function: Callable[[], Any]) -> Callable[[], Any]:
     """A function that replays what `function` does on the device."""
+    if DEVICE == "cpu":
+        return function
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -91,13 +100,13 @@ def functions(workload: Workload, dtype: torch.dtype) -> Iterator[tuple[str, Cal
     o = workload.out_channels
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
-        x = torch.randn(shape, device="cuda") * scale
+        x = torch.randn(shape, device=DEVICE) * scale
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
     x = random(n, c, h, w)
     if len(workload.rates) > 1:
         weights = [random(o, c, *t.kernel, scale=(c * t.count) ** -0.5) for t in workload.taps()]
-        shift = torch.randn(o * len(weights), device="cuda")
+        shift = torch.randn(o * len(weights), device=DEVICE)
         rates = (1, *workload.rates)
         yield (
             "branches",
@@ -105,7 +114,7 @@ def functions(workload: Workload, dtype: torch.dtype) -> Iterator[tuple[str, Cal
         )
         return
     weight, grad = random(o, c, 3, 3, scale=(9 * c) ** -0.5), random(n, o, h, w)
-    rate, bias = [workload.rates[0]] * 2, torch.randn(o, device="cuda")
+    rate, bias = [workload.rates[0]] * 2, torch.randn(o, device=DEVICE)
     yield "branches", lambda to: conv_branches(x.to(to), [weight.to(to)], rate[:1], None, bias)
     geometry = ([1, 1], rate, rate, 1)
     yield "forward", lambda to: dilated_conv2d_op(x.to(to), weight.to(to), None, *geometry)
@@ -119,6 +128,9 @@ def functions(workload: Workload, dtype: torch.dtype) -> Iterator[tuple[str, Cal
 
 
 def forced(backend: Backend, function: Callable[[Any], Any], dtype: torch.dtype) -> Any:
+    if DEVICE == "cpu":
+        backend = Backend.TORCH
+
     def run() -> Any:
         with use_backend(backend):
             return function(dtype)
@@ -139,7 +151,7 @@ def check(function: Callable[[Any], Any], dtype: torch.dtype) -> None:
 def timed(variants: dict[str, Callable[[], Any]]) -> dict[str, Timing]:
     """Each of them, in turn."""
     each = [Variant(label, lambda _, run=run: run()) for label, run in variants.items()]
-    return time_interleaved(each, device="cuda", budget_s=1.0, min_rounds=11)
+    return time_interleaved(each, device=DEVICE, budget_s=0.5, min_rounds=11)
 
 
 def row(workload: Workload, kind: str, name: str, function: Callable[[Any], Any]) -> dict[str, Any]:
@@ -180,32 +192,90 @@ def tile_times(workload: Workload, kind: str) -> None:
         print(f"    {name} by tile: {line}")
 
 
+def environment() -> dict[str, Any]:
+    """What the rows of a GPU are measured with."""
+    import triton
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": triton.__version__,
+    }
+
+
+def measured_rows(path: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """By GPU, the rows of a file that holds one in each line."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if path is not None and path.is_file():
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            found.setdefault(entry.pop("gpu"), []).append(entry)
+    return found
+
+
+def update(path: Path) -> int:
+    """Replaces the rows of the GPUs in a file of rows."""
+    table = json.loads(measured.FILE.read_text())
+    for gpu, entries in measured_rows(path).items():
+        made_with = {k: v for k, v in entries[-1].items() if k != "row"}
+        table["gpus"][gpu] = {**made_with, "rows": [e["row"] for e in entries]}
+    measured.FILE.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"written: {measured.FILE}")
+    return 0
+
+
 def main() -> int:
+    global DEVICE
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--update", action="store_true", help="replace this GPU's rows")
+    parser.add_argument("--rows", type=Path, help="file that rows are appended to")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="put its rows into the table")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--tiles", action="store_true", help="time every tile too")
     parser.add_argument("--kinds", nargs="+", default=["bfloat16", "tf32"], choices=list(KINDS))
+    parser.add_argument(
+        "--stop-after", type=float, default=1e9, help="seconds; no row begins later"
+    )
+    parser.add_argument("--stand-in", action="store_true", help="a dry run without a GPU")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("no CUDA device: the table stays as it is", file=sys.stderr)
+    if arguments.update:
+        return update(arguments.update)
+    workloads = WORKLOADS
+    if arguments.stand_in:
+        DEVICE, gpu = "cpu", "stand-in"
+        workloads = tuple(
+            dataclasses.replace(w, shape=(1, 8, *w.shape[2:]), out_channels=8) for w in WORKLOADS
+        )
+    elif not torch.cuda.is_available():
+        print("no CUDA device: nothing is measured", file=sys.stderr)
         return 1
-    if arguments.update and arguments.only:
-        parser.error("--update replaces all rows: without --only")
-    import triton
-
+    else:
+        gpu = torch.cuda.get_device_name()
+    made_with = environment()
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
-    rows = []
-    for workload in WORKLOADS:
-        if arguments.only not in workload.name:
-            continue
-        for kind in arguments.kinds:
+    started = time.monotonic()
+    there = {
+        (e["row"]["workload"], e["row"]["dtype"], e["row"]["function"])
+        for e in measured_rows(arguments.rows).get(gpu, [])
+    }
+    # The dtype of most use for all workloads first.
+    for kind in arguments.kinds:
+        for workload in workloads:
+            if arguments.only not in workload.name:
+                continue
             for name, function in functions(workload, KINDS[kind]):
+                if (workload.name, kind, name) in there:
+                    continue
+                if time.monotonic() - started > arguments.stop_after:
+                    print(f"stopped after {arguments.stop_after:g} s; the same command goes on")
+                    return 0
                 new = row(workload, kind, name, function)
-                rows.append(new)
+                if arguments.rows:
+                    with arguments.rows.open("a") as file:
+                        file.write(json.dumps({"gpu": gpu, **made_with, "row": new}) + "\n")
                 print(
                     f"{workload.name:28} {kind:9} {name:9} cuDNN {new['cudnn_us']:9.1f} us, "
                     f"Triton {new['triton_us']:9.1f} us, {new['cudnn_us'] / new['triton_us']:.2f}x",
@@ -213,19 +283,8 @@ def main() -> int:
                 )
             if arguments.tiles:
                 tile_times(workload, kind)
-            torch.cuda.empty_cache()
-    if arguments.update:
-        table = json.loads(measured.FILE.read_text())
-        table["gpus"][torch.cuda.get_device_name()] = {
-            "date": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "cudnn": torch.backends.cudnn.version(),
-            "triton": triton.__version__,
-            "rows": rows,
-        }
-        lines = json.dumps(table, indent=1)
-        measured.FILE.write_text(lines + "\n")
-        print(f"written: {measured.FILE}")
+            if DEVICE == "cuda":
+                torch.cuda.empty_cache()
     return 0
 
 

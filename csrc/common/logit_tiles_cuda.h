@@ -68,9 +68,8 @@ struct OutputRange {
 };
 FASTSEG_DEVICE OutputRange outputs_of(const PieceAxis& axis, int index) {
   const int interval = index / axis.per_interval + axis.first_interval;
-  const std::int64_t first =
-      first_in_interval(axis.resize, interval) + index % axis.per_interval * kPiece;
-  const std::int64_t end = first_in_interval(axis.resize, interval + 1);
+  const std::int64_t first = first_in_interval(axis, interval) + index % axis.per_interval * kPiece;
+  const std::int64_t end = first_in_interval(axis, interval + 1);
   return {first, min(end, first + kPiece), interval};
 }
 template <class T>
@@ -78,7 +77,8 @@ FASTSEG_DEVICE Piece<T> piece_at(const PieceAxis& axis, const BlockAxis& block, 
                                  bool adjoint) {
   const OutputRange outputs = outputs_of(axis, index);
   const int count = static_cast<int>(outputs.end - outputs.first), interval = outputs.interval;
-  Piece<T> piece{static_cast<int>(outputs.first), max(count, 0), 0, 0, {}};
+  // An empty one lies at the end of its interval, so that pieces follow one another.
+  Piece<T> piece{static_cast<int>(min(outputs.first, outputs.end)), max(count, 0), 0, 0, {}};
   for (int k = 0; k < kPiece; ++k) {
     if (k >= count) continue; // its weights are zero
     const Taps<T> t = taps<T>(axis.resize, outputs.first + k);
@@ -215,6 +215,46 @@ template <class Storage> struct BlockTiles {
   }
 };
 
+// Writes value(r, k) of every pixel of the block's tiles to `out` [image, row, column]. A tile's
+// pixels lie four to a row, so threads that wrote their own would fill an eighth of a sector at a
+// time: they go through shared memory, one row of each piece at a time, and leave it as the map has
+// them, a warp from one sector boundary to the next. All threads call it; the cells are
+// overwritten.
+template <class Storage, class Value, class Get>
+FASTSEG_DEVICE void store_pixels(BlockTiles<Storage>& block, Value* out, const Get& value) {
+  auto& memory = block.memory;
+  static_assert(sizeof memory.cells >= kTileThreads * kPiece * sizeof(Value));
+  auto* staged = reinterpret_cast<Value*>(memory.cells);
+  constexpr int kPerSector = 32 / static_cast<int>(sizeof(Value));
+  const Piece<compute_t<Storage>>&left = memory.columns[0],
+        &right = memory.columns[memory.held_columns - 1];
+  const int first = left.first, count = right.first + right.count - first;
+  const std::int64_t width = block.p.columns.resize.out;
+  Value* image = out + memory.place.image * block.p.rows.resize.out * width;
+  const int lane = threadIdx.x % 32, pitch = memory.held_columns * kPiece;
+#pragma unroll
+  for (int r = 0; r < kPiece; ++r) {
+    __syncthreads(); // what is staged is written
+    if (block.has_tile()) {
+      const int column = block.column().first - first;
+#pragma unroll
+      for (int k = 0; k < kPiece; ++k)
+        if (k < block.column().count)
+          staged[threadIdx.x / memory.held_columns * pitch + column + k] = value(r, k);
+    }
+    __syncthreads();
+    for (int piece = threadIdx.x / 32; piece < memory.held_rows; piece += kTileThreads / 32) {
+      if (r >= memory.rows[piece].count) continue;
+      const std::int64_t at = (memory.rows[piece].first + r) * width + first;
+      const auto beyond = reinterpret_cast<std::uintptr_t>(image + at) / sizeof(Value) % kPerSector;
+      for (int x = -static_cast<int>(beyond); x < count; x += 32) {
+        const int column = min(max(x + lane, 0), count - 1); // at the ends some write the same
+        image[at + column] = staged[piece * pitch + column];
+      }
+    }
+  }
+}
+
 // How a thread's pixels read the block's cells.
 template <class T> struct Tile {
   int corner, right, down; // slot of the upper left cell, and from there to the others
@@ -285,8 +325,9 @@ template <class Storage> void choose_blocks(LogitTiles<Storage>& p) {
       if (cells > kMostCells) continue;
       const double blocks = static_cast<double>(ceil_div(p.columns.pieces, w)) *
                             static_cast<double>(ceil_div(p.rows.pieces, h));
-      // A narrow block reads short runs of memory.
-      const double cost = blocks * (kTileThreads + 0.5 * cells + (w < 16 ? 32.0 : 0.0));
+      // A narrow block reads short runs of memory, and writes short runs of labels.
+      const double narrow = w < 16 ? 32.0 : w < 32 ? 12.0 : 0.0;
+      const double cost = blocks * (kTileThreads + 0.5 * cells + narrow);
       if (best != 0.0 && cost >= best) continue;
       best = cost;
       p.piece_columns = w;

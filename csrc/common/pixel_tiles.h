@@ -16,6 +16,7 @@ constexpr int kPiece = 4; // most columns or rows of a piece
 // half-pixel centres interval -1 holds those before the first centre, which are clamped to it.
 struct PieceAxis {
   ResizeAxis resize;
+  double inverse_scale; // output pixels per source pixel; 0 where all outputs read one source
   int first_interval;
   int per_interval; // pieces
   int pieces;       // of the whole axis
@@ -30,12 +31,13 @@ FASTSEG_HD std::int64_t interval_of(const ResizeAxis& axis, std::int64_t output)
 
 // First output whose interval is >= `interval`; axis.out when there is none. An estimate, put right
 // by the definition.
-FASTSEG_HD std::int64_t first_in_interval(const ResizeAxis& axis, std::int64_t interval) {
+FASTSEG_HD std::int64_t first_in_interval(const PieceAxis& pieces, std::int64_t interval) {
+  const ResizeAxis& axis = pieces.resize;
   if (axis.scale == 0.0) return interval <= 0 ? 0 : axis.out;
   const double i = static_cast<double>(interval);
   const double estimate = axis.in == axis.out  ? i
-                          : axis.align_corners ? i / axis.scale
-                                               : (i + 0.5) / axis.scale - 0.5;
+                          : axis.align_corners ? i * pieces.inverse_scale
+                                               : (i + 0.5) * pieces.inverse_scale - 0.5;
   const double last = static_cast<double>(axis.out);
   std::int64_t x = estimate <= 0.0    ? 0
                    : estimate >= last ? axis.out
@@ -62,7 +64,7 @@ inline PieceAxis piece_axis(std::int64_t in, std::int64_t out, bool align_corner
   const ResizeAxis axis = resize_axis(in, out, align_corners, 0.0);
   const int first = in == out || align_corners ? 0 : -1;
   const std::int64_t per_interval = (most_in_interval(axis) + kPiece - 1) / kPiece;
-  return {axis, first, static_cast<int>(per_interval),
+  return {axis, axis.scale == 0.0 ? 0.0 : 1.0 / axis.scale, first, static_cast<int>(per_interval),
           static_cast<int>((in - first) * per_interval)};
 }
 

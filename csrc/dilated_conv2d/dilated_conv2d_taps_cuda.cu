@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       int tap_row = first / kernel_w, tap_column = first % kernel_w;
       std::int64_t row = source_index<kDirection>(p.rows, at.quotient, tap_row);
       for (int tap = first; tap < last; tap += kTaps) {
-        Items<Storage, kItems> values[kTaps] = {};
+        RawItems<Storage, kItems> values[kTaps] = {};
         unsigned inside = 0;
 #pragma unroll
         for (int i = 0; i < kTaps; ++i) {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             const std::int64_t column =
                 source_index<kDirection>(p.columns, at.remainder, tap_column);
             if (row >= 0 && column >= 0) {
-              values[i] = load_items<kItems>(source + (row * source_w + column) * place.step);
+              values[i].read(source + (row * source_w + column) * place.step);
               inside |= 1u << i;
             }
             if (++tap_column == kernel_w) {
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           if ((inside >> i & 1) == 0) continue;
 #pragma unroll
           for (int k = 0; k < kItems; ++k) {
-            const T value = to_compute(values[i].v[k]);
+            const T value = values[i].value(k);
             const int channel = place.lane * kItems + k;
             if (pass == 0)
               sum[k] +=

@@ -31,31 +31,48 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Division pack = divide(index, p.inner / kItems);
   const Division column = divide(pack.quotient, p.columns.count);
   const Division row = divide(column.quotient, p.rows.count);
-  if (row.quotient >= p.images) return;
+  const bool inside = row.quotient < p.images;
   const int r = static_cast<int>(row.remainder), s = static_cast<int>(column.remainder);
-  const int y1 = p.rows.edge[r + 1], x0 = p.columns.edge[s], x1 = p.columns.edge[s + 1];
+  const int y1 = inside ? p.rows.edge[r + 1] : 0, x0 = p.columns.edge[s],
+            x1 = p.columns.edge[s + 1];
   const std::int64_t row_step = p.width * p.inner;
   T sums[kItems] = {};
   for (int y = p.rows.edge[r]; y < y1; y += kRowsAtOnce) {
     const Storage* pixel =
         x + (row.quotient * p.height + y) * row_step + x0 * p.inner + pack.remainder * kItems;
     for (int column_x = x0; column_x < x1; ++column_x, pixel += p.inner) {
-      Pack<Storage> packs[kRowsAtOnce] = {};
+      RawItems<Storage, kItems> packs[kRowsAtOnce] = {};
 #pragma unroll
       for (int k = 0; k < kRowsAtOnce; ++k)
-        if (y + k < y1) packs[k] = load_pack(pixel + k * row_step);
+        if (y + k < y1) packs[k].read(pixel + k * row_step);
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
         T values[kRowsAtOnce];
 #pragma unroll
-        for (int k = 0; k < kRowsAtOnce; ++k) values[k] = to_compute(packs[k].v[i]);
+        for (int k = 0; k < kRowsAtOnce; ++k) values[k] = packs[k].value(i);
         sums[i] += tree_sum(values);
       }
     }
   }
-  T* target = atoms + pack.quotient * p.inner + pack.remainder * kItems;
+  // Atoms lie as threads do.
+  constexpr int kHalf = 16 / static_cast<int>(sizeof(T));
+  if constexpr (kItems == kHalf) {
+    if (inside) store_items<kItems>(atoms + index * kItems, sums);
+  } else { // sums of two threads are two sectors: each is written by both, a half each
+    static_assert(kItems == 2 * kHalf);
+    const bool odd = threadIdx.x % 2 != 0;
+    T first[kHalf], second[kHalf]; // of the even thread's sums and of the odd one's
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) target[i] = sums[i];
+    for (int i = 0; i < kHalf; ++i) {
+      const T other = __shfl_xor_sync(0xffffffffu, odd ? sums[i] : sums[kHalf + i], 1);
+      first[i] = odd ? other : sums[i];
+      second[i] = odd ? sums[kHalf + i] : other;
+    }
+    T* pair = atoms + (index - odd) * kItems + odd * kHalf;
+    const std::int64_t all = p.images * p.rows.count * p.columns.count * (p.inner / kItems);
+    if (index - odd < all) store_items<kHalf>(pair, first);
+    if (index - odd + 1 < all) store_items<kHalf>(pair + kItems, second);
+  }
 }
 
 // Any layout and alignment. Threads sum columns downwards, then column segments.

@@ -37,7 +37,6 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-
 #include "testing/traffic.h"
 
 struct dim3 {
@@ -287,7 +286,7 @@ inline void check_shape(dim3 grid, dim3 block, std::size_t shared_bytes) {
   if (shared_bytes > kSharedLimit) throw std::runtime_error("more than 48 KB of shared memory");
 }
 
-// The blocks of a launch, in the order in which they run.
+// In the order in which they run.
 inline std::vector<std::int64_t> blocks_to_run(const char* what, const void* kernel,
                                                std::int64_t blocks, int threads) {
   if (traffic::watching()) return traffic::begin_launch(what, kernel, blocks, threads);

@@ -1,4 +1,4 @@
-// CUDA twin: the labels of common/argmax_tiles_cuda.h, written as they come.
+// CUDA twin: the labels of common/argmax_tiles_cuda.h.
 #include "upsample_argmax/upsample_argmax.h"
 
 #include "common/argmax_tiles_cuda.h"
@@ -13,16 +13,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
   FASTSEG_SHARED(memory, TileMemory<T>);
   BlockTiles<Storage> block(p, memory, tile_place(p));
   const TileArgmax<T> found = tile_argmax(block);
-  if (!block.has_tile()) return;
-  const Piece<T>&row = block.row(), &column = block.column();
-  const std::int64_t width = p.columns.resize.out;
-  Label* out = labels + (memory.place.image * p.rows.resize.out + row.first) * width + column.first;
-#pragma unroll
-  for (int r = 0; r < kPiece; ++r)
-#pragma unroll
-    for (int k = 0; k < kPiece; ++k)
-      if (r < row.count && k < column.count)
-        out[r * width + k] = static_cast<Label>(found.label[r][k]);
+  store_pixels(block, labels, [&](int r, int k) { return static_cast<Label>(found.label[r][k]); });
 }
 
 template <class Storage, class Label>

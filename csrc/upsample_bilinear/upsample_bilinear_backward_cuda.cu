@@ -3,83 +3,18 @@
 // A block owns a tile of the gradient: some source rows x source columns x lanes (planes in NCHW,
 // channels of one image in NHWC). Its threads own output columns and add up output rows downwards
 // (coalesced, each read once); whenever a source row is complete, the columns are added up through
-// shared memory. Every sum has a fixed order, so the result is the same bits each time.
+// shared memory. A thread that has neighbouring columns first adds up its own runs of columns with
+// the same sources, so that a source column is the sum of few runs. Every sum has a fixed order,
+// wherever the maps begin in memory, so the result is the same bits each time.
 #include "upsample_bilinear/upsample_bilinear.h"
 
 #include <algorithm>
 #include <type_traits>
 
-#include "common/shifted_vectors_cuda.h"
-#include "upsample_bilinear/upsample_bilinear_cuda.h"
+#include "upsample_bilinear/upsample_bilinear_gradient_cuda.h"
 
 namespace fastseg::upsample_bilinear::cuda {
 namespace {
-
-template <class Storage> struct Backward {
-  const Storage* grad_out;
-  const Storage* end; // of grad_out
-  Storage* grad_x;
-  ResizeAxis rows, columns;
-  std::int64_t lanes;
-  std::int64_t lane_tiles, column_tiles, row_chunks; // blocks = images * the product
-  int lanes_per_tile, columns_per_tile, rows_per_chunk;
-  int window; // output columns at a time; a block with more makes several passes
-};
-constexpr int kTileColumns = 256; // most source columns of a tile
-constexpr int kRowBatch = 64;     // output rows whose taps are in shared memory at a time
-
-// One idle word in 33 keeps columns that lie a power of two apart out of each other's banks.
-FASTSEG_DEVICE int padded(int i) { return i + (i >> 5); }
-template <int n> constexpr int kPadded = n + n / 32 + 1;
-
-// Distance of neighbours in a map of `width` columns.
-template <bool kChannelsLast> struct Strides {
-  std::int64_t lane, column, row, image;
-  FASTSEG_DEVICE Strides(std::int64_t lanes, std::int64_t height, std::int64_t width)
-      : lane(kChannelsLast ? 1 : height * width), column(kChannelsLast ? lanes : 1),
-        row(kChannelsLast ? lanes * width : width), image(lanes * height * width) {}
-};
-
-// How a thread reads an output row: single values kThreads apart, 16 bytes at a 16-byte boundary,
-// or 16 bytes that begin at any value (NCHW).
-struct Scalars;
-struct Vectors;
-struct Ragged;
-template <class Read> constexpr bool kIsVector = !std::is_same_v<Read, Scalars>;
-
-// Neighbours of a row, as they were loaded.
-template <class Storage> using RawPack = RawItems<Storage, kPack<Storage>>;
-template <class Storage, class Read> struct Loaded {
-  RawPack<Storage> pack{};
-  FASTSEG_DEVICE void read(const Backward<Storage>&, const Storage* p) { pack.read(p); }
-  FASTSEG_DEVICE RawPack<Storage> values() const { return pack; }
-};
-// The vectors before and after the boundary in or at the end of the 16 bytes; where that would read
-// outside the map (its first and its last values), single values. What lies beyond the thread's row
-// is read and not used.
-template <class Storage> struct Loaded<Storage, Ragged> {
-  Pack<Storage> before{}, after{};
-  unsigned back = 0; // bytes before the boundary
-  FASTSEG_DEVICE void read(const Backward<Storage>& map, const Storage* p) {
-    back = -beyond_boundary(p) & 15;
-    const Storage* boundary = p + back / sizeof(Storage);
-    if (boundary - map.grad_out >= kPack<Storage> && map.end - boundary >= kPack<Storage>) {
-      after = load_pack(boundary);
-      if (back != 0) before = load_pack(boundary - kPack<Storage>);
-    } else {
-      back = 0;
-#pragma unroll
-      for (int k = 0; k < kPack<Storage>; ++k)
-        if (k < map.end - p) after.v[k] = load(p + k);
-    }
-  }
-  FASTSEG_DEVICE RawPack<Storage> values() const {
-    RawPack<Storage> pack;
-    const Words words = shifted<sizeof(Storage)>(words_of(before), words_of(after), back);
-    memcpy(pack.words, &words, sizeof words);
-    return pack;
-  }
-};
 
 template <class Storage, bool kChannelsLast, class Read>
 __global__ void __launch_bounds__(
@@ -87,13 +22,26 @@ __global__ void __launch_bounds__(
     upsample_bilinear_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
   constexpr bool kVector = kIsVector<Read>;
+  constexpr bool kRuns = kVector && !kChannelsLast;
   constexpr int kItems = kVector ? kPack<Storage> : kScalarItems;
   constexpr int kCapacity = kItems * kThreads;
-  FASTSEG_SHARED(sums, T[kPadded<kCapacity>]);    // one source row, before the columns' sum
-  FASTSEG_SHARED(weights, T[kPadded<kCapacity>]); // of output columns to their right source
-  FASTSEG_SHARED(begin, int[kTileColumns + 2]);   // [c]: first output column with lo >= i0 - 1 + c
+  // Channels that a thread writes at a time.
+  constexpr int kWidth = kVector && kChannelsLast ? 16 / static_cast<int>(sizeof(T)) : 1;
+  // One source row, before the columns' sum; of runs what goes to the left source, and to the
+  // right.
+  constexpr int kSums = kPadded<kCapacity>;
+  FASTSEG_SHARED(sum_items, Items<T, kWidth>[(kRuns ? 2 : 1) * kSums / kWidth + 1]);
+  constexpr int kQuad = 16 / static_cast<int>(sizeof(T));
+  FASTSEG_SHARED(weight_items,
+                 Items<T, kQuad>[kCapacity / kQuad]); // of columns to the right source
+  FASTSEG_SHARED(begin, int[kTileColumns + 2]); // [c]: first output column with lo >= i0 - 1 + c
+  FASTSEG_SHARED(ends,
+                 unsigned char[kRuns ? kThreads : 1]); // bit k: column k of a thread ends a run
+  FASTSEG_SHARED(runs, Runs[kRuns ? kTileColumns + 1 : 1]); // [c]: with lo == i0 - 1 + c
   FASTSEG_SHARED(rows, Row<T>[kRowBatch]);
-  FASTSEG_SHARED(bounds, int[4]);  // output rows and columns that touch the tile
+  FASTSEG_SHARED(bounds, int[4]); // output rows and columns that touch the tile
+  T* sums = sum_items[0].v;
+  T* weights = weight_items[0].v;
   T* totals = dynamic_shared<T>(); // the tile; used where there are several passes
   const int thread = threadIdx.x;
 
@@ -136,13 +84,32 @@ __global__ void __launch_bounds__(
     __syncthreads(); // the previous pass has read its tables
     for (int c = thread; c < width + 2; c += kThreads) begin[c] = count;
     __syncthreads();
-    for (int x = thread; x < count; x += kThreads) {
-      const Taps<T> t = taps<T>(p.columns, x_first + x);
-      weights[padded(x)] = t.hi == t.lo ? T(0) : t.w_hi;
-      const int before = x == 0 ? -1 : static_cast<int>(taps<T>(p.columns, x_first + x - 1).lo);
-      // Source columns i in (before, lo] begin here.
-      const int last = min(static_cast<int>(t.lo), i0 + width);
-      for (int i = max(before + 1, i0 - 1); i <= last; ++i) begin[i - (i0 - 1)] = x;
+    // Columns of a thread one after the other, where it has neighbours.
+    constexpr int kColumns = kRuns ? kItems : 1;
+    for (int x = thread * kColumns; x < count; x += kThreads * kColumns) {
+      int before = x == 0 ? -1 : static_cast<int>(taps<T>(p.columns, x_first + x - 1).lo);
+      unsigned last_of_run = 1u << (kColumns - 1);
+      for (int k = 0; k < min(kColumns, count - x); ++k) {
+        const Taps<T> t = taps<T>(p.columns, x_first + x + k);
+        weights[x + k] = t.hi == t.lo ? T(0) : t.w_hi;
+        if (k > 0 && before != t.lo) last_of_run |= 1u << (k - 1);
+        // Source columns i in (before, lo] begin here.
+        const int last = min(static_cast<int>(t.lo), i0 + width);
+        for (int i = max(before + 1, i0 - 1); i <= last; ++i) begin[i - (i0 - 1)] = x + k;
+        before = static_cast<int>(t.lo);
+      }
+      if (kRuns && count - x < kColumns) last_of_run |= 1u << (count - x - 1);
+      if constexpr (kRuns) ends[x / kColumns] = static_cast<unsigned char>(last_of_run);
+    }
+    if constexpr (kRuns) {
+      __syncthreads();
+      for (int c = thread; c <= width; c += kThreads) {
+        const int first = begin[c], end = begin[c + 1], group = first / kItems;
+        const unsigned earlier = first < end ? ends[group] & ((1u << first % kItems) - 1) : 0;
+        runs[c].first = static_cast<std::uint16_t>(group * kItems + __popc(earlier));
+        runs[c].count =
+            static_cast<std::uint16_t>(first < end ? (end - 1) / kItems - group + 1 : 0);
+      }
     }
 
     // The thread's items, as in sums: [lane][column] in NCHW, [column][lane] in NHWC.
@@ -180,30 +147,100 @@ __global__ void __launch_bounds__(
 
     T current[kItems] = {}, next[kItems] = {}; // sums of source rows `row` and `row` + 1
     int row = j0 - 1;
+    Storage* written = grad_x + row * in.row;
+    // Where the thread's first column is in the window.
+    const int column = kRuns ? thread * kItems % p.window : 0;
+    const bool has_runs = kRuns && source[0] != nullptr;
+    __syncthreads(); // tables are complete
+    const auto put_sums = [&] {
+      if constexpr (kRuns) {
+        if (!has_runs) return;
+        const unsigned last_of_run = ends[column / kItems];
+        T* slot = sums + padded(thread * kItems);
+        T left = 0, right = 0;
+        Items<T, kQuad> weight;
+#pragma unroll
+        for (int k = 0; k < kItems; ++k) {
+          if (k % kQuad == 0) weight = weight_items[(column + k) / kQuad];
+          left += current[k] * (T(1) - weight.v[k % kQuad]);
+          right += current[k] * weight.v[k % kQuad];
+          const bool ends_here = (last_of_run >> k & 1) != 0;
+          if (ends_here) slot[0] = left;
+          if (ends_here) slot[kSums] = right;
+          slot += ends_here ? 1 : 0;
+          left = ends_here ? T(0) : left;
+          right = ends_here ? T(0) : right;
+        }
+      } else if constexpr (kVector) {
+#pragma unroll
+        for (int k = 0; k < kItems; k += kWidth) {
+          Items<T, kWidth> item;
+#pragma unroll
+          for (int i = 0; i < kWidth; ++i) item.v[i] = current[k + i];
+          sum_items[(thread * kItems + k) / kWidth] = item;
+        }
+      } else {
+#pragma unroll
+        for (int k = 0; k < kItems; ++k) sums[padded(thread + k * kThreads)] = current[k];
+      }
+    };
+    // One source column of a lane, or of kWidth neighbouring lanes.
+    const auto sum_column = [&](int lane, int c, T(&sum)[kWidth]) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) sum[k] = 0;
+      if constexpr (kRuns) {
+        const int row_of_lane = lane * p.window;
+        const auto add = [&](const T* of, Runs r) {
+          int slot = row_of_lane + r.first;
+#pragma unroll 1 // one or two
+          for (int n = r.count; n > 0; --n) {
+            sum[0] += of[padded(slot)];
+            slot = (slot / kItems + 1) * kItems;
+          }
+        };
+        if (kept == 0) add(sums + kSums, runs[c]);
+        add(sums, runs[c + 1]);
+      } else {
+        const int start = kChannelsLast ? lane / kWidth : lane * p.window;
+        const int step = kChannelsLast ? p.lanes_per_tile / kWidth : 1;
+        const auto add = [&](int x, T weight) {
+          const int at = start + x * step;
+          const Items<T, kWidth> item = sum_items[kWidth > 1 ? at : padded(at)];
+#pragma unroll
+          for (int k = 0; k < kWidth; ++k) sum[k] += item.v[k] * weight;
+        };
+        const int middle = begin[c + 1], end = begin[c + 2];
+#pragma unroll 4
+        for (int x = begin[c + kept]; x < middle; ++x) add(x, weights[x]);
+#pragma unroll 4
+        for (int x = middle; x < end; ++x) add(x, T(1) - weights[x]);
+      }
+    };
     const auto finish_row = [&] {
       if (row >= j0) {
         __syncthreads(); // sums are free
-#pragma unroll
-        for (int k = 0; k < kItems; ++k)
-          sums[padded(kVector ? thread * kItems + k : thread + k * kThreads)] = current[k];
+        put_sums();
         __syncthreads();
-        for (int s = thread; s < p.lanes_per_tile * width; s += kThreads) {
-          const int lane = kChannelsLast ? s % p.lanes_per_tile : s / width;
-          const int c = kChannelsLast ? s / p.lanes_per_tile : s % width;
-          if (lane >= lanes) continue;
-          const int start = kChannelsLast ? lane : lane * p.window;
-          const int step = kChannelsLast ? p.lanes_per_tile : 1;
-          T sum = 0;
-          for (int x = begin[c + kept]; x < begin[c + 1]; ++x)
-            sum += sums[padded(start + x * step)] * weights[padded(x)];
-          for (int x = begin[c + 1]; x < begin[c + 2]; ++x)
-            sum += sums[padded(start + x * step)] * (T(1) - weights[padded(x)]);
-          const int tile = (row - j0) * p.lanes_per_tile * width + s;
-          if (pass > 0) sum += totals[tile];
-          if (pass < passes - 1)
-            totals[tile] = sum;
-          else
-            from_compute(sum, grad_x[row * in.row + lane * in.lane + c * in.column]);
+        // Of a row of the tile: [lane][column] in NCHW, [column][lane] in NHWC.
+        const int inner = kChannelsLast ? p.lanes_per_tile / kWidth : p.columns_per_tile;
+        const int pieces = inner * (kChannelsLast ? width : lanes);
+        for (int s = thread; s < pieces; s += kThreads) {
+          const int outer = p.by_inner.quotient(s), rest = p.by_inner.remainder(s, outer);
+          const int lane = kChannelsLast ? rest * kWidth : outer;
+          const int c = kChannelsLast ? outer : rest;
+          if (lane >= lanes || c >= width) continue;
+          T sum[kWidth];
+          sum_column(lane, c, sum);
+          if (passes > 1) {
+            T* total = totals + ((row - j0) * pieces + s) * kWidth;
+#pragma unroll
+            for (int k = 0; k < kWidth; ++k) {
+              if (pass > 0) sum[k] += total[k];
+              total[k] = sum[k];
+            }
+          }
+          if (pass == passes - 1)
+            store_items<kWidth>(written + lane * in.lane + c * in.column, sum);
         }
       }
 #pragma unroll
@@ -212,6 +249,7 @@ __global__ void __launch_bounds__(
         next[k] = 0;
       }
       ++row;
+      written += in.row;
     };
 
     Loaded<Storage, Read> loaded;
@@ -267,22 +305,26 @@ void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t st
   }
   std::int64_t columns = std::min<std::int64_t>(p.columns.in, kTileColumns), window = 0;
   bool several_passes = false;
-  for (;;) {
-    columns = ceil_div(p.columns.in, ceil_div(p.columns.in, columns));
-    window = round_up(touching(p.columns, columns) + kColumnStep - 1, kColumnStep);
+  // As few tiles of about the same width as the block's items allow.
+  for (std::int64_t tiles = ceil_div(p.columns.in, columns);;
+       tiles += std::max<std::int64_t>(tiles / 8, 1)) {
+    columns = ceil_div(p.columns.in, tiles);
+    window = touching(p.columns, columns);
+    if (columns < p.columns.in) window += kColumnStep - 1; // a tile's first may be inside a vector
+    window = round_up(window, kColumnStep);
     if (lanes * window <= kCapacity) break;
-    if (columns > 4 || (columns > 1 && lanes == kLaneStep)) {
-      columns = (columns + 1) / 2;
-    } else if (lanes > kLaneStep) {
+    if (columns > 4 || (columns > 1 && lanes == kLaneStep)) continue;
+    if (lanes > kLaneStep) {
       lanes = round_up(lanes / 2, kLaneStep);
-    } else {
-      several_passes = true;
-      window = kCapacity / lanes;
-      break;
+      continue;
     }
+    if (columns > 1) continue;
+    several_passes = true;
+    window = kCapacity / lanes;
+    break;
   }
-  // Partial sums would begin at other columns than those of the other kernels.
-  if constexpr (std::is_same_v<Read, Ragged>)
+  // Runs would end elsewhere than in other memory: a pass begins at any column.
+  if constexpr (kVector && !kChannelsLast)
     if (several_passes) return launch_backward<Storage, false, Scalars>(p, images, stream);
   if (!kChannelsLast) lanes = std::min<std::int64_t>(p.lanes, kCapacity / window);
   p.window = static_cast<int>(window);
@@ -292,9 +334,11 @@ void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t st
   p.column_tiles = ceil_div(p.columns.in, columns);
   // A chunk also reads the output rows of the source row above it: few rows, much waste.
   const std::int64_t blocks = images * p.lane_tiles * p.column_tiles;
-  const std::int64_t rows = p.rows.in / ceil_div(kWantedThreads / kThreads, blocks);
+  const std::int64_t rows = p.rows.in / ceil_div(kWantedBlocks, blocks);
   p.rows_per_chunk = static_cast<int>(std::clamp<std::int64_t>(rows, 4, 64));
   p.row_chunks = ceil_div(p.rows.in, p.rows_per_chunk);
+  constexpr std::int64_t kWidth = kVector && kChannelsLast ? 16 / sizeof(compute_t<Storage>) : 1;
+  p.by_inner = Divider(kChannelsLast ? lanes / kWidth : columns);
   const std::size_t shared =
       several_passes ? lanes * columns * p.rows_per_chunk * sizeof(compute_t<Storage>) : 0;
   launch("upsample_bilinear backward", upsample_bilinear_bwd_kernel<Storage, kChannelsLast, Read>,
@@ -316,12 +360,12 @@ void backward_typed(const Storage* grad_out, Storage* grad_x, const Shape& s,
     launch_backward<Storage, true, Vectors>(p, s.batch, stream);
   else if (s.channels_last)
     launch_backward<Storage, true, Scalars>(p, s.batch, stream);
+  else if (!fills_vectors<Storage>(s.out_w)) // wherever it begins in memory: the same bits
+    launch_backward<Storage, false, Scalars>(p, 1, stream);
   else if (aligned && s.out_w % kPack<Storage> == 0)
     launch_backward<Storage, false, Vectors>(p, 1, stream);
-  else if (fills_vectors<Storage>(s.out_w))
-    launch_backward<Storage, false, Ragged>(p, 1, stream);
   else
-    launch_backward<Storage, false, Scalars>(p, 1, stream);
+    launch_backward<Storage, false, Ragged>(p, 1, stream);
 }
 
 } // namespace

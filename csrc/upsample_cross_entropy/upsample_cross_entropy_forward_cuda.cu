@@ -194,12 +194,14 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(compute_t<Storage>) == 8 
       saved = pixels.sum[r][k];
     }
     losses += loss;
-    if (!is_inside(r, k)) return;
-    const std::int64_t at = pixel_at(r, k);
-    if (p.sums != nullptr) p.sums[at] = saved;
-    if (p.pixel_loss != nullptr) p.pixel_loss[at] = loss;
-    if (label == -2 && p.bad != nullptr) atomicMin(p.bad, static_cast<long long>(at));
+    if (label == -2 && p.bad != nullptr) atomicMin(p.bad, static_cast<long long>(pixel_at(r, k)));
+    pixels.sum[r][k] = saved;
+    pixels.own[r][k] = loss;
   });
+  if (p.sums != nullptr)
+    store_pixels(block, p.sums, [&](int r, int k) { return pixels.sum[r][k]; });
+  if (p.pixel_loss != nullptr)
+    store_pixels(block, p.pixel_loss, [&](int r, int k) { return pixels.own[r][k]; });
   losses = block_sum(losses, reduced);
   weights = block_sum(weights, reduced);
   if (threadIdx.x == 0) {

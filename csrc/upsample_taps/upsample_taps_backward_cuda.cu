@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(kThreads, 2) upsample_taps_bwd_kernel(const Ba
         if (x >= 0 && x < out_w) {
           const Storage* source = grad_out + y * row_step + x * p.channels;
           for (int r = 0; r < batch; r += kRowsAtOnce, source += kRowsAtOnce * row_step) {
-            Items<Storage, kItems> values[kRowsAtOnce] = {};
+            RawItems<Storage, kItems> values[kRowsAtOnce] = {};
 #pragma unroll
             for (int q = 0; q < kRowsAtOnce; ++q)
-              if (r + q < batch) values[q] = load_items<kItems>(source + q * row_step);
+              if (r + q < batch) values[q].read(source + q * row_step);
 #pragma unroll
             for (int q = 0; q < kRowsAtOnce; ++q) {
               if (r + q >= batch) continue;
@@ -130,8 +130,7 @@ __global__ void __launch_bounds__(kThreads, 2) upsample_taps_bwd_kernel(const Ba
               for (int k = 0; k < kKernel; ++k) {
                 if ((own.mask >> k & 1) == 0) continue;
 #pragma unroll
-                for (int j = 0; j < kItems; ++j)
-                  sums[k][j] += to_compute(values[q].v[j]) * own.weight[k];
+                for (int j = 0; j < kItems; ++j) sums[k][j] += values[q].value(j) * own.weight[k];
               }
             }
           }

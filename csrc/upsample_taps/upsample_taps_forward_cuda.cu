@@ -70,20 +70,25 @@ __global__ void __launch_bounds__(kThreads, sizeof(Storage) == 8 ? 1 : 2)
     const ResizeAxis &height = p.sources[i].rows.resize, &width = p.sources[i].columns.resize;
     const std::int64_t pixel = kKernel * kKernel * p.channels;
     const Storage* image = p.sources[i].taps + n * height.in * width.in * pixel + channel;
+    const auto line_step = static_cast<std::uint64_t>(width.in * pixel);
     Position<T> across[kKernel];
+    const Storage* left[kKernel]; // of the first row, at lo; hi is the next pixel
 #pragma unroll
-    for (int k = 0; k < kKernel; ++k)
+    for (int k = 0; k < kKernel; ++k) {
       across[k] = columns[i * kColumnPositions + column + kHalf - kHalfKernel + k];
+      left[k] = image + across[k].lo * pixel + k * p.channels;
+    }
 
     // The line of row `tap_row` of the kernel.
     const auto resize_line = [&](int source_row, int tap_row, T(&line)[kItems]) {
-      const Storage* row = image + source_row * width.in * pixel + tap_row * kKernel * p.channels;
-      Items<Storage, kItems> low[kKernel], high[kKernel];
+      // A product of 32 and 64 bits: two instructions, half of what one of signed numbers takes.
+      const std::uint64_t below = static_cast<std::uint32_t>(source_row) * line_step;
+      const std::int64_t row = static_cast<std::int64_t>(below) + tap_row * kKernel * p.channels;
+      RawItems<Storage, kItems> low[kKernel], high[kKernel];
 #pragma unroll
       for (int k = 0; k < kKernel; ++k) {
-        const Storage* tap = row + k * p.channels;
-        if (across[k].lo >= 0) low[k] = load_items<kItems>(tap + across[k].lo * pixel);
-        if (across[k].hi != across[k].lo) high[k] = load_items<kItems>(tap + across[k].hi * pixel);
+        if (across[k].lo >= 0) low[k].read(left[k] + row);
+        if (across[k].hi != across[k].lo) high[k].read(left[k] + row + pixel);
       }
 #pragma unroll
       for (int j = 0; j < kItems; ++j) line[j] = 0;
@@ -91,8 +96,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(Storage) == 8 ? 1 : 2)
       for (int k = 0; k < kKernel; ++k) {
 #pragma unroll
         for (int j = 0; j < kItems; ++j) {
-          if (across[k].lo >= 0) line[j] += to_compute(low[k].v[j]) * across[k].w_lo;
-          if (across[k].hi != across[k].lo) line[j] += to_compute(high[k].v[j]) * across[k].w_hi;
+          if (across[k].lo >= 0) line[j] += low[k].value(j) * across[k].w_lo;
+          if (across[k].hi != across[k].lo) line[j] += high[k].value(j) * across[k].w_hi;
         }
       }
     };

@@ -102,7 +102,7 @@ class Problem:
         """Keyword arguments in `layout`; the tensors share the memory of earlier calls."""
         case = self.case
         if layout not in self._made:
-            make = Maker(case.dtype, case.device)
+            make = Maker(case.dtype, case.device, draw_there=True)
             self._made[layout] = case.workload.inputs(make, LAYOUTS[layout])
         inputs = dict(self._made[layout])
         for name, value in inputs.items():
@@ -124,9 +124,12 @@ class Problem:
         if key not in self._upstream:
             # Not Maker, which draws in float64: these are as large as the upsampled maps. Rounded
             # to the case's dtype, so that it is the same number in float64.
-            generator = torch.Generator().manual_seed(index)
-            g = torch.randn(x.shape, generator=generator) if x.dim() else torch.ones(())
-            g = g.to(self.case.device, self.case.dtype).to(x.dtype)
+            device = self.case.device
+            generator = torch.Generator(device).manual_seed(index)
+            g = torch.ones((), device=device)
+            if x.dim():
+                g = torch.randn(x.shape, generator=generator, device=device)
+            g = g.to(self.case.dtype).to(x.dtype)
             self._upstream[key] = g.contiguous(memory_format=_format(x))
         return self._upstream[key]
 

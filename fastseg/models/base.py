@@ -182,7 +182,7 @@ class SegmentationModel(Pretrained):
         return self(x)
 
     @torch.no_grad()
-    def predict_labels(self, x: torch.Tensor) -> torch.Tensor:
+    def predict_labels(self, x: torch.Tensor, crf: DenseCRF | None = None) -> torch.Tensor:
         """The most likely class of every pixel, without building the full-resolution logits.
 
         The same as model.eval()(x).argmax(1) of a model without activation. With a single class,
@@ -191,9 +191,14 @@ class SegmentationModel(Pretrained):
 
         Args:
             x: input map [N, 3, H, W], as `preprocess` makes it.
+            crf: refines the full-resolution logits with the `photographs` of x; for as many labels
+                as `label_classes()` has. To train through it, call it on `forward`'s logits.
 
         Returns:
             Labels [N, H, W], uint8 up to 256 classes, else int32.
+
+        Raises:
+            ValueError: crf for a model whose output has another size than x.
         """
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
@@ -201,7 +206,15 @@ class SegmentationModel(Pretrained):
         logits = with_background(in_eval_mode(self, lambda: self.coarse_logits(x)))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])
-        return upsample_argmax(logits, size, align_corners=self.align_corners)[:, :height, :width]
+        if crf is None:
+            labels = upsample_argmax(logits, size, align_corners=self.align_corners)
+            return labels[:, :height, :width]
+        if (height, width) != (x.shape[2], x.shape[3]):
+            raise ValueError(
+                f"crf is given, but the logits have {height} x {width} pixels for an input of "
+                f"{x.shape[2]} x {x.shape[3]}"
+            )
+        return crf.predict(self._upsampled(logits, x), self.photographs(x))
 
     def training_logits(
         self, x: torch.Tensor
@@ -350,6 +363,25 @@ class SegmentationModel(Pretrained):
         if self.bgr:
             x = x.flip(1)
         return x.to(parameter.dtype).contiguous(memory_format=torch.channels_last)
+
+    def photographs(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `preprocess`: RGB [N, 3, H, W] of 0..255, as dense CRFs take it.
+
+        Of more than three bands the first three, of fewer the first three times.
+
+        Args:
+            x: input map [N, bands, H, W].
+        """
+        mean, std = (
+            torch.tensor(of_bands(name, values, x.shape[1]), device=x.device, dtype=x.dtype)
+            for name, values in (("mean", self.mean), ("std", self.std))
+        )
+        if self.bgr:
+            x = x.flip(1)
+        pixels = (x * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)) * 255
+        if pixels.shape[1] < 3:
+            return pixels[:, :1].expand(-1, 3, -1, -1)
+        return pixels[:, :3]
 
     def _batch(self, images: Image) -> torch.Tensor:
         """Images [N, H, W, bands] or [H, W, bands] as a checked tensor [N, H, W, bands]."""

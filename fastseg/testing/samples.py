@@ -11,18 +11,25 @@ import torch
 
 @dataclasses.dataclass
 class Maker:
-    """Makes random inputs of one dtype on one device, the same ones for the same seed."""
+    """Makes random inputs of one dtype on one device, the same ones for the same seed.
+
+    With `draw_there` they are drawn on the device: other numbers on each, and no copies, which for
+    large inputs take longer than all the rest.
+    """
 
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     seed: int = 0
+    draw_there: bool = False
 
     def __post_init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(self.seed)
+        where = self.device if self.draw_there else "cpu"
+        self._generator = torch.Generator(where).manual_seed(self.seed)
 
     def tensor(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
         """Normal random numbers, contiguous."""
-        x = torch.randn(shape, generator=self._generator, dtype=torch.float64) * scale
+        g = self._generator
+        x = torch.randn(shape, generator=g, dtype=torch.float64, device=g.device).mul_(scale)
         return x.to(self.device, self.dtype)
 
     def map(self, *shape: int, layout: str = "contiguous", scale: float = 1.0) -> torch.Tensor:
@@ -41,8 +48,9 @@ class Maker:
         self, *shape: int, classes: int, ignored: float = 0.0, ignore_index: int = -100
     ) -> torch.Tensor:
         """Class indices int64 of any shape, a share `ignored` of them ignore_index."""
-        y = torch.randint(0, classes, shape, generator=self._generator)
-        drop = torch.rand(shape, generator=self._generator) < ignored
+        g = self._generator
+        y = torch.randint(0, classes, shape, generator=g, device=g.device)
+        drop = torch.rand(shape, generator=g, device=g.device) < ignored
         return y.masked_fill_(drop, ignore_index).to(self.device)
 
 

@@ -53,6 +53,26 @@ def recorded_with_gradients(function: Callable[[], torch.Tensor]) -> list[Call]:
     return [(f, tree_map_only(torch.Tensor, _fake_cuda, args)) for f, args in mode.calls]
 
 
+def _part(x: torch.Tensor, index: Any) -> torch.Tensor:
+    """x[index] by ops, for slices, whole numbers, None and an ellipsis."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if any(part is ... for part in parts):
+        at = next(i for i, part in enumerate(parts) if part is ...)
+        known = sum(part is not None for part in parts) - 1
+        parts[at : at + 1] = [slice(None)] * (x.dim() - known)
+    dim = 0
+    for part in parts:
+        if isinstance(part, int):
+            x = torch.ops.aten.select.int(x, dim, part)
+            continue
+        if part is None:
+            x = torch.ops.aten.unsqueeze.default(x, dim)
+        else:
+            x = torch.ops.aten.slice.Tensor(x, dim, part.start, part.stop, part.step or 1)
+        dim += 1
+    return x
+
+
 class _WithoutGuard(TorchFunctionMode):
     """Without what asks for CUDA's device guard, which a torch for CPUs does not have.
 
@@ -66,10 +86,7 @@ class _WithoutGuard(TorchFunctionMode):
         if func is torch.Tensor.contiguous:
             func = torch.ops.aten.contiguous.default
         elif func is torch.Tensor.__getitem__:
-            x, slices = args
-            for dim, part in enumerate(slices):
-                x = torch.ops.aten.slice.Tensor(x, dim, part.start, part.stop)
-            return x
+            return _part(*args)
         elif func is F.unfold:
             x, *rest = args
             meta = torch.empty(x.shape, dtype=x.dtype, device="meta")
