@@ -135,8 +135,10 @@ def check_target(target: torch.Tensor, logits: torch.Tensor) -> None:
 
 def bad_target(target: torch.Tensor, index: int, classes: int, ignore_index: int) -> ValueError:
     """The error for a target whose element at the flat `index` is no class."""
-    height, width = target.shape[1:]
-    where = (index // (height * width), index // width % height, index % width)
+    where: tuple[int, ...] = ()
+    for size in reversed(target.shape):
+        index, place = divmod(index, size)
+        where = (place, *where)
     return ValueError(
         f"target is {int(target[where])} at {where}, allowed are 0 to {classes - 1} "
         f"and ignore_index ({ignore_index})"

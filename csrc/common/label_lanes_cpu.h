@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace fastseg::FASTSEG_CPU_LEVEL {
 
@@ -11,11 +12,15 @@ namespace fastseg::FASTSEG_CPU_LEVEL {
 template <class Target, class Label>
 bool narrow_labels(const Target* __restrict target, Label* __restrict labels, std::int64_t count,
                    std::int64_t classes, std::int64_t ignore) {
-  std::int64_t bad = 0;
+  // 32 bits are twice as many lanes as 64. An index beyond them is none of these targets.
+  using Int = std::conditional_t<(sizeof(Target) < 8), std::int32_t, std::int64_t>;
+  const Int limit = static_cast<Int>(classes), index = static_cast<Int>(ignore);
+  const Int no_index = -static_cast<Int>(index != ignore);
+  Int bad = 0;
   for (std::int64_t x = 0; x < count; ++x) {
-    const std::int64_t t = static_cast<std::int64_t>(target[x]);
-    const std::int64_t valid = -static_cast<std::int64_t>((t >= 0) & (t < classes));
-    const std::int64_t other = -static_cast<std::int64_t>(t != ignore);
+    const Int t = static_cast<Int>(target[x]);
+    const Int valid = -static_cast<Int>((t >= 0) & (t < limit));
+    const Int other = no_index | -static_cast<Int>(t != index);
     labels[x] = static_cast<Label>((t & valid & other) | ~(valid & other));
     bad |= other & ~valid;
   }

@@ -34,7 +34,8 @@ enum Sum : int {
 
 enum class TargetKind : int {
   labels = 0, // [N, out_h, out_w] classes; sigmoid of one class: 0 and 1
-  values = 1, // [N, C, out_h, out_w] y; with sigmoid, ignore_index does not count
+  values = 1, // [N, C, out_h, out_w] y; with sigmoid, ignore_index does not count, and integers are
+              // 0 or 1
   logits = 2, // [N, C, teacher_h, teacher_w], compute type: y is their softmax, upsampled first
 };
 

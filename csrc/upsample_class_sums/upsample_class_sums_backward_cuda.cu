@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<Storage>) == 8 ? 1 
       const Pixel<T> pixel = pixel_at(p, image.quotient, y, x);
       if (pixel.label < 0) continue;
       const Element<T> e = element(p, pixel, c);
-      if (!e.counts) continue;
+      if (!e.counts || e.bad) continue;
       const Slopes<T> s = slopes(p, e, coefficients, p.s.classes);
       const T d =
           p.s.sigmoid ? s.by_log_p * e.q + s.by_logit : s.by_log_p - e.p * p.w.common[pixel.at];

@@ -132,9 +132,10 @@ template <class Storage> std::int64_t run_typed(const Arguments& a, const Shape&
       for (std::int64_t y = 0; y < s.in_h; ++y)
         add_scaled_row(a.sums + n * each, partials.get() + (n * s.in_h + y) * each, 1.0, each);
   }
+  std::int64_t first = -1; // of masks, a later band may have an earlier one
   for (std::int64_t i = 0; i < tasks; ++i)
-    if (bad[i] >= 0) return bad[i];
-  return -1;
+    if (bad[i] >= 0 && (first < 0 || bad[i] < first)) first = bad[i];
+  return first;
 }
 
 std::int64_t run(DType dtype, const Arguments& a, const Shape& s, int threads) {

@@ -98,28 +98,16 @@ template <class T> class PixelRows {
 
 public:
   explicit PixelRows(const Call<T>& call)
-      : call_(call), labels_(call.a.target_kind == TargetKind::labels ? kRows * call.width() : 0),
+      : call_(call), labels_(call.a.target_type != TargetType::compute ? kRows * call.width() : 0),
         values_(call.a.target_kind == TargetKind::values ? kRows * call.width() : 0) {}
 
   // Labels, -1 where they do not count and beyond the last column.
   void read_labels(std::int64_t n, const RowGroup<T>& group) {
-    const Shape& s = call_.s;
-    for (int r = 0; r < group.count; ++r) {
-      Label* out = labels_.get() + r * call_.width();
-      const std::int64_t at = (n * s.out_h + group.y + r) * s.out_w;
-      with_target([&](auto tag) {
-        using Target = typename decltype(tag)::type;
-        if constexpr (std::is_floating_point_v<Target>) return;
-        const Target* target = static_cast<const Target*>(call_.a.target) + at;
-        const bool bad = narrow_labels(target, out, s.out_w, s.labels(), s.ignore_index);
-        if (!bad || !group.owned || bad_ >= 0) return;
-        for (std::int64_t x = s.out_w - 1; x >= 0; --x) {
-          const std::int64_t t = static_cast<std::int64_t>(target[x]);
-          if (t != s.ignore_index && (t < 0 || t >= s.labels())) bad_ = at + x;
-        }
-      });
-      for (std::int64_t x = s.out_w; x < call_.width(); ++x) out[x] = -1;
-    }
+    read_integers(n * call_.s.out_h + group.y, group, call_.s.labels());
+  }
+  // The same of the masks of class c: 0 and 1.
+  void read_masks(std::int64_t n, std::int64_t c, const RowGroup<T>& group) {
+    read_integers((n * call_.s.classes + c) * call_.s.out_h + group.y, group, 2);
   }
 
   // Values of class c; the last one again beyond the last column.
@@ -162,6 +150,26 @@ public:
   std::int64_t bad() const { return bad_; }
 
 private:
+  // `row`: of all rows of the target.
+  void read_integers(std::int64_t row, const RowGroup<T>& group, std::int64_t labels) {
+    const Shape& s = call_.s;
+    for (int r = 0; r < group.count; ++r) {
+      Label* out = labels_.get() + r * call_.width();
+      const std::int64_t at = (row + r) * s.out_w;
+      dispatch_label(static_cast<LabelType>(call_.a.target_type), [&](auto tag) {
+        using Target = typename decltype(tag)::type;
+        const Target* target = static_cast<const Target*>(call_.a.target) + at;
+        const bool bad = narrow_labels(target, out, s.out_w, labels, s.ignore_index);
+        if (!bad || !group.owned || (bad_ >= 0 && bad_ < at)) return;
+        for (std::int64_t x = s.out_w - 1; x >= 0; --x) {
+          const std::int64_t t = static_cast<std::int64_t>(target[x]);
+          if (t != s.ignore_index && (t < 0 || t >= labels)) bad_ = at + x;
+        }
+      });
+      for (std::int64_t x = s.out_w; x < call_.width(); ++x) out[x] = -1;
+    }
+  }
+
   template <class Fn> void with_target(const Fn& fn) const {
     if (call_.a.target_type == TargetType::compute) return fn(TypeTag<T>{});
     dispatch_label(static_cast<LabelType>(call_.a.target_type), fn);
@@ -183,9 +191,13 @@ template <class T> struct Partials {
     return call.wants(sum) ? at + call.a.slots[sum] * call.s.classes : nullptr;
   }
   void add(Sum sum, std::int64_t c, vec<T> lanes) const {
-    double* to = of(sum);
-    if (to != nullptr)
-      for (int k = 0; k < kLanes<T>; ++k) to[c] += static_cast<double>(lanes[k]);
+    double* const to = of(sum);
+    if (to == nullptr) return;
+    double wide[kLanes<T>];
+    for (int k = 0; k < kLanes<T>; ++k) wide[k] = static_cast<double>(lanes[k]);
+    for (int width = kLanes<T> / 2; width >= 1; width /= 2)
+      for (int k = 0; k < width; ++k) wide[k] += wide[k + width];
+    to[c] += wide[0];
   }
 };
 

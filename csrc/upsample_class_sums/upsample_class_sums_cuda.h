@@ -143,19 +143,26 @@ template <class T> struct Element {
   T p, q, y;        // probability, 1 - p, target
   T loss, negative; // -log p, -log q
   bool counts;
+  bool bad; // an integer that is neither 0, 1 nor ignore_index, with sigmoid
 };
+// Flat index of class c of a pixel in a target [N, C, out_h, out_w].
+template <class Storage, class T>
+FASTSEG_DEVICE std::int64_t value_index(const Problem<Storage>& p, const Pixel<T>& pixel, int c) {
+  return pixel.at + (pixel.n * (p.s.classes - 1) + c) * p.s.out_h * p.s.out_w;
+}
 template <class Storage, class T>
 FASTSEG_DEVICE Element<T> element(const Problem<Storage>& p, const Pixel<T>& pixel, int c) {
-  Element<T> e{0, 0, 0, 0, 0, pixel.label != -1};
+  Element<T> e{0, 0, 0, 0, 0, pixel.label != -1, false};
   if (p.a.target_kind == TargetKind::labels) {
     e.y = pixel.label == (p.s.sigmoid && p.s.classes == 1 ? 1 : c) ? T(1) : T(0);
   } else if (p.a.target_kind == TargetKind::values) {
-    const std::int64_t plane = p.s.out_h * p.s.out_w;
-    const std::int64_t at = pixel.at + (pixel.n * (p.s.classes - 1) + c) * plane;
+    const std::int64_t at = value_index(p, pixel, c);
     e.y = p.a.target_type == TargetType::compute
               ? load(static_cast<const T*>(p.a.target) + at)
               : static_cast<T>(load_label(p.a.target, static_cast<LabelType>(p.a.target_type), at));
     if (p.s.sigmoid) e.counts = e.y != static_cast<T>(p.s.ignore_index);
+    e.bad = p.s.sigmoid && p.a.target_type != TargetType::compute && e.counts && e.y != T(0) &&
+            e.y != T(1);
   } else {
     e.y =
         exp(teacher_logit(p, pixel, c) - p.w.teacher_largest[pixel.at]) / p.w.teacher_sum[pixel.at];

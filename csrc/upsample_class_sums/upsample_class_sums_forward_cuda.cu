@@ -39,9 +39,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(compute_t<Storage>) == 8 ? 1 
         if (pixels[i].label == -1) continue;
         const Element<T> e = element(p, pixels[i], first + j);
         if (!e.counts) continue;
+        T weight = pixels[i].weight;
+        if (e.bad) {
+          weight = T(NAN);
+          if (p.bad != nullptr)
+            atomicMin(p.bad, static_cast<long long>(value_index(p, pixels[i], first + j)));
+        }
 #pragma unroll
         for (int k = 0; k < kSums; ++k)
-          if (p.a.slots[k] >= 0) own[k] += pixels[i].weight * term(p, k, e);
+          if (p.a.slots[k] >= 0) own[k] += weight * term(p, k, e);
       }
 #pragma unroll
       for (int k = 0; k < kSums; ++k) {

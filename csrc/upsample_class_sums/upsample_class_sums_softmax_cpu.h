@@ -70,6 +70,37 @@ private:
   }
 };
 
+// The classes of a block's targets, of the lanes that count; class 0 in the others. Neighbours
+// mostly have the same class: then it is one load, where mixed ones need a gather.
+template <class T> struct Targets {
+  static constexpr int L = kLanes<T>;
+  ivec<T> classes;
+  std::int64_t one; // the class of all, or -1
+
+  Targets(ivec<T> label, ivec<T> counts) : classes(label & counts) {
+    int lane = 0;
+    while (label[lane] < 0) ++lane; // one counts
+    one = label[lane];
+    if (any<T>((label != isplat<T>(label[lane])) & counts)) one = -1;
+  }
+  // Of values [C][L].
+  vec<T> of(const T* values) const {
+    return one >= 0 ? load_vec(values + one * L) : gather(values, classes * L + iota<T>());
+  }
+  vec<T> of(const Blend<T>& z) const {
+    return one >= 0 ? z(one) : of(z.lo) * z.w_lo + of(z.hi) * z.w_hi;
+  }
+  // Of numbers [C].
+  vec<T> number(const T* values) const {
+    return one >= 0 ? splat<T>(values[one]) : gather(values, classes);
+  }
+  // Adds a lane of `v` each to values [C][L]; lanes that do not count must be 0.
+  void add(T* values, vec<T> v) const {
+    if (one >= 0) return store_vec(values + one * L, load_vec(values + one * L) + v);
+    for (int k = 0; k < L; ++k) values[classes[k] * L + k] += v[k];
+  }
+};
+
 // Targets that are labels. With other targets: upsample_class_sums_soft_cpu.h.
 template <class T> class Softmax {
   using V = vec<T>;
@@ -80,13 +111,12 @@ public:
   Softmax(const Call<T>& call, PixelRows<T>& pixels, const Coefficients<T>& coefficients)
       : call_(call), pixels_(pixels), coefficients_(coefficients), modulation_(call.s),
         with_focal_(call.wants(kFocal) || call.wants(kFocalWeight)), C(call.s.classes),
-        exp_(kRows * C * L), lanes_(kOfClasses * C * L), targets_(kOfTargets * C) {}
+        exp_(kRows * C * L), lanes_(kSumsOfLanes * C * L) {}
 
   void forward(std::int64_t n, const RowGroup<T>& group, const T* lo, const T* hi,
                std::int64_t row) {
     pixels_.read_labels(n, group);
-    zero_row(lanes_.get(), kOfClasses * C * L);
-    zero_row(targets_.get(), kOfTargets * C);
+    zero_row(lanes_.get(), kSumsOfLanes * C * L);
     const bool squares = call_.wants(kSquare), every = call_.wants(kEveryLoss);
     for (std::int64_t b = 0; b < call_.columns.blocks(); ++b) {
       Row rows[kRows];
@@ -97,19 +127,17 @@ public:
         Row& o = rows[visited];
         o.e = exp_.get() + visited * C * L;
         ++visited;
-        const IV target = label & counts;
+        const Targets<T> target(label, counts);
         const Blend<T> z{lo + b * C * L, hi + b * C * L, group.w_lo[r], group.w_hi[r]};
         const Normaliser<T> normaliser(z, C, o.e);
         const V v = pixels_.weights(n, group.y + r, b, counts);
         const V inverse = counts ? T(1) / normaliser.sum : V{};
         o.inverse = inverse;
         o.weight = v;
-        const IV own = target * L + iota<T>();
-        const V p = gather(o.e, own) * inverse;
-        const V logit = gather(z.lo, own) * z.w_lo + gather(z.hi, own) * z.w_hi;
-        V loss = normaliser.loss(logit);
+        const V p = target.of(o.e) * inverse;
+        V loss = normaliser.loss(target.of(z));
         loss = counts ? loss : V{}; // not a product: an ignored pixel may hold NaN
-        add_target(label, target, v, p, loss);
+        add_target(target, v, counts ? p : V{}, loss);
         if (every) add_every(z, normaliser, counts, v);
       }
       const bool weighted = call_.a.pixel_weight != nullptr;
@@ -125,6 +153,7 @@ public:
   void backward(std::int64_t n, const RowGroup<T>& group, const T* lo, const T* hi,
                 GradientRows<T>& gradient) {
     pixels_.read_labels(n, group);
+    if (C == 1) return of_one_class(group, lo, hi, gradient);
     const T* const d_probability = coefficients_.of(kProbability);
     const T* const d_square = coefficients_.of(kSquare);
     const T* const d_every = coefficients_.of(kEveryLoss);
@@ -140,23 +169,24 @@ public:
         Row& o = rows[visited];
         o.e = exp_.get() + visited * C * L;
         ++visited;
-        o.target = label & counts;
+        o.target = Targets<T>(label, counts);
         const Blend<T> z{lo + b * C * L, hi + b * C * L, group.w_lo[r], group.w_hi[r]};
         const Normaliser<T> normaliser(z, C, o.e, d_probability);
         const V v = pixels_.weights(n, group.y + r, b, counts);
         const V inverse = counts ? T(1) / normaliser.sum : V{};
-        const IV own = o.target * L + iota<T>();
-        const V p = gather(o.e, own) * inverse;
-        V d_own = gather(coefficients_.of(kLoss), o.target);
-        if (with_focal_) d_own += focal(normaliser, z, own, p, o.target);
-        const V at_target = p * gather(coefficients_.of(kOverlap), o.target);
+        const V p = o.target.of(o.e) * inverse;
+        V d_own = o.target.number(coefficients_.of(kLoss));
+        if (with_focal_) d_own += focal(normaliser, z, p, o.target);
+        const V at_target = p * o.target.number(coefficients_.of(kOverlap));
         V mean = normaliser.weighted * inverse + at_target;
         if (squares) mean += T(2) * weighted_squares(o.e, d_square) * inverse * inverse;
         // d / d z_c = v * (p_c * (d_probability_c + 2 p_c d_square_c + common) + [c == target] *
         // (at_target - d_own))
         o.common = d_own - mean;
         if (every) o.common += every_sum;
-        o.off_target = (at_target - d_own) * normaliser.sum;
+        o.off_target = counts ? (at_target - d_own) * v : V{};
+        o.w_lo = group.w_lo[r];
+        o.w_hi = group.w_hi[r];
         o.inverse = T(2) * inverse;
         o.f_lo = v * inverse * group.w_lo[r];
         o.f_hi = v * inverse * group.w_hi[r];
@@ -173,52 +203,41 @@ public:
   }
 
 private:
-  // Sums of every class, in lanes; sums of the target's class, in double.
-  enum { kLanesProbability, kLanesSquare, kLanesEvery, kOfClasses };
-  enum { kAtOverlap, kAtTarget, kAtLoss, kAtFocal, kAtFocalWeight, kOfTargets };
+  // The sums of a group: of every class, and of the targets' classes.
+  enum {
+    kLanesProbability,
+    kLanesSquare,
+    kLanesEvery,
+    kAtOverlap,
+    kAtTarget,
+    kAtLoss,
+    kAtFocal,
+    kAtFocalWeight,
+    kSumsOfLanes
+  };
+  T* lanes(int sum) { return lanes_.get() + sum * C * L; }
 
   // A block of one output row: powers of two of its logits, and what they are multiplied with.
   struct Row {
     T* e;
-    IV target;
+    Targets<T> target{IV{}, IV{}};
     V inverse, weight;
     V common, off_target, f_lo, f_hi;
+    T w_lo, w_hi;
   };
 
-  void add_target(IV label, IV target, V v, V p, V loss) {
-    V focal{}, focal_weight{};
-    if (with_focal_) {
-      focal_weight = modulation_(p, T(1) - p).weight * v;
-      focal = focal_weight * loss;
-    }
-    const V overlap = p * v, weighted = loss * v;
-    double* const to = targets_.get();
-    int lane = 0;
-    while (label[lane] < 0) ++lane;
-    const std::int64_t first = label[lane];
-    if (!any<T>((label >= 0) & (label != isplat<T>(label[lane])))) {
-      to[kAtOverlap * C + first] += static_cast<double>(reduce_add<T>(overlap));
-      to[kAtTarget * C + first] += static_cast<double>(reduce_add<T>(v));
-      to[kAtLoss * C + first] += static_cast<double>(reduce_add<T>(weighted));
-      if (!with_focal_) return;
-      to[kAtFocal * C + first] += static_cast<double>(reduce_add<T>(focal));
-      to[kAtFocalWeight * C + first] += static_cast<double>(reduce_add<T>(focal_weight));
-      return;
-    }
-    // Lanes that do not count add zeros to class 0.
-    for (int k = 0; k < L; ++k) {
-      to[kAtOverlap * C + target[k]] += static_cast<double>(overlap[k]);
-      to[kAtTarget * C + target[k]] += static_cast<double>(v[k]);
-      to[kAtLoss * C + target[k]] += static_cast<double>(weighted[k]);
-    }
-    for (int k = 0; with_focal_ && k < L; ++k) {
-      to[kAtFocal * C + target[k]] += static_cast<double>(focal[k]);
-      to[kAtFocalWeight * C + target[k]] += static_cast<double>(focal_weight[k]);
-    }
+  void add_target(const Targets<T>& target, V v, V p, V loss) {
+    target.add(lanes(kAtOverlap), p * v);
+    target.add(lanes(kAtTarget), v);
+    target.add(lanes(kAtLoss), loss * v);
+    if (!with_focal_) return;
+    const V weight = modulation_(p, T(1) - p).weight * v;
+    target.add(lanes(kAtFocal), weight * loss);
+    target.add(lanes(kAtFocalWeight), weight);
   }
 
   void add_every(const Blend<T>& z, const Normaliser<T>& normaliser, IV counts, V v) {
-    T* const to = lanes_.get() + kLanesEvery * C * L;
+    T* const to = lanes(kLanesEvery);
     for (std::int64_t c = 0; c < C; ++c) {
       const V loss = normaliser.loss(z(c)) * v;
       store_vec(to + c * L, load_vec(to + c * L) + (counts ? loss : V{}));
@@ -245,22 +264,28 @@ private:
     }
   }
 
-  void flush(const Partials<T>& partials) const {
-    const T* const lanes = lanes_.get();
-    const double* const targets = targets_.get();
-    for (std::int64_t c = 0; c < C; ++c) {
-      partials.add(kProbability, c, load_vec(lanes + (kLanesProbability * C + c) * L));
-      partials.add(kSquare, c, load_vec(lanes + (kLanesSquare * C + c) * L));
-      partials.add(kEveryLoss, c, load_vec(lanes + (kLanesEvery * C + c) * L));
-    }
-    double count = 0;
-    for (std::int64_t c = 0; c < C; ++c) count += targets[kAtTarget * C + c];
-    const Sum sums[] = {kOverlap, kTarget, kLoss, kFocal, kFocalWeight};
-    for (int k = 0; k < kOfTargets; ++k)
-      if (double* const to = partials.of(sums[k]))
-        for (std::int64_t c = 0; c < C; ++c) to[c] += targets[k * C + c];
-    if (double* const to = partials.of(kCount))
-      for (std::int64_t c = 0; c < C; ++c) to[c] += count;
+  void flush(const Partials<T>& partials) {
+    const Sum sums[kSumsOfLanes] = {kProbability, kSquare, kEveryLoss, kOverlap,
+                                    kTarget,      kLoss,   kFocal,     kFocalWeight};
+    for (int k = 0; k < kSumsOfLanes; ++k)
+      for (std::int64_t c = 0; c < C && call_.wants(sums[k]); ++c)
+        partials.add(sums[k], c, load_vec(lanes(k) + c * L));
+    if (!call_.wants(kCount)) return;
+    V count{};
+    for (std::int64_t c = 0; c < C; ++c) count += load_vec(lanes(kAtTarget) + c * L);
+    for (std::int64_t c = 0; c < C; ++c) partials.add(kCount, c, count);
+  }
+
+  // The probability of a single class is 1: its gradient is 0, without rounding. NaN stays NaN.
+  void of_one_class(const RowGroup<T>& group, const T* lo, const T* hi,
+                    GradientRows<T>& gradient) const {
+    for (std::int64_t b = 0; b < call_.columns.blocks(); ++b)
+      for (int r = 0; r < group.count; ++r) {
+        const V z = load_vec(lo + b * L) * group.w_lo[r] + load_vec(hi + b * L) * group.w_hi[r];
+        const V zero = pixels_.labels(r, b) >= 0 ? z - z : V{};
+        store_vec(gradient.lo(b), load_vec(gradient.lo(b)) + zero);
+        store_vec(gradient.hi(b), load_vec(gradient.hi(b)) + zero);
+      }
   }
 
   V weighted_squares(const T* e, const T* coefficients) const {
@@ -273,12 +298,11 @@ private:
   }
 
   // What the focal sums add to d / d(-log p) of the target's class.
-  V focal(const Normaliser<T>& normaliser, const Blend<T>& z, IV own, V p, IV target) const {
-    const V logit = gather(z.lo, own) * z.w_lo + gather(z.hi, own) * z.w_hi;
-    const V loss = normaliser.loss(logit);
+  V focal(const Normaliser<T>& normaliser, const Blend<T>& z, V p, const Targets<T>& target) const {
+    const V loss = normaliser.loss(target.of(z));
     const auto at = modulation_(p, T(1) - p);
-    return gather(coefficients_.of(kFocal), target) * (at.weight - p * at.slope * loss) -
-           gather(coefficients_.of(kFocalWeight), target) * p * at.slope;
+    return target.number(coefficients_.of(kFocal)) * (at.weight - p * at.slope * loss) -
+           target.number(coefficients_.of(kFocalWeight)) * p * at.slope;
   }
 
   void subtract_every(GradientRows<T>& gradient, std::int64_t b, V v_lo, V v_hi,
@@ -299,7 +323,6 @@ private:
     const T* const d_square = coefficients_.of(kSquare);
     T* const to_lo = gradient.lo(b);
     T* const to_hi = gradient.hi(b);
-    IV index{};
     for (std::int64_t c = 0; c < classes; ++c) {
       V lo = load_vec(to_lo + c * L), hi = load_vec(to_hi + c * L);
       const V every_row = splat<T>(d_probability[c]);
@@ -307,13 +330,16 @@ private:
         const V e = load_vec(rows[r].e + c * L);
         V factor = every_row + rows[r].common;
         if constexpr (Squares) factor += e * rows[r].inverse * d_square[c];
-        const V v = e * factor + (rows[r].target == index ? rows[r].off_target : V{});
+        const V v = e * factor;
         lo += v * rows[r].f_lo;
         hi += v * rows[r].f_hi;
       }
       store_vec(to_lo + c * L, lo);
       store_vec(to_hi + c * L, hi);
-      index += 1;
+    }
+    for (int r = 0; r < R; ++r) {
+      rows[r].target.add(to_lo, rows[r].off_target * rows[r].w_lo);
+      rows[r].target.add(to_hi, rows[r].off_target * rows[r].w_hi);
     }
   }
 
@@ -324,7 +350,6 @@ private:
   bool with_focal_;
   std::int64_t C;
   Buffer<T> exp_, lanes_;
-  Buffer<double> targets_;
 };
 
 } // namespace

@@ -259,3 +259,81 @@ def test_an_empty_batch():
     loss = CombinedLoss(dice=1)(logits, torch.zeros(0, 8, 8, dtype=torch.int64))
     loss.backward()
     assert loss == 0
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_tversky_of_monai(batch):
+    def formula(z, y):
+        p = z.softmax(1)
+        axes = (0, 2, 3) if batch else (2, 3)
+        tp, fp, fn = ((p * y).sum(axes), (p * (1 - y)).sum(axes), ((1 - p) * y).sum(axes))
+        return (1 - (tp + 1e-5) / (tp + 0.2 * fp + 0.8 * fn + 1e-5)).mean()
+
+    loss = ours.TverskyLoss.monai(alpha=0.2, beta=0.8, batch=batch)
+    _same(loss, formula, *_case())
+
+
+def test_tversky_of_mmsegmentation():
+    def formula(z, y):
+        p, valid = z.softmax(1), y.sum(1, keepdim=True)
+        tp = (p * y * valid).sum((2, 3))
+        fp, fn = (p * (1 - y) * valid).sum((2, 3)), ((1 - p) * y * valid).sum((2, 3))
+        return (1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1)).mean()
+
+    _same(ours.TverskyLoss.mmseg(), formula, *_case(ignored=True))
+
+
+@pytest.mark.parametrize("weight", ["square", "simple", "uniform"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_generalized_dice_of_monai(weight, batch):
+    logits, target = _case()
+    target[1][target[1] == 2] = 0  # absent from an image
+    target[target == 3] = 1  # absent from the batch
+
+    def formula(z, y):
+        p = z.softmax(1)
+        axes = (0, 2, 3) if batch else (2, 3)
+        overlap, size, truth = (p * y).sum(axes), (p + y).sum(axes), y.sum(axes)
+        w = {"square": 1 / truth**2, "simple": 1 / truth, "uniform": torch.ones_like(truth)}[weight]
+        infinite = w.isinf()
+        w = w.masked_fill(infinite, 0.0)
+        w = w + infinite * w.max(-1, keepdim=True).values
+        numerator, denominator = 2 * (overlap * w).sum(-1), (size * w).sum(-1)
+        return (1 - (numerator + 1e-5) / (denominator + 1e-5)).mean()
+
+    _same(ours.GeneralizedDiceLoss(weight=weight, batch=batch), formula, logits, target)
+
+
+def test_the_boundary_loss_of_mmsegmentation():
+    logits, _ = _case(1)
+    target = (torch.rand(2, 1, *SIZE, dtype=torch.float64) < 0.1).long()
+    target[torch.rand(2, 1, *SIZE) < 0.1] = 255
+
+    def formula(z, y):
+        positive, negative = y == 1, y == 0
+        pos, neg = positive.sum().double(), negative.sum().double()
+        weight = positive * (neg / (pos + neg)) + negative * (pos / (pos + neg))
+        return F.binary_cross_entropy_with_logits(z, y, weight)
+
+    loss = BCEWithLogitsLoss("binary", ignore_index=255, over="all", balanced=True)
+    _same(loss, formula, logits, target)
+
+
+def test_losses_of_one_activation_are_one_call():
+    logits, target = _case()
+    focal = FocalLoss(activation="softmax", gamma=1.5)
+    terms = CombinedLoss(ce=1, focal=(1.0, focal), dice=1)
+    assert _calls(lambda: terms(logits, target)) == 1
+    parts = (UpsampleCrossEntropy(), focal, DiceLoss())
+    torch.testing.assert_close(terms(logits, target), sum(loss(logits, target) for loss in parts))
+    twice = CombinedLoss(first=(1.0, focal), second=(1.0, FocalLoss(activation="softmax")))
+    assert _calls(lambda: twice(logits, target)) == 2  # another gamma
+
+
+def test_classes_that_are_none():
+    with pytest.raises(ValueError, match="classes is \\[-5\\], but the logits have 4 classes"):
+        ours.GeneralizedDiceLoss(classes=[-5])(*_case())
+    with pytest.raises(ValueError, match="overlap is 'sum'"):
+        DiceLoss(overlap="sum")
+    with pytest.raises(ValueError, match="weight is 'cube'"):
+        ours.GeneralizedDiceLoss(weight="cube")

@@ -159,3 +159,19 @@ def test_combined():
         return F.cross_entropy(logits, target, ignore_index=255) + 0.5 * dice(logits, target)
 
     _check(ours.CombinedLoss(ce=1, dice=0.5, ignore_index=255), peer, "multiclass", True)
+
+
+@pytest.mark.parametrize("name", ["DiceLoss", "JaccardLoss", "TverskyLoss"])
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_soft_targets(name, mode):
+    """smp's intersection is that of L1 norms: sum min(p, y)."""
+    logits, _ = _case(mode, False)
+    target = torch.rand(2, logits.shape[1], *SIZE, dtype=torch.float64)
+    results = []
+    for library in (ours, losses):
+        leaf = logits.clone().requires_grad_()
+        full = leaf if library is ours else F.interpolate(leaf, SIZE, mode="bilinear")
+        value = getattr(library, name)(mode)(full, target)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)

@@ -2,11 +2,12 @@
 
 from .boundary import boundary_weight
 from .combined import CombinedLoss, parse_loss
+from .dice import DiceLoss, JaccardLoss, TverskyLoss
 from .distillation import DistillationLoss
 from .lovasz import LovaszLoss
 from .ohem import OhemCrossEntropy
 from .pointwise import BCEWithLogitsLoss, FocalLoss, UpsampleCrossEntropy
-from .region import DiceLoss, JaccardLoss, TverskyLoss
+from .region import GeneralizedDiceLoss, RegionLoss
 from .sums import SumsLoss
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "DiceLoss",
     "DistillationLoss",
     "FocalLoss",
+    "GeneralizedDiceLoss",
     "JaccardLoss",
     "LovaszLoss",
     "OhemCrossEntropy",
+    "RegionLoss",
     "SumsLoss",
     "TverskyLoss",
     "UpsampleCrossEntropy",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .dice import DiceLoss, JaccardLoss, TverskyLoss
 from .pointwise import BCEWithLogitsLoss, FocalLoss, UpsampleCrossEntropy
-from .region import DiceLoss, JaccardLoss, TverskyLoss
 from .sums import SumsLoss, evaluate
 
 _REGIONS: dict[str, type[SumsLoss]] = {

@@ -60,18 +60,22 @@ class OhemCrossEntropy(nn.Module):
             reduction="none",
             align_corners=align_corners,
         )
-        counted = target != self.ignore_index
-        kept = self._hard(loss.detach(), counted).to(loss.dtype)
-        if self.weight is not None:
-            kept = kept * self.weight[target.long().where(counted, 0)]
-        return (loss * kept).sum() / kept.sum()
+        kept = self._hard(loss.detach(), target)
+        loss = loss.where(kept, 0.0)
+        if self.weight is None:
+            return loss.sum() / kept.sum()
+        weight = self.weight.to(loss.dtype)[target.long().where(kept, 0)].where(kept, 0.0)
+        return (loss * weight).sum() / weight.sum()
 
-    def _hard(self, loss: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        """Which pixels are kept. A low probability is a high loss."""
-        bound = torch.full((), -math.log(self.threshold), dtype=loss.dtype, device=loss.device)
+    def _hard(self, loss: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Which pixels are kept. A low probability is a high loss; an ignored pixel's loss is 0."""
+        hard = loss > -math.log(self.threshold)
+        wanted = min(self.min_kept, loss.numel())
+        if int(torch.count_nonzero(hard)) >= wanted:
+            return hard
+        counted = target != self.ignore_index
         valid = loss[counted]
-        count = min(self.min_kept, valid.numel())
-        hard = loss > bound
+        count = min(wanted, valid.numel())
         if count == 0 or int((hard & counted).sum()) >= count:
             return hard & counted
         least = valid.kthvalue(valid.numel() - count + 1).values

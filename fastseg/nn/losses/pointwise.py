@@ -89,7 +89,7 @@ class BCEWithLogitsLoss(SumsLoss):
     """Binary cross-entropy of bilinearly upsampled logits, of one class or of several labels.
 
     The same as nn.BCEWithLogitsLoss of the upsampled logits; with smooth_factor and over="all" as
-    smp.losses.SoftBCEWithLogitsLoss.
+    smp.losses.SoftBCEWithLogitsLoss; with balanced and over="all" as mmsegmentation's BoundaryLoss.
 
     Args:
         mode: "binary" or "multilabel".
@@ -98,6 +98,8 @@ class BCEWithLogitsLoss(SumsLoss):
         smooth_factor: s in [0, 1]: targets become y (1 - s) + (1 - y) s.
         pos_weight: factor of the positive part, a number or one for each class [C].
         over: the mean is over the elements that count ("counted") or over all ("all", as smp's).
+        balanced: positives weigh as much as the share of the negatives among the elements that
+            count, and the other way round: a boundary of few pixels is not outweighed.
         align_corners, process_group: as in SumsLoss.
     """
 
@@ -111,6 +113,7 @@ class BCEWithLogitsLoss(SumsLoss):
         smooth_factor: float | None = None,
         pos_weight: torch.Tensor | float | None = None,
         over: str = "counted",
+        balanced: bool = False,
         align_corners: bool = False,
         process_group: Any = None,
     ) -> None:
@@ -125,11 +128,16 @@ class BCEWithLogitsLoss(SumsLoss):
         weight = None if pos_weight is None else torch.as_tensor(pos_weight)
         self.register_buffer("pos_weight", weight)
         self.reduction, self.smooth_factor, self.over = reduction, smooth_factor or 0.0, over
+        self.balanced = balanced
 
     def request(self) -> Request:
         """What the loss needs."""
-        every = ("every_loss", "negative_every_loss") if self.smooth_factor > 0.0 else ()
-        return self._request("loss", "negative_loss", "count", *every)
+        names = ["loss", "negative_loss", "count"]
+        if self.smooth_factor > 0.0:
+            names += ["every_loss", "negative_every_loss"]
+        if self.balanced:
+            names.append("target")
+        return self._request(*names)
 
     def of_sums(self, sums: Sums) -> torch.Tensor:
         """The loss, a float64 scalar."""
@@ -141,6 +149,9 @@ class BCEWithLogitsLoss(SumsLoss):
             negative = (1.0 - s) * negative + s * (other - negative)
         if self.pos_weight is not None:
             positive = positive * self.pos_weight
+        if self.balanced:
+            share = sums.batch("target").sum() / sums.batch("count").sum()
+            positive, negative = positive * (1.0 - share), negative * share
         total = (positive + negative).sum()
         if self.reduction == "sum":
             return total

@@ -1,4 +1,5 @@
-"""Dice, Jaccard and Tversky losses: one formula with the switches that libraries differ in."""
+"""What Dice, Jaccard and Tversky losses share: one formula with the switches that libraries differ
+in, and the generalized Dice loss."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import torch
 from .sums import Request, Sums, SumsLoss
 
 
-class TverskyLoss(SumsLoss):
-    """Tversky loss of bilinearly upsampled logits: smp.losses.TverskyLoss and its relatives.
+class RegionLoss(SumsLoss):
+    """Tversky loss of bilinearly upsampled logits, and its relatives.
 
     With the overlap I = sum p y, false positives F = sum p - I and false negatives
     M = sum y - I of each class,
@@ -38,6 +39,8 @@ class TverskyLoss(SumsLoss):
         absent: "zero" (see above) or "count": a class without a pixel in the target has the loss
             that the formula gives.
         class_weight: of each chosen class; multiplies its loss before the mean.
+        overlap: what I is where the target is between 0 and 1: sum min(p, y), "minimum", as smp
+            has it; or sum p y, "product". With mode "multiclass" it is always sum p y.
         align_corners, process_group: as in SumsLoss. With per_image there is nothing to add up
             over processes.
 
@@ -49,27 +52,31 @@ class TverskyLoss(SumsLoss):
 
     def __init__(
         self,
-        mode: str = "multiclass",
-        classes: Sequence[int] | None = None,
-        log_loss: bool = False,
-        from_logits: bool = True,
-        smooth: float = 0.0,
-        ignore_index: int | None = None,
-        eps: float = 1e-7,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        gamma: float = 1.0,
+        mode: str,
         *,
+        classes: Sequence[int] | None,
+        log_loss: bool,
+        from_logits: bool,
+        smooth: float,
+        ignore_index: int | None,
+        eps: float,
+        alpha: float,
+        beta: float,
+        gamma: float = 1.0,
         smooth_denominator: float | None = None,
         squared: bool = False,
         per_image: bool = False,
         joint: bool = False,
         absent: str = "zero",
         class_weight: torch.Tensor | None = None,
+        overlap: str = "minimum",
         align_corners: bool = False,
         process_group: Any = None,
     ) -> None:
         super().__init__(mode, ignore_index, align_corners, process_group)
+        if overlap not in ("minimum", "product"):
+            raise ValueError(f"overlap is {overlap!r}, allowed are 'minimum' and 'product'")
+        self.overlap = overlap
         if absent not in ("zero", "count"):
             raise ValueError(f"absent is {absent!r}, allowed are 'zero' and 'count'")
         if classes is not None and mode == "binary":
@@ -87,18 +94,14 @@ class TverskyLoss(SumsLoss):
     def request(self) -> Request:
         """What the loss needs."""
         size = "square" if self.squared else "probability"
-        return self._request(size, "overlap", "target", from_logits=self.from_logits)
+        overlap = "overlap" if self.overlap == "product" else "minimum"
+        return self._request(size, overlap, "target", from_logits=self.from_logits)
 
     def of_sums(self, sums: Sums) -> torch.Tensor:
         """The loss, a float64 scalar."""
         read = sums.image if self.per_image else sums.batch
         size, overlap, target = (read(name) for name in self.request().names)
-        if self.classes is not None:
-            if max(self.classes) >= size.shape[-1] or min(self.classes) < -size.shape[-1]:
-                raise ValueError(
-                    f"classes is {self.classes}, but the logits have {size.shape[-1]} classes"
-                )
-            size, overlap, target = (x[..., self.classes] for x in (size, overlap, target))
+        size, overlap, target = chosen(self.classes, size, overlap, target)
         if self.joint:
             size, overlap, target = (x.sum(-1, keepdim=True) for x in (size, overlap, target))
         wrong = self.alpha * (size - overlap) + self.beta * (target - overlap)
@@ -113,138 +116,79 @@ class TverskyLoss(SumsLoss):
         return mean if self.gamma == 1.0 else mean**self.gamma
 
 
-class DiceLoss(TverskyLoss):
-    """Dice loss of bilinearly upsampled logits: TverskyLoss with alpha = beta = 1/2.
+class GeneralizedDiceLoss(SumsLoss):
+    """Generalized Dice loss of bilinearly upsampled logits: classes weigh more the rarer they are.
 
-    The defaults give smp.losses.DiceLoss of the upsampled logits; `monai` and `mmseg` make the
-    losses of those libraries. Arguments are those of TverskyLoss, in smp's order.
+    The same as monai.losses.GeneralizedDiceLoss of the upsampled logits. With I = sum p y,
+    P = sum p, T = sum y of each class and weights w that depend on T:
 
-    Source: Milletari, Navab, Ahmadi, "V-Net" (2016).
+        loss = 1 - (2 sum w I + smooth_nr) / (sum w (P + T) + smooth_dr),
+
+    sums over the classes of an image; the mean over the images. A class without a pixel in the
+    target has the largest weight of the others.
+
+    Args:
+        mode: "binary", "multiclass" or "multilabel".
+        weight: "square" (1 / T^2), "simple" (1 / T) or "uniform" (1).
+        classes: indices of the classes that count; None for all.
+        batch: sums over the batch instead of each image.
+        smooth_nr, smooth_dr: added to numerator and denominator.
+        ignore_index, align_corners, process_group: as in SumsLoss. Without `batch` there is nothing
+            to add up over processes.
+
+    Source: Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly
+    unbalanced segmentations" (2017).
     """
 
     def __init__(
         self,
         mode: str = "multiclass",
+        weight: str = "square",
         classes: Sequence[int] | None = None,
-        log_loss: bool = False,
-        from_logits: bool = True,
-        smooth: float = 0.0,
-        ignore_index: int | None = None,
-        eps: float = 1e-7,
-        **options: Any,
-    ) -> None:
-        _refuse(options, "alpha", "beta")
-        arguments = (classes, log_loss, from_logits, smooth, ignore_index, eps)
-        super().__init__(mode, *arguments, **options)
-
-    @classmethod
-    def monai(
-        cls,
-        mode: str = "multiclass",
-        include_background: bool = True,
-        squared_pred: bool = False,
+        batch: bool = False,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
-        batch: bool = False,
-        number_of_classes: int | None = None,
-        **options: Any,
-    ) -> DiceLoss:
-        """MONAI's DiceLoss: (2 I + smooth_nr) / (sum p + sum y + smooth_dr) of each image and
-        class, absent classes too; include_background=False needs number_of_classes."""
-        return cls(
-            mode,
-            _without_background(include_background, number_of_classes),
-            smooth=smooth_nr / 2,
-            smooth_denominator=smooth_dr / 2,
-            eps=0.0,
-            squared=squared_pred,
-            per_image=not batch,
-            absent="count",
-            **options,
+        ignore_index: int | None = None,
+        align_corners: bool = False,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(mode, ignore_index, align_corners, process_group)
+        if weight not in ("square", "simple", "uniform"):
+            raise ValueError(f"weight is {weight!r}, allowed are 'square', 'simple' and 'uniform'")
+        self.weight, self.batch = weight, batch
+        self.classes = None if classes is None else list(classes)
+        self.smooth_nr, self.smooth_dr = smooth_nr, smooth_dr
+
+    def request(self) -> Request:
+        """What the loss needs."""
+        return self._request("probability", "overlap", "target")
+
+    def of_sums(self, sums: Sums) -> torch.Tensor:
+        """The loss, a float64 scalar."""
+        read = sums.batch if self.batch else sums.image
+        size, overlap, target = chosen(
+            self.classes, read("probability"), read("overlap"), read("target")
         )
-
-    @classmethod
-    def mmseg(
-        cls,
-        mode: str = "multiclass",
-        naive_dice: bool = False,
-        eps: float = 1e-3,
-        ignore_index: int | None = 255,
-        **options: Any,
-    ) -> DiceLoss:
-        """mmsegmentation's DiceLoss: one quotient per image for all classes together, 2 I /
-        (sum p^2 + sum y + 2 eps), or (2 I + eps) / (sum p + sum y + eps) with naive_dice. Ignored
-        pixels do not count (there they stay in the denominator)."""
-        return cls(
-            mode,
-            smooth=eps / 2 if naive_dice else 0.0,
-            smooth_denominator=eps / 2 if naive_dice else eps,
-            ignore_index=ignore_index,
-            eps=0.0,
-            squared=not naive_dice,
-            per_image=True,
-            joint=True,
-            absent="count",
-            **options,
-        )
+        if self.weight == "uniform":
+            weight = torch.ones_like(target)
+        else:
+            weight = 1.0 / (target * target if self.weight == "square" else target)
+            present = weight.where(target > 0, 0.0)
+            weight = present.where(target > 0, present.amax(-1, keepdim=True))
+        numerator = 2.0 * (overlap * weight).sum(-1) + self.smooth_nr
+        denominator = ((size + target) * weight).sum(-1) + self.smooth_dr
+        return (1.0 - numerator / denominator).mean()
 
 
-class JaccardLoss(TverskyLoss):
-    """Jaccard (IoU) loss of bilinearly upsampled logits: TverskyLoss with alpha = beta = 1.
+def chosen(classes: list[int] | None, *sums: torch.Tensor) -> list[torch.Tensor]:
+    """The sums [..., C] of some classes.
 
-    The defaults give smp.losses.JaccardLoss of the upsampled logits. Arguments are those of
-    TverskyLoss, in smp's order.
+    Raises:
+        ValueError: one of them is no class of the logits.
     """
-
-    def __init__(
-        self,
-        mode: str = "multiclass",
-        classes: Sequence[int] | None = None,
-        log_loss: bool = False,
-        from_logits: bool = True,
-        smooth: float = 0.0,
-        eps: float = 1e-7,
-        ignore_index: int | None = None,
-        **options: Any,
-    ) -> None:
-        _refuse(options, "alpha", "beta")
-        arguments = (classes, log_loss, from_logits, smooth, ignore_index, eps)
-        super().__init__(mode, *arguments, 1.0, 1.0, **options)
-
-    @classmethod
-    def monai(
-        cls,
-        mode: str = "multiclass",
-        include_background: bool = True,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        number_of_classes: int | None = None,
-        **options: Any,
-    ) -> JaccardLoss:
-        """MONAI's DiceLoss(jaccard=True): (2 I + smooth_nr) / (2 (sum p + sum y - I) + smooth_dr)
-        of each image and class, absent classes too."""
-        return cls(
-            mode,
-            _without_background(include_background, number_of_classes),
-            smooth=smooth_nr / 2,
-            smooth_denominator=smooth_dr / 2,
-            eps=0.0,
-            per_image=not batch,
-            absent="count",
-            **options,
-        )
-
-
-def _without_background(include: bool, number_of_classes: int | None) -> list[int] | None:
-    if include:
-        return None
-    if number_of_classes is None:
-        raise ValueError("number_of_classes is None, include_background=False needs it")
-    return list(range(1, number_of_classes))
-
-
-def _refuse(options: dict[str, Any], *names: str) -> None:
-    for name in names:
-        if name in options:
-            raise TypeError(f"{name} is an argument of TverskyLoss only")
+    if classes is None:
+        return list(sums)
+    count = sums[0].shape[-1]
+    if not all(-count <= c < count for c in classes):
+        raise ValueError(f"classes is {classes}, but the logits have {count} classes")
+    return [x[..., classes] for x in sums]

@@ -27,12 +27,16 @@ class Request:
     gamma: float = 2.0
     reduced_threshold: float = 0.0
 
-    def key(self) -> tuple[Any, ...]:
-        """Equal for requests that one call can serve, whatever sums they ask for."""
-        focal = any("focal" in name for name in self.names)
-        options = (self.gamma, self.reduced_threshold) if focal else None
-        pixels = self.activation, self.ignore_index, self.align_corners, self.from_logits
-        return *pixels, self.process_group, options
+    def focal(self) -> bool:
+        """Whether gamma and reduced_threshold matter."""
+        return any("focal" in name for name in self.names)
+
+    def fits(self, other: Request) -> bool:
+        """Whether one call can serve both, whatever sums they ask for."""
+        names = ["activation", "ignore_index", "align_corners", "from_logits", "process_group"]
+        if self.focal() and other.focal():
+            names += ["gamma", "reduced_threshold"]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 class Sums:
@@ -42,6 +46,7 @@ class Sums:
         values: float64 [N, K, C].
         names: of the K sums.
         elements: numbers that the full-resolution logits would have, [N, C, H, W].
+        hard: the target is 0 or 1 everywhere, so that "minimum" is "overlap".
         process_group: the sums of the batch are added up over its processes; the gradient to each
             process is then that of all losses, as DistributedDataParallel's mean expects. None: of
             this process alone.
@@ -53,8 +58,9 @@ class Sums:
         names: tuple[str, ...],
         elements: int,
         process_group: Any = None,
+        hard: bool = False,
     ) -> None:
-        self._values, self._names = values, names
+        self._values, self._names, self._hard = values, names, hard
         self.elements = torch.full((), elements, dtype=torch.float64, device=values.device)
         self._batch = values.sum(0)
         if process_group is not None:
@@ -62,11 +68,19 @@ class Sums:
 
     def image(self, name: str) -> torch.Tensor:
         """[N, C]"""
-        return self._values[:, self._names.index(name)]
+        return self._values[:, self._place(name)]
 
     def batch(self, name: str) -> torch.Tensor:
         """[C]"""
-        return self._batch[self._names.index(name)]
+        return self._batch[self._place(name)]
+
+    def _place(self, name: str) -> int:
+        return self._names.index(cheapest(name, self._hard))
+
+
+def cheapest(name: str, hard: bool) -> str:
+    """The sum that stands for `name`."""
+    return "overlap" if hard and name == "minimum" else name
 
 
 def _all_reduced(
@@ -152,15 +166,23 @@ def evaluate(
 ) -> torch.Tensor:
     """The weighted sum of losses: one pass forward and one backward for all that agree on the
     activation and on how the pixels are read."""
-    groups: dict[tuple[Any, ...], list[tuple[float, SumsLoss]]] = {}
+    groups: list[list[tuple[float, SumsLoss, Request]]] = []
     for weight, loss in terms:
-        groups.setdefault(loss.request().key(), []).append((weight, loss))
+        request = loss.request()
+        fitting = [g for g in groups if all(request.fits(other) for _, _, other in g)]
+        if not fitting:
+            fitting.append([])
+            groups.append(fitting[0])
+        fitting[0].append((weight, loss, request))
     total: torch.Tensor | None = None
-    for group in groups.values():
-        requests = [loss.request() for _, loss in group]
-        names = tuple(dict.fromkeys(name for request in requests for name in request.names))
-        first = next((r for r in requests if any("focal" in n for n in r.names)), requests[0])
+    for group in groups:
+        requests = [request for _, _, request in group]
+        first = next((request for request in requests if request.focal()), requests[0])
         read = as_target(target, logits, group[0][1].mode)
+        # With a softmax the overlap with shares is sum p y: smp takes labels alone there.
+        hard = not read.is_floating_point() or first.activation == "softmax"
+        every = (cheapest(name, hard) for request in requests for name in request.names)
+        names = tuple(dict.fromkeys(every))
         given = logits
         if not first.from_logits:
             given = _logits_of(logits, read, first.activation)
@@ -176,8 +198,8 @@ def evaluate(
             align_corners=first.align_corners if align_corners is None else align_corners,
         )
         elements = logits.shape[0] * logits.shape[1] * read.shape[-2] * read.shape[-1]
-        sums = Sums(values, names, elements, first.process_group)
-        for weight, loss in group:
+        sums = Sums(values, names, elements, first.process_group, hard)
+        for weight, loss, _ in group:
             part = loss.of_sums(sums) * weight
             total = part if total is None else total + part
     assert total is not None

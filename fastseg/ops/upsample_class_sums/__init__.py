@@ -62,7 +62,8 @@ def upsample_class_sums(
             labels [N, H, W], int64, int32, uint8 or bool, each in 0..C-1 or ignore_index (sigmoid
             of one class: 0 or 1);
             shares [N, C, H, W], floating point, integers or bool, in [0, 1]: of the classes with
-            softmax; each by itself with sigmoid, where ignore_index does not count;
+            softmax; each by itself with sigmoid, where ignore_index does not count (integers: each
+            0, 1 or ignore_index);
             with `size`, logits [N, C, h', w'] of a teacher, whose softmax is y.
         sums: names from the table above.
         activation: "softmax" over the classes or "sigmoid" of each.
@@ -79,7 +80,8 @@ def upsample_class_sums(
 
     Raises:
         ValueError: wrong shapes, devices, names or options; a label that is neither a class nor
-            ignore_index (on the CPU; on a GPU inside check_targets(), else the sums are NaN).
+            ignore_index, or a mask that is neither 0, 1 nor ignore_index (on the CPU; on a GPU
+            inside check_targets(), else the sums are NaN).
         TypeError: dtype of logits, target or pixel_weight.
         NotImplementedError: target or pixel_weight requires a gradient.
     """

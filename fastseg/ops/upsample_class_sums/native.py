@@ -43,7 +43,9 @@ def forward(
     options = (sums, activation, size, ignore_index, gamma, reduced_threshold, align_corners)
     bad = _run(logits, target, pixel_weight, *options, result=result)
     if bad >= 0:
-        raise bad_target(target, bad, label_count(logits, activation), ignore_index)
+        classes = label_count(logits, target, activation)
+        assert classes is not None
+        raise bad_target(target, bad, classes, ignore_index)
     return result
 
 
@@ -129,10 +131,10 @@ def _run(
     needed = core.cuda_run(*types, shape, 0, **arguments, workspace=0)
     workspace = torch.empty(needed, dtype=torch.uint8, device=logits.device)
     arguments["workspace"] = _native.address(workspace)
-    labels = kind == LABELS and result is not None
+    classes = None if result is None else label_count(logits, target, activation)
     with contextlib.ExitStack() as stack:
-        if labels:
-            check = TargetCheck(target, label_count(logits, activation), ignore_index)
+        if classes is not None:
+            check = TargetCheck(target, classes, ignore_index)
             arguments["bad"] = stack.enter_context(check).pointer
         _native.launch(core, "run", logits, *types, shape, **arguments)
     return -1

@@ -28,8 +28,8 @@ def forward(
     align_corners: bool,
 ) -> torch.Tensor:
     """Sums [N, len(sums), C], float64."""
-    if target.dim() == 3:
-        classes = label_count(logits, activation)
+    classes = label_count(logits, target, activation)
+    if classes is not None and size is None:
         bad = first_bad_target(target, classes, ignore_index)
         if bad >= 0:
             raise bad_target(target, bad, classes, ignore_index)
@@ -168,7 +168,8 @@ def _pixels(
             counted = y != ignore_index
     else:
         counted = (target != ignore_index)[:, None].expand_as(z)
-        labels = torch.ones(1) if label_count(logits, activation) > classes else range(classes)
+        binary = activation == "sigmoid" and classes == 1
+        labels = torch.ones(1) if binary else range(classes)
         own = torch.as_tensor(labels, device=z.device).long().view(1, -1, 1, 1)
         y = (target.long()[:, None] == own).to(dtype)
     if activation == "softmax":
@@ -184,10 +185,15 @@ def _pixels(
     return _Pixels(p, q, y.where(counted, 0.0), v, loss, negative_loss)
 
 
-def label_count(logits: torch.Tensor, activation: str) -> int:
-    """Classes that labels may be: 0 and 1 of a single class with a sigmoid."""
+def label_count(logits: torch.Tensor, target: torch.Tensor, activation: str) -> int | None:
+    """Number of values that an integer target may have, from 0 on; None where any is allowed.
+
+    Two for masks [N, C, H, W], and for labels of a single class, with a sigmoid.
+    """
+    if target.is_floating_point() or (target.dim() == 4 and activation == "softmax"):
+        return None
     classes = logits.shape[1]
-    return 2 if activation == "sigmoid" and classes == 1 else classes
+    return 2 if activation == "sigmoid" and (classes == 1 or target.dim() == 4) else classes
 
 
 def _times(weight: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
