@@ -34,15 +34,26 @@ def encoder_arguments(
     name, options = encoder_of(state_dict)
     if depth is None and name != PREFIX:
         depth = _depth(state_dict, reader or "", name, options)
-    inner = (v for k, v in state_dict.items() if k.startswith("encoder.") and v.dim() == 4)
-    first = next(inner, None)
     return {
         "encoder_name": name,
         "encoder_weights": None,
         **({} if depth is None else {"encoder_depth": depth}),
-        "in_channels": 3 if first is None else first.shape[1],
+        **_in_channels(state_dict, name, options),
         "encoder_options": options,
     }
+
+
+def _in_channels(state_dict: StateDict, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Of the image, as the encoder's first convolution has them; the caller says those of timm's.
+
+    Files may hold their tensors in any order.
+    """
+    if name == PREFIX:
+        return {}
+    with torch.device("meta"):
+        tensors = make_encoder(name, **options).state_dict()
+    first = next(key for key, value in tensors.items() if value.dim() == 4)
+    return {"in_channels": size_of(state_dict, f"encoder.{first}", 1, 3)}
 
 
 def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any]) -> int:
