@@ -238,3 +238,33 @@ def test_truncated_safetensors(model: TFDeepLabMobileNetV2, tmp_path: Path, kept
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         fastseg.load_checkpoint(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("encoder", ["vgg11", "swin_t", "mit_b0"])
+@pytest.mark.parametrize("name", ["UPerNet", "SegFormer"])
+def test_the_levels_of_a_decoder_tell_the_encoders_depth(
+    name: str, encoder: str, depth: int
+) -> None:
+    """Its channels would not: VGG has 512 at three strides."""
+    small = {"vgg11": {}, "swin_t": {"width": 16, "heads": (1, 2, 4, 8)}, "mit_b0": {}}[encoder]
+    channels = "decoder_channels" if name == "UPerNet" else "decoder_segmentation_channels"
+    options = {channels: 8, "classes": 3, "encoder_depth": depth, "encoder_options": small}
+    model = getattr(fastseg, name)(encoder, encoder_weights=None, **options).eval()
+    loaded = fastseg.load_checkpoint(model.state_dict())
+    assert_same(loaded, model)
+    assert loaded.encoder.depth == depth
+
+
+def test_a_depth_that_the_channels_do_not_tell_is_said_to_be_a_guess() -> None:
+    """Of a VGG the stages that are there tell some of it, and encoder_depth the rest."""
+    models = {d: fastseg.PSPNet("vgg11", encoder_depth=d, encoder_weights=None) for d in (3, 5)}
+    for depth, model in models.items():
+        if depth == 3:
+            assert fastseg.load_checkpoint(model.state_dict()).encoder.depth == 3
+            continue
+        with pytest.warns(UserWarning, match="512 channels after 3, 4, 5 halvings: 3 are taken"):
+            assert fastseg.load_checkpoint(model.state_dict()).encoder.depth == 3
+        with pytest.warns(UserWarning, match="pass encoder_depth"):
+            loaded = fastseg.load_checkpoint(model.state_dict(), encoder_depth=5)
+        assert_same(loaded, model.eval())

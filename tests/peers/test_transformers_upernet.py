@@ -171,6 +171,24 @@ def mmseg_name(key: str) -> str:
     return key
 
 
+def test_the_first_codes_checkpoint(transformers: Any, tmp_path: Path) -> None:
+    """Swin's own segmentation code: its encoder has our names, its head mmsegmentation's."""
+    made(transformers, BACKBONES["window-4"]).save_pretrained(tmp_path)
+    ours = SegmentationModel.from_pretrained(tmp_path)
+    weights = {
+        f"backbone.{key.removeprefix('encoder.')}"
+        if key.startswith("encoder.")
+        else mmseg_name(key): v
+        for key, v in ours.state_dict().items()
+    }
+    weights["backbone.layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    with pytest.warns(UserWarning, match="never uses, and are dropped"):
+        loaded = fastseg.load_checkpoint({"state_dict": weights})
+    x = images({}, (65, 93))
+    with torch.no_grad():
+        assert torch.equal(loaded(x), ours(x))
+
+
 def test_mmsegmentations_checkpoint(transformers: Any, tmp_path: Path) -> None:
     """A merging of patches is an nn.Unfold there: each channel has its four neighbours in a row."""
     made(transformers, BACKBONES["window-4"]).save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..files import StateDict
-from .encoders import count_of, encoder_arguments, size_of
+from .encoders import count_of, encoder_arguments, has_stride_2, size_of
 
 
 def deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
@@ -55,15 +55,13 @@ def pspnet_arguments(state_dict: StateDict) -> dict[str, Any]:
 def segformer_arguments(state_dict: StateDict) -> dict[str, Any]:
     """Arguments of SegFormer; the logits are upsampled to the size of the input.
 
-    The last features are read by the first linear layer, or by the last of the normed layers.
+    It has a layer for each halving, but none for one that the encoder has no features of.
     """
-    count = count_of(state_dict, "decoder.mlp_stage.")
-    normed = "decoder.mlp_stage.0.0.weight" in state_dict
-    last = f"{count - 1}.0" if normed else "0.linear"
+    levels = count_of(state_dict, "decoder.mlp_stage.")
     return {
-        **_shared_arguments(state_dict, f"decoder.mlp_stage.{last}.weight"),
+        **_shared_arguments(state_dict, depth=levels + (not has_stride_2(state_dict))),
         "decoder_segmentation_channels": size_of(state_dict, "decoder.fuse_stage.0.weight", 0, 256),
-        "decoder_normed": normed,
+        "decoder_normed": "decoder.mlp_stage.0.0.weight" in state_dict,
     }
 
 
@@ -86,7 +84,10 @@ def upernet_arguments(state_dict: StateDict) -> dict[str, Any]:
     usual = (1, 2, 3, 6)
     norms = "decoder.feature_norms.0.weight" in state_dict
     return {
-        **_shared_arguments(state_dict, "decoder.psp.blocks.0.1.0.weight"),
+        # Levels from stride 4 on, the coarsest of which has no lateral block.
+        **_shared_arguments(
+            state_dict, depth=count_of(state_dict, "decoder.fpn_lateral_blocks.") + 2
+        ),
         "decoder_channels": size_of(state_dict, "decoder.fusion_block.0.weight", 0, 256),
         "decoder_use_norm": _norm_name(state_dict, "decoder.fusion_block"),
         "decoder_feature_norm_eps": 1e-6 if norms else None,
