@@ -12,7 +12,6 @@ peer, and every result is checked before it is timed (fastseg.bench). The file i
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -29,8 +28,10 @@ from fastseg.bench import (
     make_cases,
     measure_ceilings,
     rate,
+    results,
     run_case,
 )
+from fastseg.bench.candidates import OURS
 from fastseg.bench.cases import FORWARD_OUT, all_samples
 
 # In the order in which benchmarks/NOTES.md has targets for them; others follow.
@@ -61,22 +62,6 @@ def cases(device: str) -> list[Case]:
     ]
 
 
-def measured(case: Case, ceilings: Any) -> dict[str, Any]:
-    """The row of a case; one that fails says why, and does not end the others."""
-    try:
-        row = run_case(case, SETTINGS)
-        rate(row, ceilings)
-    except Exception as error:
-        row = {
-            "op": case.op,
-            "workload": case.workload.name,
-            "dtype": case.dtype_name,
-            "direction": case.direction,
-            "error": f"{type(error).__name__}: {error}"[:300],
-        }
-    return row
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path)
@@ -85,30 +70,34 @@ def main() -> int:
     arguments = parser.parse_args()
     started = time.monotonic()
     ceilings = measure_ceilings(arguments.device, 0.3)
-    head = {"machine": describe_machine(arguments.device), "ceilings": dataclasses.asdict(ceilings)}
+    machine = describe_machine(arguments.device)
     rows: list[dict[str, Any]] = []
+    failures: list[dict[str, str]] = []
     every = cases(arguments.device)
     for case in every:
         begin = time.monotonic()
         if begin - started > arguments.stop_after:
             break
-        row = measured(case, ceilings)
-        rows.append(row)
+        try:  # one that fails does not end the others
+            row = run_case(case, SETTINGS)
+            rate(row, ceilings)
+            rows.append(row)
+            ours = [v["median_s"] for v in row["variants"] if v["kind"] == OURS]
+            share, eager = row.get("fraction_of_ceiling", 0), row.get("speedup", {}).get("eager", 0)
+            what = f"{min(ours) * 1e6:10.1f} us, {share:4.0%} of {row.get('bound')}, x{eager:.1f}"
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"[:300]
+            failures.append({"case": str(case), "reason": what})
         # Whole at any moment, whenever this process is stopped.
         fresh = arguments.file.with_suffix(".new")
-        fresh.write_text(json.dumps({**head, "results": rows}, indent=1) + "\n")
+        bundle = results.bundle(machine, ceilings, SETTINGS, rows, failures)
+        fresh.write_text(json.dumps(bundle, indent=1) + "\n")
         os.replace(fresh, arguments.file)
-        ours = [v["median_s"] for v in row.get("variants", []) if v["kind"] == "fastseg"]
-        what = row.get("error") or (
-            f"{min(ours) * 1e6:10.1f} us, {row.get('fraction_of_ceiling', 0):4.0%} of "
-            f"{row.get('bound')}, x{row.get('speedup', {}).get('eager', 0):.1f} eager"
-        )
         print(f"{str(case)[:70]:70} {what} [{time.monotonic() - begin:.1f} s]", flush=True)
         if arguments.device == "cuda":
             torch.cuda.empty_cache()
-    failed = [r for r in rows if "error" in r]
-    print(f"{len(rows)} of {len(every)} cases, {len(failed)} failed")
-    return 1 if failed else 0
+    print(f"{len(rows)} of {len(every)} cases, {len(failures)} failed")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -254,3 +254,17 @@ def test_the_levels_of_a_decoder_tell_the_encoders_depth(
     loaded = fastseg.load_checkpoint(model.state_dict())
     assert_same(loaded, model)
     assert loaded.encoder.depth == depth
+
+
+def test_a_depth_that_the_channels_do_not_tell_is_said_to_be_a_guess() -> None:
+    """Of a VGG the stages that are there tell some of it, and encoder_depth the rest."""
+    models = {d: fastseg.PSPNet("vgg11", encoder_depth=d, encoder_weights=None) for d in (3, 5)}
+    for depth, model in models.items():
+        if depth == 3:
+            assert fastseg.load_checkpoint(model.state_dict()).encoder.depth == 3
+            continue
+        with pytest.warns(UserWarning, match="512 channels after 3, 4, 5 halvings: 3 are taken"):
+            assert fastseg.load_checkpoint(model.state_dict()).encoder.depth == 3
+        with pytest.warns(UserWarning, match="pass encoder_depth"):
+            loaded = fastseg.load_checkpoint(model.state_dict(), encoder_depth=5)
+        assert_same(loaded, model.eval())

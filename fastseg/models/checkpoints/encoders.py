@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -51,7 +52,22 @@ def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any
     channels = size_of(state_dict, reader, 1, widths[-1])
     if channels not in widths[3:]:
         raise ValueError(f"{reader} reads {channels} channels, {name} has {widths[3:]}")
-    return widths.index(channels, 3)
+    depths = [depth for depth in range(3, len(widths)) if widths[depth] == channels]
+    built = [depth for depth in depths if _is_built(state_dict, name, depth, options)]
+    if len(built) > 1:
+        warnings.warn(
+            f"the features of {name} have {channels} channels after {', '.join(map(str, built))} "
+            f"halvings: {built[0]} are taken; pass encoder_depth if they are others",
+            stacklevel=2,
+        )
+    return (built or depths)[0]
+
+
+def _is_built(state_dict: StateDict, name: str, depth: int, options: dict[str, Any]) -> bool:
+    """Whether a state dict has all tensors of an encoder of this depth."""
+    with torch.device("meta"):
+        names = make_encoder(name, depth=depth, **options).state_dict()
+    return all(f"encoder.{key}" in state_dict for key in names)
 
 
 def has_stride_2(state_dict: StateDict) -> bool:
