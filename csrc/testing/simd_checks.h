@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "common/dtype.h"
 #include "common/simd_cpu.h"
