@@ -93,14 +93,21 @@ class Table:
 
     Args:
         title: above it.
-        columns: headings; one that begins with ">" is of a column aligned right, "^" centred.
+        columns: headings; one that begins with ">" is of a column aligned right, "^" centred, and
+            "<" never broken, however narrow the terminal. What is too wide elsewhere is continued
+            in the next line.
     """
 
     def __init__(self, title: str, *columns: str) -> None:
         self._table = RichTable(title=_text(title), title_style="bold")
         for column in columns:
             justify: Any = {">": "right", "^": "center"}.get(column[:1], "left")
-            self._table.add_column(_text(column.lstrip(">^")), justify=justify)
+            self._table.add_column(
+                _text(column.lstrip("<>^")),
+                justify=justify,
+                overflow="fold",
+                no_wrap=column.startswith("<"),
+            )
 
     def add(self, *cells: Cell) -> None:
         """Adds a row."""

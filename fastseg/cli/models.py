@@ -31,8 +31,9 @@ def models(
             json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)
         )
         return
-    columns = ("encoder", *(f">{name}" for name in ARCHITECTURES))
-    table = Table("fastseg train --model MODEL --encoder ENCODER", *columns)
+    columns = ("<encoder", *(f">{name}" for name in ARCHITECTURES))
+    title = "fastseg train --model MODEL --encoder ENCODER: millions of parameters"
+    table = Table(title, *columns)
     for encoder in ENCODERS:
         sizes = {r["model"]: _millions(r["parameters"]) for r in rows if r["encoder"] == encoder}
         table.add(encoder, *(sizes.get(architecture, "") for architecture in ARCHITECTURES))
@@ -81,4 +82,4 @@ class _NoValues(TorchFunctionMode):
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
+    return f"{count / 1e6:.1f}"

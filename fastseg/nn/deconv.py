@@ -13,7 +13,11 @@ from .altered import readable
 def bilinear_kernel(scale: int) -> torch.Tensor:
     """The kernel [k, k] with which a transposed convolution of stride `scale` is bilinear.
 
-    k is 2 * scale, or 2 * scale - 1 for an odd scale; float64.
+    Args:
+        scale: output pixels per input pixel, at least 2.
+
+    Returns:
+        The kernel in float64; k is 2 * scale, or 2 * scale - 1 for an odd scale.
 
     Raises:
         ValueError: scale below 2.
