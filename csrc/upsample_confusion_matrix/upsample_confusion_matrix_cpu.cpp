@@ -40,17 +40,14 @@ std::int64_t forward_typed(LabelType target_type, const Storage* logits, const v
       const std::int64_t at = (n * s.out_h + y) * s.out_w + b * L;
       const std::int64_t end = std::min<std::int64_t>(L, s.out_w - b * L);
       const auto* truth = static_cast<const typename decltype(tag)::type*>(target) + at;
-      // In memory once: a lane that is picked by a variable would be stored at every pixel.
-      lane_int<T> labels[L];
-      std::memcpy(labels, &found, sizeof(found));
       for (std::int64_t k = 0; k < end; ++k) {
         const auto t = static_cast<std::int64_t>(truth[k]);
         if (t == ignore_index) continue;
-        if (static_cast<std::uint64_t>(t) >= static_cast<std::uint64_t>(C)) {
+        if (t < 0 || t >= C) {
           if (bad_target < 0 || at + k < bad_target) bad_target = at + k;
           continue;
         }
-        std::int64_t* const cell = mine + t * C + labels[k];
+        std::int64_t* cell = mine + t * C + found[k];
         if (shared)
           __atomic_fetch_add(cell, 1, __ATOMIC_RELAXED);
         else
