@@ -16,7 +16,7 @@ from ..nn.heads import ActivationName
 from ..nn.resized import begins_with, run_resized, run_separable, separable
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d.plan import separable_pays
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 # Channels that DeepLabV3+ reduces the features at stride 4 to: so few that they do not outweigh
@@ -358,7 +358,6 @@ class DeepLabV3Plus(EncoderDecoder):
 
 
 def _check_encoder(depth: int, output_stride: int) -> None:
-    if not 3 <= depth <= 5:
-        raise ValueError(f"encoder_depth is {depth}, allowed are 3 to 5")
+    check_depth(depth)
     if output_stride not in (8, 16):
         raise ValueError(f"encoder_output_stride is {output_stride}, allowed are 8 and 16")

@@ -264,6 +264,12 @@ class EncoderDecoder(SegmentationModel):
         return super().load_state_dict(state_dict, strict, assign)
 
 
+def check_depth(encoder_depth: int) -> None:
+    """Raises ValueError for a number of halvings that the architectures over encoders lack."""
+    if not 3 <= encoder_depth <= 5:
+        raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+
+
 def _head_skips(model: Any) -> Iterable[nn.Module]:
     head = model.segmentation_head
     last = head[2]

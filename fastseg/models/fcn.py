@@ -10,7 +10,7 @@ from torch import nn
 from ..classes import ClassSet
 from ..nn import Chain
 from ..nn.heads import ActivationName
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 
@@ -125,8 +125,7 @@ class FCN(EncoderDecoder):
         auxiliary_channels: int | None = None,
         align_corners: bool = False,
     ) -> None:
-        if not 3 <= encoder_depth <= 5:
-            raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+        check_depth(encoder_depth)
         encoder = make_encoder(
             encoder_name,
             in_channels,

@@ -14,7 +14,7 @@ from ..nn.altered import original_class, why_not_short
 from ..nn.heads import ActivationName
 from ..nn.norm import NormName, make_norm
 from ..nn.pyramid import pyramid_convolution, pyramid_skips, pyramid_unfit
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 
@@ -124,8 +124,7 @@ class PSPNet(EncoderDecoder):
         auxiliary_channels: int | None = None,
         align_corners: bool = True,
     ) -> None:
-        if not 3 <= encoder_depth <= 5:
-            raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+        check_depth(encoder_depth)
         encoder = make_encoder(
             encoder_name,
             in_channels,

@@ -15,7 +15,7 @@ from ..nn.heads import ActivationName
 from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.resized import begins_with, run_resized
 from ..ops.upsample_bilinear import upsample_bilinear
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 
@@ -162,8 +162,7 @@ class SegFormer(EncoderDecoder):
         decoder_normed: bool = False,
         align_corners: bool = True,
     ) -> None:
-        if not 3 <= encoder_depth <= 5:
-            raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+        check_depth(encoder_depth)
         encoder = make_encoder(
             encoder_name, in_channels, encoder_depth, encoder_weights, **(encoder_options or {})
         )

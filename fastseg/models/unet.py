@@ -12,7 +12,7 @@ from ..classes import ClassSet
 from ..nn.heads import ActivationName
 from ..nn.norm import NormName
 from ..nn.unet import UnetBlock, conv_norm_relu
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 
@@ -105,8 +105,7 @@ class Unet(EncoderDecoder):
         *,
         encoder_options: dict[str, Any] | None = None,
     ) -> None:
-        if not 3 <= encoder_depth <= 5:
-            raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+        check_depth(encoder_depth)
         channels = tuple(decoder_channels)
         if len(channels) != encoder_depth or min(channels) < 1:
             raise ValueError(

@@ -12,7 +12,7 @@ from ..classes import ClassSet
 from ..nn.heads import ActivationName
 from ..nn.norm import NormName
 from ..nn.upernet import FeaturePyramid
-from .encoder_decoder import Decoder, EncoderDecoder
+from .encoder_decoder import Decoder, EncoderDecoder, check_depth
 from .encoders import make_encoder
 
 
@@ -92,8 +92,7 @@ class UPerNet(EncoderDecoder):
         auxiliary_channels: int | None = None,
         align_corners: bool = True,
     ) -> None:
-        if not 3 <= encoder_depth <= 5:
-            raise ValueError(f"encoder_depth is {encoder_depth}, allowed are 3 to 5")
+        check_depth(encoder_depth)
         encoder = make_encoder(
             encoder_name, in_channels, encoder_depth, encoder_weights, **(encoder_options or {})
         )

@@ -90,11 +90,8 @@ def _our_name(key: str) -> str:
 
 
 def _in_block(found: re.Match[str], parts: Mapping[str, str], key: str) -> str:
-    stage, block, rest = int(found[1]) + 1, found[2], found[3]
-    for theirs, ours in parts.items():
-        if rest.startswith(theirs):
-            return f"encoder.block{stage}.{block}.{ours}{rest[len(theirs) :]}"
-    return key
+    prefix = f"encoder.block{int(found[1]) + 1}.{found[2]}."
+    return _prefixed(prefix, found[3], parts) or key
 
 
 def joined(state_dict: StateDict) -> StateDict:
