@@ -31,8 +31,11 @@ def watch_targets(module: nn.Module, target: torch.Tensor, ignore_index: int) ->
         target: classes [N, H, W].
         ignore_index: target value of pixels that do not count.
     """
+    # First of all: a compiler would guard what it reads of _known, where modules come and go.
+    if torch.compiler.is_compiling():
+        return
     pending = _known.get(module, _NEW)
-    if pending is None or torch.compiler.is_compiling():
+    if pending is None:
         return
     if pending is _NEW:
         pending = _count(target, ignore_index)

@@ -37,6 +37,7 @@ UNMEASURED = {("dilated_conv2d", Backend.TRITON)}
 def gpu(emulated_core, monkeypatch):
     """The core in the emulation, and the answers of an H200 to what is asked of a GPU."""
     monkeypatch.setattr(_native, "has_cuda", lambda: True)
+    monkeypatch.setattr(_triton, "_is_installed", lambda: True)
     monkeypatch.setattr(_triton, "capability", lambda device: (9, 0))
     monkeypatch.setattr(measured, "_name", lambda device: "NVIDIA H200")
     return emulated_core

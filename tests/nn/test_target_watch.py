@@ -88,6 +88,23 @@ def test_models_are_copied_pickled_and_compiled_as_before() -> None:
         torch.func.vmap(Loss())(torch.zeros(2, 3), 255 * MASK)
 
 
+def test_a_compiled_loss_does_not_depend_on_other_models() -> None:
+    class Loss(torch.nn.Module):
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            watch_targets(self, target, 255)
+            return x.sum() + target.sum()
+
+    others = [torch.nn.Identity() for _ in range(3)]
+    for other in others[:2]:
+        trust_targets(other)
+    compiled = torch.compile(Loss(), backend="eager", fullgraph=True)
+    compiled(torch.zeros(3), MASK)
+    trust_targets(others.pop())
+    del others, other
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled(torch.zeros(3), MASK)
+
+
 def test_targets_that_are_trusted() -> None:
     net = torch.nn.Identity()
     trust_targets(net)
