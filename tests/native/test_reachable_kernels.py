@@ -20,7 +20,7 @@ from testing_build import ROOT
 
 from fastseg import _native, _triton, gaussian_filter, use_backend
 from fastseg.backends import Backend
-from fastseg.models import ARCHITECTURES
+from fastseg.models import ARCHITECTURES, create_model
 from fastseg.nn import ASPP, DiceLoss, DilatedConv2d, FocalLoss, PyramidPooling
 from fastseg.ops.dilated_conv2d import measured
 from fastseg.ops.upsample_confusion_matrix import upsample_confusion_matrix
@@ -69,7 +69,7 @@ def _trained(name: str, size: int) -> Callable[[], torch.Tensor]:
     """The loss of a training step."""
 
     def run() -> torch.Tensor:
-        model = ARCHITECTURES[name](encoder_weights=None, classes=21).train()
+        model = create_model(name, encoder_weights=None, classes=21).train()
         target = torch.empty(2, size, size, dtype=torch.long)
         return model.loss(torch.empty(2, 3, size, size), target)
 
@@ -80,7 +80,7 @@ def _predicted(name: str, size: int) -> Callable[[], None]:
     """Labels and logits of one image."""
 
     def run() -> None:
-        model = ARCHITECTURES[name](encoder_weights=None, classes=21).eval()
+        model = create_model(name, encoder_weights=None, classes=21).eval()
         model.predict_labels(torch.empty(1, 3, size, size))
         model(torch.empty(1, 3, size, size))
 
