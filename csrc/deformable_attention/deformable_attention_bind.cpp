@@ -57,7 +57,7 @@ void bind_deformable_attention(py::module_& m) {
       },
       release_gil());
 #ifdef FASTSEG_WITH_CUDA
-  sub.def("cuda_bins", [](const Shape& shape, const LevelSizes& levels) {
+  sub.def("bins", [](const Shape& shape, const LevelSizes& levels) {
     return cuda::bins(shape, levels.view());
   });
   sub.def(

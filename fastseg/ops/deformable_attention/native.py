@@ -79,7 +79,7 @@ def _backward_on_cuda(
     inputs = [x.data_ptr() for x in (grad_out, value, locations, weights)]
     results = (grad_locations, grad_weights, bin_of.data_ptr())
     _launch("backward_points", value, *inputs, *results, *sizes)
-    bins = _native.core(_NAME).cuda_bins(*sizes)
+    bins = _native.core(_NAME).bins(*sizes)
     sorted_bins, points = bin_of.flatten().sort(stable=True)
     every = torch.arange(bins + 1, dtype=torch.int32, device=value.device)
     begins = torch.searchsorted(sorted_bins, every)
