@@ -11,6 +11,8 @@ from .limits import use_limits
 from .models import (
     FCN,
     FCNVGG16,
+    DeepLabV1,
+    DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -52,6 +54,8 @@ __all__ = [
     "FCNVGG16",
     "Backend",
     "BackendUnavailable",
+    "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",

@@ -239,7 +239,8 @@ def train(
             data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
         check_sense([data[train_split]], label_options)
-        say(processes, "; ".join((found.line(used), *lines)))
+        about = dict.fromkeys(note for name in used for note in data[name].notes)
+        say(processes, "; ".join((found.line(used), *lines, *about)))
         if bands != 3:
             say(processes, f"the images have {bands} bands; their mean and deviation are computed")
         if of_validation is None:
