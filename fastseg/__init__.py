@@ -11,6 +11,8 @@ from .limits import use_limits
 from .models import (
     FCN,
     FCNVGG16,
+    DeepLabV1,
+    DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -26,6 +28,7 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    deformable_attention,
     dilated_conv2d,
     gaussian_filter,
     permutohedral_filter,
@@ -51,6 +54,8 @@ __all__ = [
     "FCNVGG16",
     "Backend",
     "BackendUnavailable",
+    "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -65,6 +70,7 @@ __all__ = [
     "check_targets",
     "create_model",
     "crf",
+    "deformable_attention",
     "dilated_conv2d",
     "fuse",
     "gaussian_filter",

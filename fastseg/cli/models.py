@@ -25,7 +25,7 @@ def models(
 
     pairs = [(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
     rows = [row for pair in pairs if (row := _row(*pair)) is not None]
-    families = [family.name for family in FAMILIES]
+    families = list(dict.fromkeys(family.name for family in FAMILIES))
     if as_json:
         print(
             json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)

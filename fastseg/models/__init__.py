@@ -3,6 +3,8 @@
 from .architectures import (
     ARCHITECTURES,
     FCN,
+    DeepLabV1,
+    DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -12,7 +14,7 @@ from .architectures import (
     UPerNet,
 )
 from .base import SegmentationModel
-from .checkpoints import load_checkpoint
+from .checkpoints import export_checkpoint, load_checkpoint
 from .create import create_model
 from .default import default_model
 from .encoders import ENCODERS, get_preprocessing_fn, get_preprocessing_params, make_encoder
@@ -25,6 +27,8 @@ __all__ = [
     "ENCODERS",
     "FCN",
     "FCNVGG16",
+    "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -37,6 +41,7 @@ __all__ = [
     "Unet",
     "create_model",
     "default_model",
+    "export_checkpoint",
     "get_preprocessing_fn",
     "get_preprocessing_params",
     "load_checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import SegmentationModel
+from .deeplabv2 import DeepLabV1, DeepLabV2
 from .deeplabv3 import DeepLabV3, DeepLabV3Plus
 from .fcn import FCN
 from .pspnet import PSPNet
@@ -13,6 +14,8 @@ from .upernet import UPerNet
 __all__ = [
     "ARCHITECTURES",
     "FCN",
+    "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
@@ -25,5 +28,15 @@ __all__ = [
 # Name on the command line and in training checkpoints -> class.
 ARCHITECTURES: dict[str, type[SegmentationModel]] = {
     cls.__name__.lower(): cls
-    for cls in (DeepLabV3, DeepLabV3Plus, FCN, PSPNet, SegFormer, Unet, UPerNet)
+    for cls in (
+        DeepLabV1,
+        DeepLabV2,
+        DeepLabV3,
+        DeepLabV3Plus,
+        FCN,
+        PSPNet,
+        SegFormer,
+        Unet,
+        UPerNet,
+    )
 }

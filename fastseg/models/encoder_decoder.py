@@ -208,7 +208,11 @@ class EncoderDecoder(SegmentationModel):
 
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Coarse logits of the encoder's features, finest first."""
-        head, y = self.segmentation_head, self.decoder(features)
+        return self.logits_of(self.decoder(features))
+
+    def logits_of(self, y: torch.Tensor) -> torch.Tensor:
+        """Coarse logits of what the decoder gives."""
+        head = self.segmentation_head
         if self._head_is_short():
             return head[0](y)
         if _head_unfit(self) is None and not isinstance(head[2].activation, nn.Identity):

@@ -11,6 +11,8 @@ import torch
 from fastseg.models import (
     FCN,
     FCNVGG16,
+    DeepLabV1,
+    DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
     PSPNet,
@@ -264,12 +266,59 @@ def _fcn_vgg16() -> SegmentationModel:
     return model
 
 
+def _deeplabv1() -> SegmentationModel:
+    """One class, four channels."""
+    return DeepLabV1(
+        "resnet18",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_hidden=12,
+        decoder_atrous_rate=2,
+        decoder_dropout=0.0,
+        in_channels=4,
+        classes=1,
+    )
+
+
+def _deeplabv2() -> SegmentationModel:
+    """Scores that are not nearly 0, so that the same scale does not win everywhere."""
+    model = DeepLabV2(
+        "resnet18",
+        encoder_depth=3,
+        encoder_weights=None,
+        decoder_atrous_rates=(1, 2),
+        classes=4,
+        encoder_options={"pool_ceil_mode": True},
+        scales=(0.5,),
+        align_corners=False,
+    )
+    for name, parameter in model.decoder.named_parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.02 if name.endswith("weight") else 0.1)
+    return model
+
+
 def _u2net() -> SegmentationModel:
     sizes = (8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
     return U2Net(3, channels=sizes, hidden=(4, 6, 4, 4, 4, 4, 4, 4, 4, 6, 4))
 
 
 CASES = (
+    ModelCase(
+        "deeplabv1-one-class-4-channels",
+        _deeplabv1,
+        ((32, 48), (33, 41), (30, 50)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
+    ),
+    ModelCase(
+        "deeplabv2",
+        _deeplabv2,
+        ((48, 64), (33, 41), (30, 50)),
+        in_weights=False,
+        trains_on_one=True,
+    ),
     ModelCase("deeplabv3", _deeplabv3, in_weights=False),
     ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
     ModelCase("deeplabv3plus", _deeplabv3plus),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..files import StateDict
-from .encoders import count_of, encoder_arguments, has_stride_2, size_of
+from .encoders import count_of, deepest, encoder_arguments, has_stride_2, size_of
+
+_CLASSIFIERS = "decoder.branches."  # of DeepLab v1 and v2
 
 
 def deeplabv3_arguments(state_dict: StateDict) -> dict[str, Any]:
@@ -109,6 +111,30 @@ def unet_arguments(state_dict: StateDict) -> dict[str, Any]:
         "decoder_attention_type": (
             "scse" if f"{block}.attention1.attention.cSE.1.weight" in state_dict else None
         ),
+    }
+
+
+def deeplabv1_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of DeepLabV1."""
+    first = f"{_CLASSIFIERS}0.0.weight"
+    return {
+        **_shared_arguments(state_dict, first, deepest(state_dict, first)),
+        "classes": size_of(state_dict, f"{_CLASSIFIERS}0.6.bias", 0, 21),
+        "decoder_hidden": size_of(state_dict, first, 0, 1024),
+    }
+
+
+def deeplabv2_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of DeepLabV2; the rates are the paper's, as many as there are classifiers."""
+    hidden = size_of(state_dict, f"{_CLASSIFIERS}0.0.weight", 0, None)
+    first, last = ("0", "0") if hidden is None else ("0.0", "0.6")
+    reader = f"{_CLASSIFIERS}{first}.weight"
+    count = max(1, count_of(state_dict, _CLASSIFIERS))
+    return {
+        **_shared_arguments(state_dict, reader, deepest(state_dict, reader)),
+        "classes": size_of(state_dict, f"{_CLASSIFIERS}{last}.bias", 0, 21),
+        "decoder_hidden": hidden,
+        "decoder_atrous_rates": tuple(6 * (n + 1) for n in range(count)),
     }
 
 

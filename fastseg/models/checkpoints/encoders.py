@@ -74,6 +74,21 @@ def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any
     return (built or depths)[0]
 
 
+def deepest(state_dict: StateDict, reader: str) -> int | None:
+    """The most halvings of an encoder that has all of its tensors, by what reads its last features.
+
+    None if there are none, or if nothing tells the encoder.
+    """
+    name, options = encoder_of(state_dict)
+    if name == PREFIX:
+        return None
+    with torch.device("meta"):
+        widths = make_encoder(name, **options).out_channels
+    channels = size_of(state_dict, reader, 1, widths[-1])
+    depths = (depth for depth in range(len(widths) - 1, 2, -1) if widths[depth] == channels)
+    return next((d for d in depths if _is_built(state_dict, name, d, options)), None)
+
+
 def _is_built(state_dict: StateDict, name: str, depth: int, options: dict[str, Any]) -> bool:
     """Whether a state dict has all tensors of an encoder of this depth."""
     with torch.device("meta"):
