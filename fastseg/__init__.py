@@ -31,6 +31,7 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    deformable_attention,
     dilated_conv2d,
     gaussian_filter,
     permutohedral_filter,
@@ -75,6 +76,7 @@ __all__ = [
     "check_targets",
     "create_model",
     "crf",
+    "deformable_attention",
     "dilated_conv2d",
     "fuse",
     "gaussian_filter",

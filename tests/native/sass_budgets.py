@@ -19,6 +19,9 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
+    "deformable_attention_bwd_points_kernel": Budget(109, 0, 0, 0, 8),
+    "deformable_attention_bwd_value_kernel": Budget(131, 4, 4, 0, 4),
+    "deformable_attention_fwd_kernel": Budget(273, 16, 10, 0, 5),
     "dilated_conv2d_bwd_reduce_kernel": Budget(152, 0, 0, 0, 53),
     "dilated_conv2d_fwd_bwd_march_kernel": Budget(110, 7, 2, 0, 29),
     "dilated_conv2d_fwd_bwd_taps_kernel": Budget(2775, 18, 135, 0, 1),

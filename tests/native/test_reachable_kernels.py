@@ -18,7 +18,7 @@ from cuda_calls import (
 from kernel_calls import crf_calls
 from testing_build import ROOT
 
-from fastseg import _native, _triton, gaussian_filter, use_backend
+from fastseg import _native, _triton, deformable_attention, gaussian_filter, use_backend
 from fastseg.backends import Backend
 from fastseg.models import ARCHITECTURES, create_model
 from fastseg.nn import ASPP, DiceLoss, DilatedConv2d, FocalLoss, PyramidPooling
@@ -97,6 +97,12 @@ def _counts() -> None:
     upsample_confusion_matrix(torch.empty(2, 19, 64, 64), torch.empty(2, 256, 256).long())
 
 
+def _attention() -> torch.Tensor:
+    value, places = torch.empty(1, 80, 8, 32), torch.empty(1, 80, 8, 2, 4, 2)
+    tensors = [x.requires_grad_() for x in (value, places, places[..., 0].clone())]
+    return deformable_attention(tensors[0], [(8, 8), (4, 4)], *tensors[1:])
+
+
 def _exact_filter() -> torch.Tensor:
     values, features = (torch.empty(1, n, 4096, requires_grad=True) for n in (21, 5))
     return gaussian_filter(values, features)
@@ -113,6 +119,7 @@ TRAINED: dict[str, Callable[[], torch.Tensor]] = {
         lambda: DilatedConv2d(64, 64, 5, stride=2, padding=2, groups=64), 2, 64, 65, 65
     ),
     "losses": _losses,
+    "deformable attention": _attention,
     "exact filter": _exact_filter,
 }
 PREDICTED: dict[str, Callable[[], None]] = {

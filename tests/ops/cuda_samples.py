@@ -56,7 +56,20 @@ def _far_apart(shape: tuple[int, ...], size: tuple[int, int], **options: Any) ->
     return inputs
 
 
+def _many_on_one_cell(make: Maker) -> dict[str, Any]:
+    """More than a warp's lanes of channels, and a bin with most of the points."""
+    return {
+        "value": make.tensor(2, 9, 2, 40),
+        "shapes": ((3, 3),),
+        "locations": make.tensor(2, 20, 2, 1, 2, 2, scale=0.02) + 0.6,
+        "weights": make.tensor(2, 20, 2, 1, 2),
+    }
+
+
 CUDA_SAMPLES: dict[str, tuple[Sample, ...]] = {
+    "deformable_attention": (
+        Sample("packs of channels, most points in one bin", _many_on_one_cell),
+    ),
     **MAP_SAMPLES,
     "upsample_argmax": tuple(Sample(why, _argmax(*rest)) for why, *rest in _TILES),
     "upsample_cross_entropy": (
