@@ -3,6 +3,7 @@
 from .deformable_attention import deformable_attention
 from .dilated_conv2d import dilated_conv2d
 from .gaussian_filter import gaussian_filter
+from .mask_argmax import mask_argmax, mask_confusion_matrix, mask_scores
 from .permutohedral_filter import permutohedral_filter
 from .pyramid_pool import pyramid_pool
 from .upsample_argmax import upsample_argmax
@@ -18,6 +19,9 @@ __all__ = [
     "deformable_attention",
     "dilated_conv2d",
     "gaussian_filter",
+    "mask_argmax",
+    "mask_confusion_matrix",
+    "mask_scores",
     "permutohedral_filter",
     "pyramid_pool",
     "upsample_argmax",

@@ -18,7 +18,14 @@ from cuda_calls import (
 from kernel_calls import crf_calls
 from testing_build import ROOT
 
-from fastseg import _native, _triton, deformable_attention, gaussian_filter, use_backend
+from fastseg import (
+    _native,
+    _triton,
+    deformable_attention,
+    gaussian_filter,
+    mask_argmax,
+    use_backend,
+)
 from fastseg.backends import Backend
 from fastseg.models import ARCHITECTURES, create_model
 from fastseg.nn import ASPP, DiceLoss, DilatedConv2d, FocalLoss, PyramidPooling
@@ -103,6 +110,10 @@ def _attention() -> torch.Tensor:
     return deformable_attention(tensors[0], [(8, 8), (4, 4)], *tensors[1:])
 
 
+def _masks() -> None:
+    mask_argmax(torch.empty(1, 100, 32, 32), torch.empty(1, 100, 19), (128, 128))
+
+
 def _exact_filter() -> torch.Tensor:
     values, features = (torch.empty(1, n, 4096, requires_grad=True) for n in (21, 5))
     return gaussian_filter(values, features)
@@ -127,6 +138,7 @@ TRAINED: dict[str, Callable[[], torch.Tensor]] = {
 PREDICTED: dict[str, Callable[[], None]] = {
     **{f"{name} predicts": _predicted(name, 256) for name in NETWORKS},
     "counts": _counts,
+    "labels of masks": _masks,
 }
 
 

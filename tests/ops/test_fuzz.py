@@ -271,7 +271,23 @@ def deformable_attention(draw: Any) -> dict[str, Any]:
     }
 
 
+@st.composite
+def mask_argmax(draw: Any) -> dict[str, Any]:
+    masks = draw(maps(12))
+    usual = st.integers(1, 20).map(lambda classes: (*masks.shape[:2], classes))
+    odd = st.lists(st.integers(0, 4), max_size=4)
+    dtype = draw(_usually(st.just(masks.dtype), FLOATS))
+    return {
+        "masks": masks,
+        "class_probs": draw(tensors(*draw(_usually(usual, odd)), dtype=dtype)),
+        "size": draw(st.one_of(st.none(), _sizes())),
+        "crop": draw(_usually(st.none(), _sizes())),
+        "out_size": draw(st.one_of(st.none(), _sizes())),
+    }
+
+
 STRATEGIES = {
+    "mask_argmax": mask_argmax(),
     "deformable_attention": deformable_attention(),
     "permutohedral_filter": permutohedral_filter(),
     "upsample_bilinear": upsample_bilinear(),
