@@ -28,6 +28,7 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    attention_2d_bias,
     dilated_conv2d,
     gaussian_filter,
     permutohedral_filter,
@@ -65,6 +66,7 @@ __all__ = [
     "Unet",
     "__version__",
     "accelerate",
+    "attention_2d_bias",
     "capture",
     "check_targets",
     "create_model",
