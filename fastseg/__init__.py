@@ -11,10 +11,13 @@ from .limits import use_limits
 from .models import (
     FCN,
     FCNVGG16,
+    FPN,
+    LRASPP,
     DeepLabV1,
     DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
+    PlainUNet,
     PSPNet,
     SegFormer,
     Segformer,
@@ -28,6 +31,7 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    attention_2d_bias,
     deformable_attention,
     dilated_conv2d,
     gaussian_filter,
@@ -55,6 +59,8 @@ else:
 __all__ = [
     "FCN",
     "FCNVGG16",
+    "FPN",
+    "LRASPP",
     "Backend",
     "BackendUnavailable",
     "DeepLabV1",
@@ -62,6 +68,7 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "PlainUNet",
     "SegFormer",
     "Segformer",
     "U2Net",
@@ -69,6 +76,7 @@ __all__ = [
     "Unet",
     "__version__",
     "accelerate",
+    "attention_2d_bias",
     "capture",
     "check_targets",
     "create_model",
