@@ -31,6 +31,7 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    attention_2d_bias,
     deformable_attention,
     dilated_conv2d,
     gaussian_filter,
@@ -75,6 +76,7 @@ __all__ = [
     "Unet",
     "__version__",
     "accelerate",
+    "attention_2d_bias",
     "capture",
     "check_targets",
     "create_model",

@@ -1,5 +1,6 @@
 """The ops. One folder each: the public function, its contract (op.py) and its backends."""
 
+from .attention_2d_bias import attention_2d_bias
 from .deformable_attention import deformable_attention
 from .dilated_conv2d import dilated_conv2d
 from .gaussian_filter import gaussian_filter
@@ -16,6 +17,7 @@ from .upsample_taps import upsample_taps
 from .window_filter import window_filter
 
 __all__ = [
+    "attention_2d_bias",
     "deformable_attention",
     "dilated_conv2d",
     "gaussian_filter",
