@@ -130,7 +130,7 @@ def convnext(transformers: Any, **options: Any) -> Any:
 
 
 def test_convnext(transformers: Any, tmp_path: Path) -> None:
-    """Features, logits, loss and gradients, of the folder and of the state dict; and written back."""
+    """Features, logits, loss and gradients, of the folder and of the state dict."""
     pytest.importorskip("timm")
     theirs = convnext(transformers, num_channels=4)
     theirs.save_pretrained(tmp_path)
@@ -184,6 +184,7 @@ def test_folders_that_transformers_reads_back(transformers: Any, kind: str, tmp_
     x = torch.randn(1, 3, 65, 64)
     with torch.no_grad():
         assert relative_error(still(model)(x).logits, theirs(x).logits) <= 1e-6
+        assert relative_error(ours(x), theirs(x).logits) <= 1e-5
     for given, match in (
         ({"align_corners": True}, "align_corners is True, it has False"),
         ({"encoder_depth": 4}, "encoder_depth is 4, it has 5"),
