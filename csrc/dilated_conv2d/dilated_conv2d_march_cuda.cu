@@ -80,9 +80,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       start[k] = to_compute(load(p.bias + place.channel + k));
   }
 
-  const Storage* source = p.source + place.offset(m.source_pixels);
-  const Storage* partner = kWeight ? p.partner + place.offset(m.target_pixels) : nullptr;
-  Storage* target = p.target == nullptr ? nullptr : p.target + place.offset(m.target_pixels);
+  const Storage* source = kept_whole(p.source + place.offset(m.source_pixels));
+  const Storage* partner =
+      kWeight ? kept_whole(p.partner + place.offset(m.target_pixels)) : nullptr;
+  const bool stores = !kWeight || p.target != nullptr;
+  Storage* target = stores ? p.target + place.offset(m.target_pixels) : p.target;
+  target = kept_whole(target);
   const int end = place.active ? static_cast<int>(place.end(p)) : 0;
   const int begin = static_cast<int>(place.begin(p));
   if (begin < end) {
@@ -99,10 +102,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int k = 0; k < kItems; ++k)
         target_sums[0][k] = target_sums[1][k] = target_sums[2][k] = start[k];
       Values next_partner{};
-      const Storage* partner_at = kWeight ? partner + item.target_at : nullptr;
+      // Addresses are offsets of 32 bits, which a load adds in one instruction. Behind the last row
+      // the last is read again, into registers that a branch would have to be merged with.
+      int partner_at = item.target_at;
       const auto read_partner = [&](int j) {
-        if (kWeight && j < item.count) next_partner.read(partner_at);
-        partner_at += m.target_row_step;
+        if constexpr (kWeight) next_partner.read(partner + partner_at);
+        partner_at += j + 1 < item.count ? m.target_row_step : 0;
       };
       const auto take_partner = [&](int j) {
         if constexpr (kWeight) {
@@ -111,10 +116,10 @@ __global__ void __launch_bounds__(kThreads, 2)
             partners[2][k] = j < item.count ? next_partner.value(k) : T(0);
         }
       };
-      Storage* stored = // target j - 2
-          target == nullptr ? nullptr : target + item.target_at - 2 * m.target_row_step;
+      int stored = item.target_at - 2 * m.target_row_step; // target j - 2
+      const int first_stored = kWeight ? kept_whole(stores ? 2 : 0x7fffffff) : 2;
       const auto end_line = [&](int j) { // target j - 2 has all its taps
-        if (j >= 2 && (!kWeight || target != nullptr)) store_items<kItems>(stored, target_sums[0]);
+        if (j >= first_stored) store_items<kItems>(target + stored, target_sums[0]);
         stored += m.target_row_step;
 #pragma unroll
         for (int k = 0; k < kItems; ++k) {
@@ -133,29 +138,29 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int t = 0; t < 3; ++t)
           inside[t] =
               all_columns.value || in_range(item.source_column + t * m.dilation_w, m.source_w);
-        const Storage* at = source + item.source_at + item.first * m.source_row_step;
+        int at = item.source_at + item.first * m.source_row_step;
         Values line[3], next_line[3] = {};
-        const auto read_line = [&] {
+        const auto read_line = [&](int j) {
 #pragma unroll
           for (int t = 0; t < 3; ++t)
-            if (inside[t]) next_line[t].read(at + t * m.column_step);
-          at += m.source_row_step;
+            if (inside[t]) next_line[t].read(source + (at + t * m.column_step));
+          at += j + 1 < item.last ? m.source_row_step : 0;
         };
-        const int own = m.same ? item.count : 0; // middle taps that the sum for the bias takes
+        // Middle taps that the sum for the bias takes.
+        const int own = kWeight ? kept_whole(m.same ? item.count : 0) : 0;
         // The middle column of the next sequence.
         const bool asks = has_next && in_range(next.source_column + m.dilation_w, m.source_w);
-        const Storage* asked = source + next.source_at + m.column_step;
-        asked += next.first * m.source_row_step;
+        int asked = next.source_at + m.column_step + next.first * m.source_row_step;
         int asked_lines = asks ? next.last - next.first : 0;
-        if (item.first < item.last) read_line();
-#pragma unroll 1 // for want of registers
+        if (item.first < item.last) read_line(item.first);
+#pragma unroll 3 // the sums of three targets change places without moves
         for (int j = item.first; j < item.last; ++j) {
 #pragma unroll
           for (int t = 0; t < 3; ++t) line[t] = next_line[t];
           take_partner(j);
           read_partner(j + 1); // both in flight while line j is used
-          if (j + 1 < item.last) read_line();
-          if (asked_lines-- > 0) prefetch_l2(asked);
+          read_line(j + 1);
+          if (asked_lines-- > 0) prefetch_l2(source + asked);
           asked += m.source_row_step;
 #pragma unroll
           for (int t = 0; t < 3; ++t) {
