@@ -211,7 +211,7 @@ def measure(code: list[Instruction], value_bytes: int) -> dict[str, int | str]:
     Returns:
         loop: instructions of the hot loop; values: that one pass of it loads from or stores to
         global memory, whichever are more; first_use: instructions between a global load of the loop
-        and the first use of what it loads, the median (500: none); early: loads that are used within
+        and the first use of what it loads, the median (500: none); early: loads used within
         100 instructions and before a barrier; loads, stores: widths of its
         global accesses in bits; prmt, wide: byte permutations and 64-bit products in it; double:
         instructions in double precision of the whole kernel, 0 for a kernel that is of doubles
