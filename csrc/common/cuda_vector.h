@@ -114,7 +114,7 @@ struct RawItems {
   unsigned words[kItems * sizeof(Storage) / 4];
   FASTSEG_DEVICE void read(const Storage* p) {
 #ifndef FASTSEG_CUDA_ON_CPU
-    if constexpr (sizeof words == 4) {
+    if constexpr (sizeof words == 4 && kItems > 1) {
       words[0] = __ldg(reinterpret_cast<const unsigned*>(p));
       return;
     }

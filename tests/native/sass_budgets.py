@@ -20,7 +20,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "dilated_conv2d_bwd_reduce_kernel": Budget(152, 0, 0, 0, 53),
-    "dilated_conv2d_fwd_bwd_march_kernel": Budget(110, 7, 2, 0, 29),
+    "dilated_conv2d_fwd_bwd_march_kernel": Budget(248, 2, 18, 0, 53),
     "dilated_conv2d_fwd_bwd_taps_kernel": Budget(2775, 18, 135, 0, 1),
     "mean_field_fwd_bwd_mix_kernel": Budget(44, 0, 0, 0, 9),
     "mean_field_fwd_bwd_step_kernel": Budget(188, 0, 4, 0, 3),
@@ -44,7 +44,7 @@ BUDGETS = {
     "pyramid_pool_fwd_packs_kernel": Budget(203, 0, 4, 0, 21),
     "pyramid_pool_fwd_tiles_kernel": Budget(175, 0, 4, 0, 4),
     "upsample_argmax_fwd_kernel": Budget(77, 0, 4, 212, 4),
-    "upsample_bilinear_bwd_kernel": Budget(787, 12, 4, 105, 16),
+    "upsample_bilinear_bwd_kernel": Budget(1339, 18, 14, 105, 11),
     "upsample_bilinear_fwd_kernel": Budget(404, 16, 17, 248, 3),
     "upsample_class_sums_bwd_kernel": Budget(1130, 5, 20, 0, 13),
     "upsample_class_sums_fwd_bwd_pixels_kernel": Budget(909, 0, 32, 0, 11),
