@@ -11,8 +11,10 @@ namespace py = pybind11;
 namespace fastseg {
 
 // One line per op: declaration here, call below.
+void bind_deformable_attention(py::module_& m);
 void bind_dilated_conv2d(py::module_& m);
 void bind_gaussian_filter(py::module_& m);
+void bind_mask_argmax(py::module_& m);
 void bind_mean_field(py::module_& m);
 void bind_mean_field_cuda(py::module_& m);
 void bind_permutohedral_filter(py::module_& m);
@@ -74,8 +76,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("scratch_limit", &scratch_limit);
   m.def("set_scratch_limit", &set_scratch_limit, py::arg("bytes"));
   m.def("kept_scratch", &kept_scratch);
+  bind_deformable_attention(m);
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
+  bind_mask_argmax(m);
   bind_mean_field(m);
   bind_mean_field_cuda(m);
   bind_permutohedral_filter(m);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -11,6 +12,41 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.part")  # .NAME.PID.part
+
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_lines(path: Path, most: int) -> list[str]:
+    """The lines of a text file of at most `most` bytes, as editors and spreadsheets write them.
+
+    Read as UTF-8, as what a byte order mark says, or else as Windows' Western European text.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is too large, or no text.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"has more than {most} bytes, which are allowed")
+    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    for encoding in (marked,) if marked else ("utf-8", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            problem = f"is no text ({error.reason} at byte {error.start}): save it as UTF-8"
+            continue
+        if "\0" not in text:
+            return text.splitlines()
+        problem = "is no text: it has bytes of value 0"
+        break
+    raise ValueError(problem)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import colorsys
 import dataclasses
 import operator
 
+from ._checks import is_integer
+
 Color = tuple[int, int, int]
 
 
@@ -66,7 +68,7 @@ def _rgb(hexadecimal: str) -> Color:
 
 
 def numbered_classes(count: int) -> ClassSet:
-    """Classes of which nothing is known but their number."""
+    """Generic classes: numbered names and default colours."""
     names = tuple(f"class {index}" for index in range(count))
     return ClassSet(names, voc_colors(count), bright_colors(count))
 
@@ -79,10 +81,9 @@ def as_class_set(classes: ClassSet | int) -> ClassSet:
     """
     if isinstance(classes, ClassSet):
         return classes
-    try:
-        count = operator.index(classes)
-    except TypeError:
-        raise TypeError(f"classes is {classes!r}, expected their number or a ClassSet") from None
+    if not is_integer(classes):
+        raise TypeError(f"classes is {classes!r}, expected their number or a ClassSet")
+    count = operator.index(classes)
     if count < 1:
         raise ValueError(f"classes is {count}, expected at least 1")
     return numbered_classes(count)

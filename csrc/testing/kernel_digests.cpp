@@ -9,8 +9,10 @@
 
 #include "common/dtype.h"
 #include "common/scratch_pool.h"
+#include "deformable_attention/deformable_attention.h"
 #include "dilated_conv2d/dilated_conv2d.h"
 #include "gaussian_filter/gaussian_filter.h"
+#include "mask_argmax/mask_argmax.h"
 #include "mean_field/mean_field.h"
 #include "permutohedral_filter/permutohedral_filter.h"
 #include "pyramid_pool/pyramid_pool.h"
@@ -108,6 +110,42 @@ void pyramid_pool_digests(DType dtype, bool channels_last) {
   kernels.backward(dtype, grad.data(), grad_x.data(), shape, {sizes, 4}, 1);
   print(name + " forward", dtype, out);
   print(name + " backward", dtype, grad_x);
+}
+
+void deformable_attention_digests(DType dtype) {
+  const auto& kernels = deformable_attention::cpu_kernels();
+  const std::int64_t heights[] = {kHeight, 5}, widths[] = {kWidth, 7};
+  const std::int64_t cells = kHeight * kWidth + 5 * 7, queries = 40, heads = 3, points = 4;
+  const deformable_attention::Shape shape{kBatch, cells, heads, kChannels, queries, points};
+  const std::int64_t places = kBatch * queries * heads * 2 * points;
+  const DType wide = dtype == DType::float64 ? DType::float64 : DType::float32;
+  const Bytes value = numbers(dtype, kBatch * cells * heads * kChannels),
+              locations = numbers(wide, 2 * places), weights = numbers(wide, places);
+  Bytes out = zeros(dtype, kBatch * queries * heads * kChannels),
+        grad_value = zeros(dtype, kBatch * cells * heads * kChannels),
+        grad_locations = zeros(wide, 2 * places), grad_weights = zeros(wide, places);
+  kernels.forward(dtype, value.data(), locations.data(), weights.data(), out.data(), shape,
+                  {heights, widths, 2}, 1);
+  kernels.backward(dtype, out.data(), value.data(), locations.data(), weights.data(),
+                   grad_value.data(), grad_locations.data(), grad_weights.data(), shape,
+                   {heights, widths, 2}, 1);
+  print("deformable_attention forward", dtype, out);
+  print("deformable_attention backward, value", dtype, grad_value);
+  print("deformable_attention backward, locations", wide, grad_locations);
+  print("deformable_attention backward, weights", wide, grad_weights);
+}
+
+void mask_argmax_digests(DType dtype) {
+  const std::int64_t classes = 23, plane = kHeight * kWidth;
+  const mask_argmax::Shape shape{
+      kBatch, kChannels,  classes,   kHeight,           kWidth, 31,     45, 30,
+      41,     kOutHeight, kOutWidth, kChannels * plane, plane,  kWidth, 1};
+  const DType wide = dtype == DType::float64 ? DType::float64 : DType::float32;
+  const Bytes masks = numbers(dtype, kIn), table = numbers(wide, kBatch * kChannels * classes);
+  std::vector<std::uint8_t> labels(kBatch * kOutHeight * kOutWidth);
+  mask_argmax::cpu_kernels().forward(dtype, LabelType::uint8, masks.data(), table.data(),
+                                     labels.data(), shape, 1);
+  print("mask_argmax", dtype, labels.data(), labels.size());
 }
 
 void dilated_conv2d_digests(DType dtype, bool channels_last) {
@@ -330,6 +368,8 @@ int main() {
       pyramid_pool_digests(dtype, channels_last);
       dilated_conv2d_digests(dtype, channels_last);
     }
+    deformable_attention_digests(dtype);
+    mask_argmax_digests(dtype);
     upsample_taps_digests(dtype);
     labels_digests(dtype);
     filter_digests(dtype);

@@ -90,9 +90,15 @@ def crf(
         for path in (picture, label_map):
             outputs.claim(path)
         with memory_errors():
-            photo = viewable(read_image(image, image_bands(image)))
+            bands, left_out = image_bands(image), list[str]()
+            photo = viewable(read_image(image, bands, left_out.append))
+            if bands != 3:
+                seen = "the first three as colours" if bands > 3 else "the first as grey"
+                left_out.append(f"has {bands} bands, the CRF sees {seen}")
             label_options = label_options_of(unknown or [], meaning or [], labels_drawn)
             given = read_labelling(labelling, image, photo.shape[:2], label_options)
+            for line in left_out:
+                note(f"{image}: {line}")
             start = time.perf_counter()
             if isinstance(given, GivenLabels):
                 scores, known = _scores_of_labels(given, certainty)

@@ -95,7 +95,7 @@ def eval_(
         )  # fmt: skip
         check_sense([data], label_options)
         if not as_json:
-            say(processes, "; ".join((found.line([split]), *lines)))
+            say(processes, "; ".join((found.line([split]), *lines, *data.notes)))
         began = time.perf_counter()
         with progress_bar("evaluating", shown=processes.first) as progress:
             matrix = evaluate(

@@ -119,9 +119,12 @@ def _labels(path: Path, values: LabelValues, options: LabelOptions) -> GivenLabe
     numbers = values.numbers.astype(numpy.int64)
     present = numpy.unique(numbers).tolist()
     void = frozenset({IGNORE}) if options.void is None else options.void
-    white = foreground_label(present, None, options) if options.void is None else None
+    # A mask may be all foreground, as one of a batch of masks is.
+    white = foreground_label({0, *present}, None, options) if options.void is None else None
     if white is not None:
         said = f"the labels are 0 and {white}: background and foreground"
+        if 0 not in present:
+            said = f"every pixel is {white}: foreground (else give --unknown {white})"
         mask = (numbers == white).astype(numpy.int64)
         return GivenLabels(mask, -1, binary_classes(None), said)
     unknown = min(void) if void else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -20,6 +21,7 @@ from ..backends import BackendUnavailable, use_backend
 from ..classes import ClassSet
 from ..crf import PRESETS, DenseCRF
 from ..data import DatasetError, label_options
+from ..data.bands import noted
 from ..engine.architectures import load_model
 from ..metrics import Scores
 from ..models import SegmentationModel
@@ -120,7 +122,9 @@ def segment(
         inputs = [*(s.path for s in sources), *([weights] if weights else [])]
         inputs += [*files_in(label_map), *(known.files if known else [])]
         outputs = Outputs(inputs)
-        job = Job(model, classes, layer, working_size, out_dir, outputs, known)
+        job = Job(
+            model, classes, layer, working_size, out_dir, outputs, known, collections.Counter()
+        )
         results = []
         with progress_bar("segmenting", len(sources)) as advance:
             for done, source in enumerate(sources):
@@ -134,6 +138,8 @@ def segment(
                     report(failures[-1])
                 advance(done + 1, len(sources))
 
+    for line in noted(job.left_out, len(sources)):
+        note(line)
     if as_json:
         print(json.dumps(_as_json(job, weights, results, failures), indent=2))
     elif results:
@@ -155,6 +161,7 @@ class Job:
     out_dir: Path
     outputs: Outputs
     truth: Truth | None
+    left_out: collections.Counter[str]
 
 
 def _segment_one(job: Job, source: Source) -> Result:
@@ -162,7 +169,8 @@ def _segment_one(job: Job, source: Source) -> Result:
     overlay, label_map, pair = (base.with_name(f"{base.name}{end}.png") for end in RESULTS)
     for path in (overlay, label_map, *([] if job.crf is None else [pair])):
         job.outputs.claim(path)
-    image = read_image(source.path, job.model.in_channels)
+    left_out: list[str] = []
+    image = read_image(source.path, job.model.in_channels, left_out.append)
     size = (image.shape[0], image.shape[1])
     # A small image may be seen large.
     check_size(source.path, *job.model.input_size(*size, job.working_size))
@@ -176,6 +184,7 @@ def _segment_one(job: Job, source: Source) -> Result:
     write_overlay(overlay, photo, labels, job.classes)
     write_labels(label_map, labels, job.classes)
     counts = shares(labels, job.classes)
+    job.left_out.update(left_out)
     refined = None if job.crf is None else pair
     return Result(source, size, overlay, label_map, refined, seconds, counts, scores)
 

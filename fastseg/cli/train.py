@@ -22,6 +22,7 @@ from ..engine.processes import Processes
 from ..engine.run_folder import BEST, LAST, PREVIOUS, RUN, FolderLock, has_run, write_options
 from ..engine.trainer import Outcome, RunOptions, Trainer
 from ..metrics import Scores
+from ..models.architectures import takes_encoder
 from ..models.description import ARCHITECTURES, Description
 from . import console
 from .console import reason
@@ -66,7 +67,7 @@ def train(
         str, typer.Option("--model", "-m", help=f"One of {', '.join(ARCHITECTURES)}.")
     ] = "deeplabv3plus",
     encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="See `fastseg models`.")
+        str, typer.Option("--encoder", "-e", help="See `fastseg models`; some models have none.")
     ] = "mobilenet_v2",
     model_options: Annotated[
         list[str] | None,
@@ -239,7 +240,8 @@ def train(
             data[name] = read_split(name, found.splits[name], labelling, processes, cache, bands)
             cache -= data[name].cached_bytes
         check_sense([data[train_split]], label_options)
-        say(processes, "; ".join((found.line(used), *lines)))
+        about = dict.fromkeys(note for name in used for note in data[name].notes)
+        say(processes, "; ".join((found.line(used), *lines, *about)))
         if bands != 3:
             say(processes, f"the images have {bands} bands; their mean and deviation are computed")
         if of_validation is None:
@@ -275,7 +277,13 @@ def train(
                 options["in_channels"] = bands
                 mean, std = data[train_split].mean, data[train_split].std
             description = Description(
-                model, encoder, labelling.classes, working_size, options, mean, std
+                model,
+                _encoder_of(ctx, model, encoder),
+                labelling.classes,
+                working_size,
+                options,
+                mean,
+                std,
             )
             torch.manual_seed(seed)
             network = description.build(None if resuming else encoder_weights)
@@ -322,6 +330,20 @@ def train(
         _conclude(processes, outcome, out_dir)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _encoder_of(ctx: typer.Context, model: str, encoder: str) -> str:
+    """The name of the encoder, "" for models that have layers of their own.
+
+    Raises:
+        Failure: an encoder is named for one of these.
+    """
+    if model not in ARCHITECTURES or takes_encoder(model):
+        return encoder
+    source = ctx.get_parameter_source("encoder")
+    if source is not None and source.name == "COMMANDLINE":
+        raise Failure(f"--encoder is {encoder}, but --model {model} has layers of its own")
+    return ""
 
 
 def _continuing(trainer: Trainer) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .._checks import check_map
+from .._checks import check_map, is_integer
 
 # Replaces scores of minus infinity: excludes a label as well, and differences stay numbers.
 EXCLUDED = -1e30
@@ -19,10 +19,9 @@ def check_count(name: str, value: Any, least: int) -> int:
     Raises:
         ValueError: it is smaller. TypeError: it is no integer.
     """
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if not is_integer(value):
+        raise TypeError(f"{name} is {value!r}, expected an integer")
+    count = operator.index(value)
     if count < least:
         raise ValueError(f"{name} is {value}, expected at least {least}")
     return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,21 +16,24 @@ _EPSILON = 1e-20
 Apply = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
 class NormalizedFilter:
     """A filter K with the normalisation of its rows or columns.
 
     With n = K 1: "none" K v; "after" (K v) / n; "before" K (v / n); "symmetric"
     (K (v / sqrt(n))) / sqrt(n).
 
-    Attributes:
-        before, after: factors [N, 1, P] of values and results, or None.
+    Args:
         apply: K itself, of values [N, L, P].
+        before, after: factors [N, 1, P] of values and results, or None.
     """
 
-    apply: Apply
-    before: torch.Tensor | None
-    after: torch.Tensor | None
+    # No dataclass: Dynamo of PyTorch 2.11 does not find the fields of one that is called.
+    def __init__(
+        self, apply: Apply, before: torch.Tensor | None, after: torch.Tensor | None
+    ) -> None:
+        self.apply = apply
+        self.before = before
+        self.after = after
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """The filtered values [N, L, P]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,28 @@ _SENSOR_BITS = (8, 10, 12, 14, 16)
 # Bands up to which an image counts as one of so many pixels for the limit; more count as more.
 _BANDS_OF_A_PIXEL = 4
 
-_RGB = 2  # photometric interpretation of TIFF
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB_COLORS = 0, 1, 2  # photometric interpretations of TIFF
+_ASSOCIATED = 1  # kind of an extra sample of TIFF: opacity that multiplied the colours
+_DECLARED = (1, 2)
+
+# What the first bands of a file are.
+GREY, RGB, UNKNOWN = 1, 3, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The pixels of a file.
+
+    Attributes:
+        values: [H, W, n], of any type of number.
+        colors: what the first bands are: GREY (one), RGB (three) or UNKNOWN.
+        opacity: that of each pixel, float32 [H, W, 1] from 0 to 1, if the pixels are to be seen
+            through.
+    """
+
+    values: numpy.ndarray
+    colors: int
+    opacity: numpy.ndarray | None = None
 
 
 class ImageError(Exception):
@@ -74,15 +96,18 @@ def as_bytes(values: numpy.ndarray, largest: int | None = None) -> numpy.ndarray
     return ((halves - low) * (255.0 / ((high - low) or 1.0))).round().astype(numpy.uint8)
 
 
-def read_npy(path: Path, bands: int) -> numpy.ndarray:
-    """The values [H, W, found] of a .npy file that holds [H, W], [H, W, bands] or [bands, H, W].
+def read_npy(path: Path, bands: int) -> Stored:
+    """The pixels of a .npy file that holds [H, W], [H, W, bands] or [bands, H, W].
+
+    One band is grey, three are red, green and blue.
 
     Raises:
         ImageError: the file holds no such array of numbers, or is damaged.
     """
     array = _bands_last(path, _mapped(path), bands)
     check_size(path, *array.shape)
-    return numpy.array(array)
+    found = array.shape[2]
+    return Stored(numpy.array(array), found if found in (GREY, RGB) else UNKNOWN)
 
 
 def npy_bands(path: Path) -> int:
@@ -132,10 +157,8 @@ def is_tiff(path: Path) -> bool:
         return False
 
 
-def read_tiff(path: Path, bands: int) -> numpy.ndarray:
-    """The values [H, W, found] of a TIFF of any bands and numbers, upright.
-
-    Bands may be pages of their own. For a photograph what lies beyond RGB is left out.
+def read_tiff(path: Path, bands: int) -> Stored:
+    """The pixels of a TIFF of any bands and numbers, upright. Bands may be pages of their own.
 
     Raises:
         ImageError: tifffile is not installed, the file is damaged, compressed in a way that needs
@@ -193,8 +216,8 @@ class _Tiff:
         height, width, found = _bands_last(self.path, likeness, bands).shape
         return height, width, found
 
-    def values(self, bands: int) -> numpy.ndarray:
-        """The pixels [H, W, found], upright."""
+    def values(self, bands: int) -> Stored:
+        """The pixels, upright."""
         check_size(self.path, *self.shape(bands))
         try:
             stored = self._source.asarray()
@@ -203,12 +226,38 @@ class _Tiff:
         except Exception as error:
             hint = ": pip install imagecodecs" if "imagecodecs" in str(error) else ""
             raise ImageError(f"{self.path}: {reason(error)}{hint}") from error
-        values = _bands_last(self.path, stored, bands)
-        if bands in (1, 3) and values.shape[2] > 3 and self._page.photometric == _RGB:
-            values = values[..., :3]
-        return upright(values, self.orientation)
+        values = upright(_bands_last(self.path, stored, bands), self.orientation)
+        colors = self._colors(values.shape[2])
+        # Programs call the fourth band of any image its opacity, infrared too; one that has
+        # multiplied the colours is it in truth.
+        extra = self._page.extrasamples
+        if colors == UNKNOWN or not extra or int(extra[0]) != _ASSOCIATED:
+            return Stored(values, colors)
+        return _undone(values, colors)
+
+    def _colors(self, found: int) -> int:
+        photometric, samples = self._page.photometric, self._page.samplesperpixel
+        if found == GREY:
+            return GREY
+        if photometric == _RGB_COLORS and samples == found:
+            return RGB
+        extra = self._page.extrasamples
+        grey = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and samples == found == 2
+        return GREY if grey and extra and int(extra[0]) in _DECLARED else UNKNOWN
 
     @property
     def orientation(self) -> int:
         tag = self._page.tags.get("Orientation")
         return tag.value if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _undone(values: numpy.ndarray, colors: int) -> Stored:
+    """Divides colours by the opacity that they were multiplied by."""
+    white = numpy.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
+    share = values[..., colors : colors + 1].astype(numpy.float32) / float(white)
+    opacity = numpy.nan_to_num(share).clip(0, 1)
+    seen = values[..., :colors] / numpy.maximum(opacity, 1e-6)
+    seen = seen.clip(0, float(white)) if values.dtype.kind in "iu" else seen
+    result = values.copy()
+    result[..., :colors] = seen.round() if values.dtype.kind in "iu" else seen
+    return Stored(result, colors, opacity)

@@ -11,7 +11,6 @@ The rules are the same for training, evaluation and segmentation:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import threading
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._messages import reason
 from . import arrays
-from .arrays import ImageError, as_bytes, check_size
+from .arrays import GREY, RGB, UNKNOWN, ImageError, Stored, as_bytes, check_size
+from .bands import ON_WHITE, Note, fitted, left_out, other_bands
 
 __all__ = [
     "SUFFIXES",
@@ -50,17 +50,21 @@ _ASSOCIATED = 1
 _PILLOWS_LIMIT = threading.Lock()
 
 
-def read_image(path: str | os.PathLike[str], bands: int = 3) -> numpy.ndarray:
+def read_image(
+    path: str | os.PathLike[str], bands: int = 3, note: Note | None = None
+) -> numpy.ndarray:
     """Reads an image as uint8 [H, W, bands], upright as its EXIF data say.
 
-    A photograph (3 bands) is RGB: grey becomes RGB, and transparent pixels are shown on white. One
-    band is grey. Of any other number the file must have exactly that many: a TIFF, a .npy array
-    [H, W, bands] or [bands, H, W], or RGBA for 4. Values of more than 8 bits are scaled by
-    `as_bytes`. Of animations the first frame is read.
+    A file of exactly `bands` bands is read as it is: a TIFF, a .npy array [H, W, bands] or
+    [bands, H, W], RGBA for 4. Else 3 bands are a photograph in RGB (grey becomes RGB) and one band
+    is grey. Transparent pixels are then shown on white, and what a TIFF has beyond its colours,
+    infrared perhaps, is left out; a file that does not say which bands are colours is refused.
+    Values of more than 8 bits are scaled by `as_bytes`. Of animations the first frame is read.
 
     Args:
         path: of any format of Pillow, a TIFF of any bands and numbers, or a .npy array.
         bands: channels that the model takes, at least 1.
+        note: called with a few words about what the model is not given: transparency, bands.
 
     Returns:
         uint8 array [H, W, bands].
@@ -71,22 +75,23 @@ def read_image(path: str | os.PathLike[str], bands: int = 3) -> numpy.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        return _bands_of(path, arrays.read_npy(path, bands), bands)
+        return fitted(path, arrays.read_npy(path, bands), bands, note)
     try:
         with opened(path) as image:
             if not _needs_tifffile(image, bands):
                 largest = _declared_largest(image)
+                bands_beyond = _beyond(image)
                 deep = _low_and_high_bytes(path, image) if _is_deep_png(image) else None
                 image.load()
                 with contextlib.suppress(Exception):  # damaged EXIF data must not lose the image
                     ImageOps.exif_transpose(image, in_place=True)
                 if deep is not None:
-                    return _bands_of(path, deep, bands)
-                return _pillow_bands(path, image, bands, largest)
+                    return fitted(path, _of_deep_png(deep), bands, note)
+                return _pillow_bands(path, image, bands, largest, bands_beyond, note)
     except _Unidentified as error:
         if not arrays.is_tiff(path):
             raise ImageError(f"{path}: not an image, or of an unknown format") from error
-    return _bands_of(path, arrays.read_tiff(path, bands), bands)
+    return fitted(path, arrays.read_tiff(path, bands), bands, note)
 
 
 def image_bands(path: str | os.PathLike[str]) -> int:
@@ -96,21 +101,32 @@ def image_bands(path: str | os.PathLike[str]) -> int:
         path: one of the images.
 
     Returns:
-        3 for a photograph, also in grey or with transparency; for a TIFF or .npy array of 2, 4 or
-        more bands their number.
+        3 for a photograph, also in grey, in CMYK or with transparency; for a TIFF or .npy array of
+        2, 4 or more bands their number.
 
     Raises:
         ImageError: as for `read_image`.
     """
     path = Path(path)
+    found: int | None
     if path.suffix.lower() == ".npy":
         found = arrays.npy_bands(path)
-    elif arrays.is_tiff(path) and importlib.util.find_spec("tifffile") is not None:
-        found = arrays.tiff_bands(path)
     else:
-        with opened(path):
-            found = 3
+        found = _tiff_bands(path) if arrays.is_tiff(path) else None
+        if found is None:
+            with opened(path):
+                found = 3
     return 3 if found == 1 else found
+
+
+def _tiff_bands(path: Path) -> int | None:
+    """The bands of a TIFF; None: it is a photograph, whatever its bands."""
+    with contextlib.suppress(_Unidentified), opened(path) as image:
+        if image.mode in ("CMYK", "YCbCr", "LAB"):
+            return None
+        if not _is_stack(image):
+            return int(image.getexif().get(_SAMPLES, 1))
+    return arrays.tiff_bands(path)
 
 
 @contextlib.contextmanager
@@ -175,6 +191,8 @@ def _needs_tifffile(image: Image.Image, bands: int) -> bool:
     """Whether Pillow would lose bits, signs or bands of a TIFF."""
     if image.format != "TIFF":
         return False
+    if _is_stack(image):
+        return True
     tags = image.getexif()
     samples = tags.get(_SAMPLES, 1)
     bits = _first(tags.get(_BITS, 1))
@@ -187,6 +205,37 @@ def _needs_tifffile(image: Image.Image, bands: int) -> bool:
     # Pillow divides colours by an associated opacity.
     associated = _first(tags.get(_EXTRA_SAMPLES, 0)) == _ASSOCIATED
     return associated or bands != len(image.getbands())
+
+
+def _is_stack(image: Any) -> bool:
+    """Whether a TIFF holds its bands as grey pages of one size."""
+    if len(image.getbands()) > 1 or image.mode == "P" or getattr(image, "n_frames", 1) == 1:
+        return False
+    size = image.size
+    try:
+        image.seek(1)
+        return image.size == size and len(image.getbands()) == 1
+    finally:
+        image.seek(0)
+
+
+def _beyond(image: Image.Image) -> str | None:
+    """What to say of the bands of a TIFF beyond its colours; "" if none is known to be a colour.
+
+    The opacity of a TIFF is left out as well: programs call the fourth band of any image so. What
+    its colours were multiplied by is one in truth.
+    """
+    if image.format != "TIFF":
+        return None
+    tags = image.getexif()
+    samples, extra = int(tags.get(_SAMPLES, 1)), _first(tags.get(_EXTRA_SAMPLES, 0))
+    if extra == _ASSOCIATED:
+        return None
+    if image.mode in ("RGB", "RGBA", "RGBX") and samples > RGB:
+        return left_out(RGB, samples)
+    if image.mode in ("L", "LA") and samples > 1:
+        return left_out(GREY, samples) if extra else ""
+    return None
 
 
 def _first(value: Any) -> int:
@@ -233,50 +282,44 @@ def _low_and_high_bytes(path: Path, image: Image.Image) -> numpy.ndarray:
     return parts[0] * numpy.uint16(256) + parts[1]
 
 
-def _bands_of(path: Path, values: numpy.ndarray, bands: int) -> numpy.ndarray:
-    """Values [H, W, found], of any type, as bytes [H, W, bands].
-
-    Raises:
-        ImageError: the file has other bands.
-    """
-    found = values.shape[2]
-    alpha = None
-    if bands == 3 and found == 4 and path.suffix.lower() == ".png":
-        alpha = as_bytes(values[..., 3:], 65535)
-        values = values[..., :3]
-    pixels = as_bytes(values)
-    if alpha is not None:
-        return _on_white(pixels, alpha)
-    if pixels.shape[2] == bands:
-        return numpy.ascontiguousarray(pixels)
-    if bands == 3 and found == 1:
-        return numpy.repeat(pixels, 3, axis=2)
-    if bands == 1 and found in (3, 4):
-        return numpy.asarray(Image.fromarray(pixels[..., :3]).convert("L"))[..., None]
-    raise ImageError(f"{path}: has {found} bands, expected {bands} as the model takes")
+def _of_deep_png(values: numpy.ndarray) -> Stored:
+    if values.shape[2] == RGB:
+        return Stored(values, RGB)
+    return Stored(values, RGB, values[..., RGB:].astype(numpy.float32) / 65535)
 
 
-def _on_white(pixels: numpy.ndarray, alpha: numpy.ndarray) -> numpy.ndarray:
-    share = alpha.astype(numpy.float32) / 255
-    return (pixels * share + 255 * (1 - share)).round().astype(numpy.uint8)
+def _pillow_bands(
+    path: Path,
+    image: Image.Image,
+    bands: int,
+    largest: int | None,
+    beyond: str | None,
+    note: Note | None,
+) -> numpy.ndarray:
+    found = len(image.getbands()) if beyond != "" else 2
+    if bands not in (GREY, RGB) or (beyond == "" and found != bands):
+        if image.mode == "CMYK":  # inks of a photograph, not bands
+            found = RGB
+        if found != bands:
+            raise other_bands(path, found, bands, UNKNOWN if beyond == "" else RGB)
+        return numpy.array(image)
+    if beyond:
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+        if note is not None:
+            note(beyond)
+    image = _as_rgb(image, largest, note)
+    return numpy.array(image) if bands == RGB else numpy.array(image.convert("L"))[..., None]
 
 
-def _pillow_bands(path: Path, image: Image.Image, bands: int, largest: int | None) -> numpy.ndarray:
-    if bands == 3:
-        return numpy.array(_as_rgb(image, largest))
-    if bands == 1:
-        return numpy.array(_as_rgb(image, largest).convert("L"))[..., None]
-    found = len(image.getbands())
-    if found != bands:
-        raise ImageError(f"{path}: has {found} bands, expected {bands} as the model takes")
-    return numpy.array(image)
-
-
-def _as_rgb(image: Image.Image, largest: int | None) -> Image.Image:
+def _as_rgb(image: Image.Image, largest: int | None, note: Note | None) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(as_bytes(numpy.asarray(image), largest)).convert("RGB")
     if image.has_transparency_data:
+        if image.mode == "La":  # of which Pillow converts to no colours
+            image = image.convert("LA")
         image = image.convert("RGBA")
+        if note is not None and image.getchannel("A").getextrema()[0] != 255:
+            note(ON_WHITE)
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")

@@ -75,7 +75,7 @@ def read_values(source: Path | LabelSource) -> LabelValues:
             return dataclasses.replace(values, orientation=orientation)
     except ImageError as error:
         if type(error) is not ImageError and is_tiff(source):  # of a kind that Pillow has not
-            return LabelValues(_integers(source, read_tiff(source, 1)))
+            return LabelValues(_integers(source, read_tiff(source, 1).values))
         raise
     except MemoryError:
         raise ImageError(f"{source}: there is not enough memory to read it") from None

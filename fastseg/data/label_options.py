@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .._files import read_lines
 from .._json import read_json
 from .._messages import reason
 from .._schema import Integer, Table, Text, either
@@ -92,12 +93,9 @@ def _pairs(text: str) -> list[tuple[str, int | str]]:
         return [_pair(part, f"--label-map {part}") for part in text.split(",")]
     path = Path(text)
     try:
-        size = path.stat().st_size
-        if size > _FILE_BYTES:
-            raise DatasetError(f"--label-map {path}: has {size} bytes, allowed are {_FILE_BYTES}")
         if path.suffix.lower() == ".json":
             return list(read_json(path, _MAP).items())
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_lines(path, _FILE_BYTES)
     except (OSError, ValueError) as error:
         raise DatasetError(f"--label-map {path}: {reason(error)}") from error
     pairs = []

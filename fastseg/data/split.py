@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 
 import numpy
 
+from .bands import noted
 from .images import ImageError, read_image
 from .labelling import IGNORE, DatasetError, Labelling
 from .layouts import Pair
@@ -65,12 +67,14 @@ class Split:
         sums = numpy.zeros((2, bands))
         self.cached_bytes = 0
         problems: list[str] = []
+        self._left_out: collections.Counter[str] = collections.Counter()
         results = in_order(self._read_or_say, pairs, max(1, threads))
         for done, result in enumerate(results, 1):
             if isinstance(result, str):
                 problems.append(result)
             else:
-                image, label = result
+                image, label, left_out = result
+                self._left_out.update(left_out)
                 found = numpy.bincount(label.ravel(), minlength=IGNORE + 1)
                 counts += found
                 sums += _moments(image)
@@ -90,6 +94,11 @@ class Split:
         self.void = int(counts[IGNORE])
         self.mean, self.std = _mean_and_std(sums, int(counts.sum()))
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines about what of the images the model is not given."""
+        return noted(self._left_out, len(self.pairs))
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -99,14 +108,15 @@ class Split:
         Not to be written to: they may be the cached ones.
         """
         cached = self._cache[index]
-        return cached if cached is not None else self._read(self.pairs[index])
+        return cached if cached is not None else self._read(self.pairs[index])[:2]
 
-    def _read(self, pair: Pair) -> tuple[numpy.ndarray, numpy.ndarray]:
-        image = read_image(pair.image, self.bands)
+    def _read(self, pair: Pair) -> tuple[numpy.ndarray, numpy.ndarray, list[str]]:
+        left_out: list[str] = []
+        image = read_image(pair.image, self.bands, left_out.append)
         size = (image.shape[0], image.shape[1])
-        return image, self.labelling.read(pair.label, pair.image, size)
+        return image, self.labelling.read(pair.label, pair.image, size), left_out
 
-    def _read_or_say(self, pair: Pair) -> tuple[numpy.ndarray, numpy.ndarray] | str:
+    def _read_or_say(self, pair: Pair) -> tuple[numpy.ndarray, numpy.ndarray, list[str]] | str:
         try:
             return self._read(pair)
         except ImageError as error:

@@ -148,6 +148,19 @@ def test_crf_keeps_the_foreground_of_a_binary_mask(photo: Path, form: str) -> No
     assert (labels != SQUARE).mean() < 0.01, "the labels do not follow the edge"
 
 
+@pytest.mark.parametrize("white", [255, 65535])
+def test_crf_of_a_mask_that_is_all_foreground(photo: Path, white: int) -> None:
+    mask = photo.with_name("mask.png")
+    Image.fromarray(numpy.full((48, 64), white, "uint8" if white < 256 else "uint16")).save(mask)
+    assert (refined(photo, mask) == 1).all()
+    assert (
+        f"every pixel is {white}: foreground"
+        in run("crf", photo, mask, "-o", photo.parent / "o").stderr
+    )
+    said = one_error("crf", photo, mask, "-o", photo.parent / "o", "--unknown", white)
+    assert f"every pixel has the label {white}, which stands for unknown" in said
+
+
 def test_crf_fills_what_is_unknown(photo: Path) -> None:
     mask = photo.with_name("mask.png")
     values = 255 * SQUARE

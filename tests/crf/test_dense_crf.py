@@ -328,6 +328,20 @@ def test_compile_breaks_the_graph_quietly(learned):
         assert relative_error(grad, of_eager) < 1e-4
 
 
+def test_arguments_are_checked_within_compiled_code():
+    """PyTorch 2.11 has no exception for operator.index of a float in what it compiles."""
+
+    def made(x):
+        try:
+            DenseCRF(2.5)
+        except TypeError:
+            return x * DenseCRF(3).classes
+        return x
+
+    torch.compiler.reset()
+    assert torch.compile(made, backend="eager")(torch.ones(())) == 3
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_default_device_does_not_matter(method):
     """What is computed for CPU tensors is on the CPU, or a kernel would write elsewhere."""

@@ -44,6 +44,17 @@ def test_voc_lists_with_paths_and_labels_drawn_later(tmp_path: Path) -> None:
     assert counts(tmp_path, "voc") == {"test": 1, "train": 3, "trainaug": 2, "val": 1}
 
 
+def test_voc_lists_of_names_with_spaces_and_dots(tmp_path: Path) -> None:
+    names = ["2007.000001", "my photo 2", "scène.v2 3"]
+    for name in names:
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+        label(tmp_path / "SegmentationClass" / f"{name}.png", MAP)
+    folder = tmp_path / "ImageSets" / "Segmentation"
+    lines(folder / "train.txt", names[0], names[1] + ".jpg")
+    (folder / "val.txt").write_text(names[2], encoding="utf-16")
+    assert counts(tmp_path, "voc") == {"train": 2, "val": 1}
+
+
 @pytest.mark.parametrize("kind", ["labelmap.txt", "class_names.txt", "classes.json"])
 def test_voc_with_classes_of_ones_own(tmp_path: Path, kind: str) -> None:
     voc(tmp_path)

@@ -113,6 +113,35 @@ def test_csv(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "utf-8, backslashes"]
+)
+def test_csv_as_spreadsheets_write_it(tmp_path: Path, encoding: str) -> None:
+    photo(tmp_path / "my images" / "façade 1.jpg")
+    label(tmp_path / "y" / "façade 1.png", MAP)
+    rows = ["image;label", "# by hand", "my images/façade 1.jpg;y/façade 1.png"]
+    encoding, _, backslashes = encoding.partition(", ")
+    text = "\r\n".join(row.replace("/", "\\") if backslashes else row for row in rows)
+    (tmp_path / "p.csv").write_bytes(text.encode(encoding))
+    (pair,) = open_data_set(tmp_path / "p.csv").splits[""]
+    assert (pair.name, pair.image) == ("my images/façade 1", tmp_path / "my images/façade 1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"foo,bar\n1,2\n", "its first row is 'foo,bar'; expected a csv file with columns image"),
+        (b"", "is empty"),
+        (b"\0\1\2,\0", "is no text"),
+        (b"\xff\xfe\0", "is no text"),
+    ],
+)
+def test_csv_that_is_none_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=words):
+        open_data_set(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
     ("row", "words"),
     [("x/0.jpg", "row 3"), ("x/9.jpg,y/0.png", "x/9.jpg: no such file"), (",", "row")],
 )

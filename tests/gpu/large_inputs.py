@@ -67,7 +67,37 @@ def _window() -> dict[str, Any]:
     return {"values": _map(3, 180, 2048, 2048), "features": _map(3, 2, 2048, 2048), "radius": 1}
 
 
+def _attention(cells: bool) -> dict[str, Any]:
+    """Many cells, or many queries, of three images with 8 heads of 128 channels."""
+    side = 840 if cells else 8
+    queries = 64 if cells else 705_000
+    places = (3, queries, 8, 1, 1)
+    return {
+        "value": torch.randn(3, side * side, 8, 128, device="cuda").bfloat16(),
+        "shapes": ((side, side),),
+        "locations": torch.rand(*places, 2, device="cuda"),
+        "weights": torch.rand(places, device="cuda"),
+    }
+
+
+def _masks(side: int, queries: int, size: int | None, out_size: int | None) -> dict[str, Any]:
+    return {
+        "masks": _map(3, queries, side, side),
+        "class_probs": torch.rand(3, queries, 5, device="cuda").bfloat16(),
+        "size": size,
+        "out_size": out_size,
+    }
+
+
 LARGE: dict[str, dict[str, Inputs]] = {
+    "mask_argmax": {
+        "masks": lambda: _masks(2700, 100, None, 100),
+        "labels": lambda: _masks(20, 2, 27000, None),
+    },
+    "deformable_attention": {
+        "value": lambda: _attention(True),
+        "result": lambda: _attention(False),
+    },
     "upsample_bilinear": {
         "result": lambda: _bilinear(False),
         "result, channels_last": lambda: _bilinear(True),

@@ -11,8 +11,13 @@ import torch
 from fastseg.models import (
     FCN,
     FCNVGG16,
+    FPN,
+    LRASPP,
+    DeepLabV1,
+    DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
+    PlainUNet,
     PSPNet,
     SegFormer,
     SegmentationModel,
@@ -264,12 +269,88 @@ def _fcn_vgg16() -> SegmentationModel:
     return model
 
 
+def _deeplabv1() -> SegmentationModel:
+    """One class, four channels."""
+    return DeepLabV1(
+        "resnet18",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_hidden=12,
+        decoder_atrous_rate=2,
+        decoder_dropout=0.0,
+        in_channels=4,
+        classes=1,
+    )
+
+
+def _deeplabv2() -> SegmentationModel:
+    """Scores that are not nearly 0, so that the same scale does not win everywhere."""
+    model = DeepLabV2(
+        "resnet18",
+        encoder_depth=3,
+        encoder_weights=None,
+        decoder_atrous_rates=(1, 2),
+        classes=4,
+        encoder_options={"pool_ceil_mode": True},
+        scales=(0.5,),
+        align_corners=False,
+    )
+    for name, parameter in model.decoder.named_parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.02 if name.endswith("weight") else 0.1)
+    return model
+
+
+def _plain_unet() -> SegmentationModel:
+    """mmsegmentation's, with its auxiliary head."""
+    model = PlainUNet(3, base_channels=4, depth=4, head_channels=4, auxiliary_channels=4)
+    model.dropout.p = model.auxiliary_head[3].p = 0.0
+    return model
+
+
+def _original_unet() -> SegmentationModel:
+    return PlainUNet.original(base_channels=8, depth=3)
+
+
+def _lraspp() -> SegmentationModel:
+    return LRASPP(encoder_depth=4, encoder_output_stride=8, decoder_channels=8, classes=4)
+
+
+def _fpn() -> SegmentationModel:
+    return FPN(
+        "mobilenet_v2",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_pyramid_channels=8,
+        decoder_segmentation_channels=32,
+        decoder_merge_policy="cat",
+        decoder_dropout=0.0,
+        classes=3,
+        upsampling=2,
+    )
+
+
 def _u2net() -> SegmentationModel:
     sizes = (8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
     return U2Net(3, channels=sizes, hidden=(4, 6, 4, 4, 4, 4, 4, 4, 4, 6, 4))
 
 
 CASES = (
+    ModelCase(
+        "deeplabv1-one-class-4-channels",
+        _deeplabv1,
+        ((32, 48), (33, 41), (30, 50)),
+        in_channels=4,
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=6,
+    ),
+    ModelCase(
+        "deeplabv2",
+        _deeplabv2,
+        ((48, 64), (33, 41), (30, 50)),
+        in_weights=False,
+        trains_on_one=True,
+    ),
     ModelCase("deeplabv3", _deeplabv3, in_weights=False),
     ModelCase("deeplabv3-separable-4-channels", _deeplabv3_separable, in_channels=4),
     ModelCase("deeplabv3plus", _deeplabv3plus),
@@ -280,6 +361,23 @@ CASES = (
         _fcn_vgg16,
         ((32, 48), (33, 41), (1, 20)),
         in_weights=False,
+        trains_on_one=True,
+    ),
+    ModelCase("fpn", _fpn, ((32, 48), (33, 49), (30, 50)), trains_on_one=True),
+    ModelCase(
+        "lraspp",
+        _lraspp,
+        ((32, 48), (33, 41), (30, 50)),
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=8,
+    ),
+    ModelCase("plain-unet", _plain_unet, ((32, 48), (33, 41), (30, 50)), trains_on_one=True),
+    ModelCase(
+        "plain-unet-original-one-band",
+        _original_unet,
+        ((28, 36), (29, 41), (30, 50)),
+        in_channels=1,
         trains_on_one=True,
     ),
     ModelCase("pspnet", _pspnet, trains_on_one=True),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fastseg import PSPNet
 from fastseg.crf import DenseCRF
-from fastseg.models import FCNVGG16, SegmentationModel
+from fastseg.models import FCNVGG16, DeepLabV1, DeepLabV2, SegmentationModel
 
 
 def small(classes: int = 3, in_channels: int = 3) -> SegmentationModel:
@@ -60,6 +60,44 @@ def test_trained_through_the_mean_field() -> None:
     missing = [name for name, p in weights.items() if p.requires_grad and p.grad is None]
     assert missing == []
     assert all(p.grad.isfinite().all() for p in weights.values() if p.requires_grad)
+
+
+@pytest.mark.parametrize("arch", [DeepLabV1, DeepLabV2], ids=lambda cls: cls.__name__)
+def test_deeplab_is_trained_end_to_end(arch: type[SegmentationModel]) -> None:
+    """The gradient through all mean-field steps, down to the first convolution of the encoder,
+    is that of finite differences."""
+    torch.manual_seed(0)
+    options = {"decoder_hidden": 4, "decoder_dropout": 0.0} if arch is DeepLabV1 else {}
+    scales = {"scales": (0.5, 0.75), "decoder_atrous_rates": (1, 2)} if arch is DeepLabV2 else {}
+    name = "vgg11" if arch is DeepLabV1 else "resnet18"
+    model = arch(name, 4, None, classes=3, **options, **scales).double().eval()
+    for parameter in model.decoder.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    crf = DenseCRF.preset("deeplab", 3, iterations=3).double()
+    blocks = torch.randint(0, 256, (1, 5, 5, 3), dtype=torch.uint8)  # with edges to follow
+    image = blocks.repeat_interleave(5, 1).repeat_interleave(5, 2)
+    x, target = model.preprocess(image), torch.randint(0, 3, (1, 25, 25))
+    photo = model.photographs(x)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(crf(model(x), photo), target)
+
+    loss().backward()
+    weight = next(model.parameters())
+    assert weight is next(model.encoder.parameters())
+    direction = torch.randn_like(weight)
+    slope = (weight.grad * direction).sum()
+    step, values = 1e-9, []  # so small that no ReLU changes sides
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+        values.append(loss().detach())
+        with torch.no_grad():
+            weight -= sign * step * direction
+    torch.testing.assert_close(slope, (values[0] - values[1]) / (2 * step), rtol=1e-4, atol=1e-6)
+    assert slope.abs() > 1e-3
+    with torch.no_grad():  # and it is another one than without the CRF
+        assert (crf(model(x), photo).exp() - model(x).softmax(1)).abs().max() > 0.01
 
 
 def test_a_crf_needs_the_pixels_of_the_logits() -> None:

@@ -19,9 +19,13 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
+    "deformable_attention_bwd_points_kernel": Budget(109, 0, 0, 0, 8),
+    "deformable_attention_bwd_value_kernel": Budget(131, 4, 4, 0, 4),
+    "deformable_attention_fwd_kernel": Budget(273, 16, 10, 0, 5),
     "dilated_conv2d_bwd_reduce_kernel": Budget(152, 0, 0, 0, 53),
     "dilated_conv2d_fwd_bwd_march_kernel": Budget(248, 2, 18, 0, 53),
     "dilated_conv2d_fwd_bwd_taps_kernel": Budget(2775, 18, 135, 0, 1),
+    "mask_argmax_fwd_kernel": Budget(298, 0, 1, 70, 9),
     "mean_field_fwd_bwd_mix_kernel": Budget(44, 0, 0, 0, 9),
     "mean_field_fwd_bwd_step_kernel": Budget(188, 0, 4, 0, 3),
     "permutohedral_filter_bwd_weights_kernel": Budget(58, 0, 0, 0, 11),

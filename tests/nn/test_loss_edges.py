@@ -55,6 +55,24 @@ def test_a_class_that_is_nowhere(name):
     assert logits.grad[:, 2].abs().max() < 1e-6
 
 
+def test_a_root_of_nothing():
+    """The slope of a root at 0 is infinite; a focal Tversky loss of 0 must not make it NaN."""
+    logits, target = _case()
+    value = fnn.TverskyLoss(gamma=0.75, ignore_index=255)(logits, torch.full_like(target, 255))
+    value.backward()
+    assert value == 0 and (logits.grad == 0).all()
+
+
+def test_class_weights_that_do_not_fit():
+    logits, target = _case()
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, but the logits have 4"):
+        fnn.DiceLoss(class_weights=[1.0, 2.0, 3.0], ignore_index=255)(logits, target)
+    with pytest.raises(ValueError, match="class_weights is given, but mode 'binary' has one class"):
+        fnn.FocalLoss("binary", class_weights=[1.0])
+    with pytest.raises(ValueError, match=r"class_weights is .*expected numbers of at least 0"):
+        fnn.JaccardLoss(class_weights=[1.0, -1.0])
+
+
 @EVERY
 def test_all_ignored(name):
     logits, target = _case()

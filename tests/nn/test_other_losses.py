@@ -76,7 +76,7 @@ def test_lovasz_is_smps(per_image):
     peer = smp.losses.LovaszLoss("multiclass", per_image=per_image, ignore_index=255)
     expected = peer(_full(leaf), target)
     (grad,) = torch.autograd.grad(expected, leaf)
-    ours = LovaszLoss(per_image, 255)(leaf, target)
+    ours = LovaszLoss("multiclass", per_image, 255)(leaf, target)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.autograd.grad(ours, leaf)[0], grad, rtol=1e-3, atol=1e-6)
 
@@ -88,6 +88,66 @@ def test_the_gradient_of_lovasz():
         return LovaszLoss(ignore_index=255)(x, target)
 
     assert torch.autograd.gradcheck(loss, logits.requires_grad_(), fast_mode=True)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_lovasz_hinge_is_smps(mode, per_image):
+    declare_torchvision_ops()
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    logits, target = _masks(mode, torch.float32)
+    leaf = logits.clone().requires_grad_()
+    peer = smp.losses.LovaszLoss(mode, per_image=per_image, ignore_index=255)
+    expected = peer(_full(leaf), target)
+    (grad,) = torch.autograd.grad(expected, leaf)
+    ours = LovaszLoss(mode, per_image, 255)(leaf, target)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(ours, leaf)[0], grad, rtol=1e-3, atol=1e-6)
+
+
+def _masks(mode: str, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    logits, target = _case(dtype)
+    if mode == "binary":
+        return logits[:, :1], torch.where(target == 255, 255, target % 2)
+    return logits, torch.stack([torch.where(target == 255, 255, target == c) for c in range(4)], 1)
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_every_derivative_of_lovasz(mode):
+    """First and second order, and torch.func's: the definition serves what the walk cannot."""
+    logits, target = _case() if mode == "multiclass" else _masks(mode)
+    loss = LovaszLoss(mode, ignore_index=255)
+
+    def of(x: torch.Tensor) -> torch.Tensor:
+        return loss(x, target)
+
+    leaf = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(of, leaf, fast_mode=True)
+    assert torch.autograd.gradgradcheck(of, leaf, fast_mode=True)
+    (grad,) = torch.autograd.grad(of(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(of)(logits), grad)
+    along = torch.randn_like(logits)
+    value, slope = torch.func.jvp(of, (logits,), (along,))
+    torch.testing.assert_close(value, of(logits))
+    torch.testing.assert_close(slope, (grad * along).sum())
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_lovasz_compiled_in_one_graph(mode):
+    logits, target = _case() if mode == "multiclass" else _masks(mode)
+    loss = LovaszLoss(mode, ignore_index=255)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, target), loss(logits, target))
+
+
+def test_lovasz_names_what_it_cannot_take():
+    with pytest.raises(ValueError, match="mode is True, allowed are 'binary'"):
+        LovaszLoss(True)  # per_image came first once
+    logits, target = _case()
+    with pytest.raises(ValueError, match="logits has 4 channels, expected 1"):
+        LovaszLoss("binary")(logits, target)
+    with pytest.raises(ValueError, match=r"expected masks \[N, 4, H, W\]"):
+        LovaszLoss("multilabel")(logits, target)
 
 
 def test_lovasz_of_nothing():

@@ -1,7 +1,7 @@
 """A pytest plugin: segmentation_models_pytorch's own tests, run on fastseg's classes.
 
-Its names of our architectures stand for ours, always with random weights (its tests would download
-some); Unet, which its tests of the base class use, stands for our DeepLabV3Plus.
+Its names of the architectures that we have stand for ours, always with random weights (its tests
+would download some). The others stay its own, and `test_smp_suite.py` does not run their tests.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def _offline(architecture: Any) -> Any:
     return make
 
 
-for _name in ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "UPerNet"):
-    _made = _offline(getattr(fastseg, _name))
-    setattr(smp, _name, _made)
-    smp.MODEL_ARCHITECTURES_MAPPING[_name.lower()] = _made
-smp.Unet = smp.DeepLabV3Plus
+for _key, _architecture in list(smp.MODEL_ARCHITECTURES_MAPPING.items()):
+    _name = _architecture.__name__
+    if hasattr(fastseg, _name):
+        _made = _offline(getattr(fastseg, _name))
+        setattr(smp, _name, _made)
+        smp.MODEL_ARCHITECTURES_MAPPING[_key] = _made
 smp.from_pretrained = SegmentationModel.from_pretrained
 
 

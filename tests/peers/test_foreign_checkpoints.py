@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastseg
-from fastseg.models import SegmentationModel
+from fastseg.models import SegmentationModel, export_checkpoint
 from fastseg.testing import relative_error
 from fastseg.testing.peers import declare_torchvision_ops
 
@@ -328,6 +328,9 @@ def test_features_and_logits(torchvision: Any, family: str) -> None:
         if auxiliary is not None:
             assert relative_error(ours_auxiliary, auxiliary) <= 1e-5
         assert relative_error(model(x), resized(logits, x, model.align_corners)) <= 1e-5
+    written = export_checkpoint(model, family)
+    assert written.keys() == state_dict.keys()
+    assert all(torch.equal(written[name], value) for name, value in state_dict.items())
     # Nothing is dropped silently, nor made up.
     inner = next(key for key in state_dict if "layer2.1.conv1" in key)
     with pytest.raises(ValueError, match=f"{family}; missing: .*unused: decode_head.more"):

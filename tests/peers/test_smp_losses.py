@@ -108,6 +108,19 @@ def test_some_classes(name, mode):
     )
 
 
+@pytest.mark.parametrize("name", ["DiceLoss", "JaccardLoss", "TverskyLoss", "FocalLoss"])
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("classes", [None, [3, 0]], ids=["all", "some"])
+def test_class_weights(name, mode, classes):
+    # Powers of two: smp keeps the weights in float32.
+    options = {"class_weights": [0.5, 2.0, 1.0, 0.25, 4.0]}
+    if name != "FocalLoss":
+        options["classes"] = classes
+    elif classes is not None:
+        pytest.skip("FocalLoss has no classes")
+    _check(getattr(ours, name)(mode, **options), getattr(losses, name)(mode, **options), mode)
+
+
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("ignore", [False, True])
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ..label_files import color_code
 from ..labelling import IGNORE, DatasetError
 from ..survey import survey
 from .base import Found, Layout, Pair
-from .files import by_name, first_folder, listed, pair_files
+from .files import by_name, first_folder, listed, listed_name, pair_files
 from .siblings import sibling_folders
 
 # The 32 colours, grouped into the 11 classes that results are reported for.
@@ -95,7 +95,8 @@ def _by_lists(root: Path, pairs: list[Pair]) -> dict[str, list[Pair]]:
     splits = {}
     for path in (root / f"{name}.txt" for name in ("train", "val", "test")):
         if path.is_file():
-            names = {Path(line.split()[0]).stem.removesuffix("_L") for line in listed(path)}
+            known = {name + end for name in {pair.name for pair in pairs} for end in ("", "_L")}
+            names = {listed_name(line, known).removesuffix("_L") for line in listed(path)}
             splits[path.stem] = [pair for pair in pairs if pair.name in names]
     return {name: found for name, found in splits.items() if found} or {"": pairs}
 

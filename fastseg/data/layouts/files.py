@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
+from ..._files import read_lines
+from ..._messages import reason
 from ..images import SUFFIXES
 from ..labelling import DatasetError
 from .base import Pair
+
+_LIST_BYTES = 64 << 20
 
 LABEL_SUFFIXES = (*SUFFIXES, ".npy", ".tga")
 # What names of label files, and of images, have at their end beside the name that both share.
@@ -111,9 +115,21 @@ def listed(path: Path) -> list[str]:
         DatasetError: it cannot be read.
     """
     try:
-        if path.stat().st_size > 64 << 20:
-            raise DatasetError(f"{path}: is too large for a list of names")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_lines(path, _LIST_BYTES)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: {error}") from error
+        raise DatasetError(f"{path}: {reason(error)}") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def listed_name(line: str, known: Container[str]) -> str:
+    """The name that a line of a list means: "name", "name.jpg", or "/folder/name.jpg /labels/..".
+
+    Args:
+        known: names of files, without suffix. One with spaces or dots is found there.
+    """
+    for text in (line, line.split()[0]):
+        path = Path(text)
+        for name in (text, path.with_suffix("").as_posix(), path.name, path.stem):
+            if name in known:
+                return name
+    return Path(line.split()[0]).stem

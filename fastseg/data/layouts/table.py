@@ -63,15 +63,18 @@ def read(root: Path) -> Found:
         raise DatasetError(f"{root}: expected {LAYOUT.form}")
     for path in tables:
         columns = _columns(path)
-        assert columns is not None
+        if columns is None:
+            raise DatasetError(f"{path}: {_first_row(path)}; expected {LAYOUT.form}")
         image_at, label_at, split_at, headed = columns
         default = path.stem if len(tables) > 1 or path.stem in ("train", "val") else ""
         for number, row in enumerate(_rows(path)[headed:], 1 + headed):
+            if len(row) == 1 and row[0].startswith("#"):  # a comment
+                continue
             if len(row) <= max(image_at, label_at):
                 raise DatasetError(f"{path}, row {number}: has {len(row)} columns")
             split = row[split_at] if split_at is not None and split_at < len(row) else default
             image = _file(path, number, row[image_at])
-            name = Path(row[image_at]).with_suffix("").as_posix()
+            name = Path(row[image_at].replace("\\", "/")).with_suffix("").as_posix()
             splits.setdefault(split, []).append(
                 Pair(name, image, _file(path, number, row[label_at]))
             )
@@ -80,11 +83,18 @@ def read(root: Path) -> Found:
     return Found({name: sorted(splits[name], key=lambda p: p.name) for name in sorted(splits)})
 
 
+def _first_row(path: Path) -> str:
+    """Its first row, for an error. Raises DatasetError if the file cannot be read."""
+    rows = _rows(path)
+    return f"its first row is {','.join(rows[0])[:60]!r}" if rows else "is empty"
+
+
 def _file(table: Path, row: int, text: str) -> Path:
-    path = table.parent / text
-    if not text or not path.is_file():
-        raise DatasetError(f"{table}, row {row}: {text or 'an empty cell'}: no such file")
-    return path
+    # Tables written on Windows name folders with backslashes.
+    for name in (text, text.replace("\\", "/")):
+        if name and (table.parent / name).is_file():
+            return table.parent / name
+    raise DatasetError(f"{table}, row {row}: {text or 'an empty cell'}: no such file")
 
 
 LAYOUT = Layout(

@@ -10,7 +10,7 @@ from ..classes_file import Declared, class_set
 from ..label_files import color_code
 from ..labelling import IGNORE, DatasetError
 from .base import Found, Layout, Pair
-from .files import by_name, listed
+from .files import by_name, listed, listed_name
 
 _VOID_COLOR = (224, 224, 192)  # of the borders of objects
 # The second holds the labels of 10,582 images that were drawn later.
@@ -45,7 +45,7 @@ def read(root: Path) -> Found:
     notes = []
     for path in _lists(root):
         # "name" or "/JPEGImages/name.jpg /SegmentationClassAug/name.png".
-        names = sorted({Path(line.split()[0]).stem for line in listed(path)})
+        names = sorted({listed_name(line, images) for line in listed(path)})
         if missing := [name for name in names if name not in images]:
             raise DatasetError(f"{path}: names {missing[0]}, which is not in {root / 'JPEGImages'}")
         pairs = [Pair(name, images[name], labels[name]) for name in names if name in labels]

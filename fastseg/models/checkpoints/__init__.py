@@ -13,6 +13,7 @@ from ..base import SegmentationModel
 from ..description import is_training_checkpoint, model_in
 from ..files import StateDict, fill, read_tensors, unwrap
 from . import (
+    kazuto,
     mmseg,
     own,
     pytorch_fcn,
@@ -24,9 +25,10 @@ from . import (
     u2net,
     vainf,
 )
+from .export import exported
 from .family import Family
 
-__all__ = ["FAMILIES", "Family", "load_checkpoint"]
+__all__ = ["FAMILIES", "Family", "export_checkpoint", "load_checkpoint"]
 
 # The first that recognises a checkpoint is taken.
 FAMILIES: tuple[Family, ...] = (
@@ -38,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     *mmseg.FAMILIES,
     *tensorflow.FAMILIES,
     *transformers.FAMILIES,
+    *kazuto.FAMILIES,
     *pytorch_fcn.FAMILIES,
     *u2net.FAMILIES,
 )
@@ -50,11 +53,12 @@ def load_checkpoint(
 
     These checkpoints are recognised, by the names of their tensors:
 
-    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
-      every encoder here
-    - torchvision: FCN, DeepLabV3; ResNets
-    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer; UPerNet; ResNets,
-      Swins
+    - segmentation_models_pytorch: FPN, PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet;
+      with every encoder here
+    - torchvision: FCN, DeepLabV3; ResNets. DeepLabV3, LR-ASPP; MobileNetV3
+    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; UNet; SegFormer; UPerNet;
+      ResNets, Swins
+    - deeplab-pytorch (kazuto1011): DeepLab v2 with a ResNet, with the scales of its wrapper
     - pytorch-fcn (wkentaro): FCN-32s, FCN-16s, FCN-8s
     - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
     - semseg: PSPNet; ResNets
@@ -92,6 +96,28 @@ def load_checkpoint(
     return _build(str(path), read_tensors(path), arguments)
 
 
+def export_checkpoint(model: SegmentationModel, family: str) -> StateDict:
+    """The weights of a model as another library's checkpoint: the reverse of `load_checkpoint`.
+
+    Args:
+        model: with weights that the library has too.
+        family: name of the library and its model, as `fastseg models` lists them:
+            "torchvision-fcn", "mmseg-pspnet", "kazuto-deeplabv2".
+
+    Returns:
+        The library's names -> tensors, which are the model's own; torch.save them.
+
+    Raises:
+        ValueError: no such family, one that is only read, or one whose model computes something
+            else with these weights; the message says what.
+    """
+    named = tuple(known for known in FAMILIES if known.name == family)
+    if not named:
+        allowed = ", ".join(dict.fromkeys(known.name for known in FAMILIES))
+        raise ValueError(f"family is {family!r}, allowed are {allowed}")
+    return exported(model, named)
+
+
 def _build(origin: str, content: Any, given: dict[str, Any]) -> SegmentationModel:
     if is_training_checkpoint(content):
         return model_in(origin, content)
@@ -119,7 +145,7 @@ def _unfit(origin: str, family: Family, error: Exception) -> ValueError:
 def _recognise(origin: str, state_dict: StateDict) -> Family:
     if (family := _family_of(state_dict)) is not None:
         return family
-    known = ", ".join(family.name for family in FAMILIES)
+    known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     raise ValueError(
         f"{origin}: of no known family ({known}); it has {len(state_dict)} tensors, the first are "
         + ", ".join(list(state_dict)[:3])

@@ -74,6 +74,21 @@ def _depth(state_dict: StateDict, reader: str, name: str, options: dict[str, Any
     return (built or depths)[0]
 
 
+def deepest(state_dict: StateDict, reader: str) -> int | None:
+    """The most halvings of an encoder that has all of its tensors, by what reads its last features.
+
+    None if there are none, or if nothing tells the encoder.
+    """
+    name, options = encoder_of(state_dict)
+    if name == PREFIX:
+        return None
+    with torch.device("meta"):
+        widths = make_encoder(name, **options).out_channels
+    channels = size_of(state_dict, reader, 1, widths[-1])
+    depths = (depth for depth in range(len(widths) - 1, 2, -1) if widths[depth] == channels)
+    return next((d for d in depths if _is_built(state_dict, name, d, options)), None)
+
+
 def _is_built(state_dict: StateDict, name: str, depth: int, options: dict[str, Any]) -> bool:
     """Whether a state dict has all tensors of an encoder of this depth."""
     with torch.device("meta"):
@@ -104,13 +119,18 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if any(key.startswith("model.") for key in inner):
         return PREFIX, {}  # one of timm's: the caller says which
-    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit, _swin):
+    for recognised in (_mobilenet_v3, _mobilenet_v2, _resnet, _vgg, _mit, _swin):
         if found := recognised(inner):
             return found
     raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
 
 
 Found = tuple[str, dict[str, Any]] | None
+
+
+def _mobilenet_v3(inner: StateDict) -> Found:
+    found = any(key.startswith("features.1.block.") for key in inner)
+    return ("mobilenet_v3_large", {}) if found else None
 
 
 def _mobilenet_v2(inner: StateDict) -> Found:

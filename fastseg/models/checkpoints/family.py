@@ -29,6 +29,7 @@ class Family:
         without: prefixes of another family that has all of the signature too.
         names: our prefix for each of the library's prefixes, where they differ; the longest fits.
         convert: changes tensors (after renaming) that differ in more than their names.
+        restore: the reverse of `convert`, if there is one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Family:
     without: tuple[str, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     convert: Callable[[StateDict], StateDict] | None = None
+    restore: Callable[[StateDict], StateDict] | None = None
 
     def recognises(self, state_dict: StateDict) -> bool:
         """Whether a state dict is of this family, by the names of its tensors."""
@@ -52,3 +54,22 @@ class Family:
             prefix = next((p for p in ordered if key.startswith(p)), None)
             result[key if prefix is None else self.names[prefix] + key[len(prefix) :]] = value
         return result if self.convert is None else self.convert(result)
+
+    def restored(self, state_dict: StateDict) -> StateDict:
+        """The reverse of `translated`, as far as names go.
+
+        Raises:
+            ValueError: the tensors were changed in a way that cannot be undone.
+        """
+        if self.convert is not None and self.restore is None:
+            raise ValueError(f"{self.name}: its tensors are read only, and not written")
+        given = dict(state_dict) if self.restore is None else self.restore(state_dict)
+        theirs: dict[str, str] = {}
+        for prefix, ours in self.names.items():
+            theirs.setdefault(ours, prefix)  # of two names the first is the one to write
+        ordered = sorted(theirs, key=len, reverse=True)
+        result: StateDict = {}
+        for key, value in given.items():
+            ours = next((p for p in ordered if key.startswith(p)), "")
+            result[theirs[ours] + key[len(ours) :] if ours else key] = value
+        return result

@@ -42,13 +42,20 @@ class Bottleneck(nn.Module):
     chains = (("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3"),)
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, first_dilation: int
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        first_dilation: int,
+        stride_first: bool = False,
     ) -> None:
         super().__init__()
         channels = width * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        strides = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, stride, first_dilation)
+        self.conv2 = _conv3x3(width, width, strides[1], first_dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
@@ -74,9 +81,11 @@ class ResNetEncoder(Encoder):
             have the new one (smp, semseg). Bottleneck blocks only.
         stem_channels: None for the 7x7 convolution to 64 channels; three numbers for three 3x3
             convolutions instead, (64, 64, 128) in the PSPNet paper.
+        stride_first: the stride of a bottleneck is in its first 1x1 convolution, as in the paper
+            and Caffe's networks, not in the 3x3 one, as torchvision has it. Bottleneck blocks only.
+        pool_ceil_mode: the pooling rounds sizes up, as Caffe's does.
 
-    Source: He et al., Deep Residual Learning, 2016, table 1; the stride of a bottleneck is in its
-    3x3 convolution, as torchvision has it.
+    Source: He et al., Deep Residual Learning, 2016, table 1.
     """
 
     prefixes = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
@@ -92,17 +101,24 @@ class ResNetEncoder(Encoder):
         output_stride: int = 32,
         contract_dilation: bool = False,
         stem_channels: Sequence[int] | None = None,
+        stride_first: bool = False,
+        pool_ceil_mode: bool = False,
     ) -> None:
         super().__init__(in_channels, depth, output_stride)
-        if contract_dilation and block is BasicBlock:
-            raise ValueError("contract_dilation is True, possible only with bottleneck blocks")
+        for name, value in (
+            ("contract_dilation", contract_dilation),
+            ("stride_first", stride_first),
+        ):
+            if value and block is BasicBlock:
+                raise ValueError(f"{name} is True, possible only with bottleneck blocks")
         self.conv1 = _stem(in_channels, stem_channels)
         channels = 64 if stem_channels is None else stem_channels[-1]
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=pool_ceil_mode)
         self.out_channels = [in_channels, channels]
         before = 1
+        more = {"stride_first": True} if stride_first else {}
         for index in range(1, depth):
             # Stage 1 follows the pooling and has no stride of its own.
             stride, dilation = self.stride_and_dilation(index + 1)
@@ -111,7 +127,7 @@ class ResNetEncoder(Encoder):
             blocks = []
             for position in range(counts[index - 1]):
                 first = before if contract_dilation and position == 0 else dilation
-                blocks.append(block(channels, width, stride, dilation, first))
+                blocks.append(block(channels, width, stride, dilation, first, **more))
                 channels, stride = width * block.expansion, 1
             self.add_module(f"layer{index}", nn.Sequential(*blocks))
             self.out_channels.append(channels)

@@ -31,12 +31,17 @@ class VGGEncoder(Encoder):
         counts: convolutions of each of the five stages.
         batch_norm: whether each is followed by a batch norm.
         in_channels, depth: as in `Encoder`.
-        output_stride: 32; a pooling cannot become dilation.
+        output_stride: 32; with pool_size 3 also 8 and 16: later poolings keep the size, and the
+            convolutions after them are dilated.
+        pool_size: 2, or 3 with a border of 1, as DeepLab v1 and v2 pool: a pooling then rounds an
+            odd size up.
+        average_last: an average over 3x3 pixels after the last pooling, as in DeepLab-LargeFOV.
 
     Raises:
-        ValueError: another output stride, or as in `Encoder`.
+        ValueError: another output stride or pool_size, or as in `Encoder`.
 
-    Source: Simonyan and Zisserman, Very Deep Convolutional Networks, 2015.
+    Source: Simonyan and Zisserman, Very Deep Convolutional Networks, 2015; Chen et al., Semantic
+    Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs, 2015.
     """
 
     prefixes = tuple(f"features.{index}." for index in range(53))
@@ -50,19 +55,25 @@ class VGGEncoder(Encoder):
         in_channels: int = 3,
         depth: int = 5,
         output_stride: int = 32,
+        pool_size: int = 2,
+        average_last: bool = False,
     ) -> None:
         super().__init__(in_channels, depth, output_stride)
-        if output_stride < 2**depth:
+        if pool_size not in (2, 3):
+            raise ValueError(f"pool_size is {pool_size}, allowed are 2 and 3")
+        if pool_size == 2 and output_stride < 2**depth:
             raise ValueError(
                 f"encoder output stride is {output_stride}, but a VGG of depth {depth} has "
-                f"{2**depth}: its poolings cannot become dilation"
+                f"{2**depth}: its poolings of 2x2 cannot become dilation, those of pool_size 3 can"
             )
+        self.rounds_up = pool_size == 3
         layers: list[nn.Module] = []
         self.last_layers: list[int] = []
         channels = in_channels
         for stage, (count, width) in enumerate(zip(counts, WIDTHS, strict=True)):
+            _, rate = self.stride_and_dilation(stage)
             for _ in range(count):
-                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                layers.append(nn.Conv2d(channels, width, 3, padding=rate, dilation=rate))
                 if batch_norm:
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.ReLU(inplace=True))
@@ -70,8 +81,11 @@ class VGGEncoder(Encoder):
             self.last_layers.append(len(layers) - 1)
             if stage == depth:
                 break
-            layers.append(nn.MaxPool2d(2, stride=2))
+            step, _ = self.stride_and_dilation(stage + 1)
+            layers.append(nn.MaxPool2d(pool_size, stride=step, padding=pool_size // 3))
         else:
+            if average_last:
+                layers.append(nn.AvgPool2d(3, stride=1, padding=1))
             self.last_layers.append(len(layers) - 1)
         self.features = nn.Sequential(*layers)
         self.out_channels = [*WIDTHS, WIDTHS[-1]][: depth + 1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ...ops.upsample_cross_entropy import upsample_cross_entropy
+from .classes import checked_class_weights, chosen_weights
 from .sums import Request, Sums, SumsLoss
 
 
@@ -177,12 +179,14 @@ class FocalLoss(SumsLoss):
         reduced_threshold: r: the power is of (1 - p_t) / r, and 1 where p_t < r.
         activation: "sigmoid" or (multiclass only) "softmax".
         eps: lower bound of the divisor with `normalized`.
+        class_weights: of the classes; the mean over them is weighted, as smp has it.
         align_corners, process_group: as in SumsLoss.
 
     Source: Lin et al., "Focal loss for dense object detection" (2017).
     """
 
     alpha: torch.Tensor | None
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -197,6 +201,7 @@ class FocalLoss(SumsLoss):
         eps: float = 1e-6,
         align_corners: bool = False,
         process_group: Any = None,
+        class_weights: Sequence[float] | torch.Tensor | None = None,
     ) -> None:
         super().__init__(mode, ignore_index, align_corners, process_group)
         _check_reduction(reduction)
@@ -204,7 +209,10 @@ class FocalLoss(SumsLoss):
             raise ValueError(f"activation is {activation!r}, allowed are 'sigmoid' and 'softmax'")
         if activation == "softmax" and mode != "multiclass":
             raise ValueError(f"activation is 'softmax', but mode {mode!r} has a sigmoid")
+        if activation == "softmax" and class_weights is not None:
+            raise ValueError("class_weights is given, but with activation 'softmax' alpha weighs")
         self.register_buffer("alpha", None if alpha is None else torch.as_tensor(alpha))
+        self.register_buffer("class_weights", checked_class_weights(class_weights, mode))
         self.gamma, self.reduction, self.normalized = gamma, reduction, normalized
         self.reduced_threshold = reduced_threshold
         self.activation, self.eps = activation, eps
@@ -239,7 +247,9 @@ class FocalLoss(SumsLoss):
             loss, norm = loss.sum(), norm.sum()
         if self.normalized:
             loss = loss / norm.clamp_min(self.eps)
-        return (loss / count).mean() if self.reduction == "mean" else loss.mean()
+        loss = loss / count if self.reduction == "mean" else loss
+        weights = chosen_weights(self.class_weights, sums.classes, None)
+        return loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
 
 
 def _check_reduction(reduction: str) -> None:

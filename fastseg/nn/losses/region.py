@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .classes import checked_class_weights, chosen, chosen_weights
 from .sums import Request, Sums, SumsLoss
 
 
@@ -38,7 +39,9 @@ class RegionLoss(SumsLoss):
         joint: sums over all classes before the quotient.
         absent: "zero" (see above) or "count": a class without a pixel in the target has the loss
             that the formula gives.
-        class_weight: of each chosen class; multiplies its loss before the mean.
+        class_weight: of each chosen class; multiplies its loss before the mean, as MONAI's weight.
+        class_weights: of all classes of the logits; the mean over the chosen ones is weighted by
+            them, as smp has it.
         overlap: what I is where the target is between 0 and 1: sum min(p, y), "minimum", as smp
             has it; or sum p y, "product". With mode "multiclass" it is always sum p y.
         align_corners, process_group: as in SumsLoss. With per_image there is nothing to add up
@@ -49,6 +52,7 @@ class RegionLoss(SumsLoss):
     """
 
     class_weight: torch.Tensor | None
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class RegionLoss(SumsLoss):
         joint: bool = False,
         absent: str = "zero",
         class_weight: torch.Tensor | None = None,
+        class_weights: Sequence[float] | torch.Tensor | None = None,
         overlap: str = "minimum",
         align_corners: bool = False,
         process_group: Any = None,
@@ -81,6 +86,8 @@ class RegionLoss(SumsLoss):
             raise ValueError(f"absent is {absent!r}, allowed are 'zero' and 'count'")
         if classes is not None and mode == "binary":
             raise ValueError("classes is given, but mode 'binary' has one class")
+        if joint and class_weights is not None:
+            raise ValueError("class_weights is given, but all classes are in one quotient (joint)")
         self.classes = None if classes is None else list(classes)
         self.log_loss, self.from_logits = log_loss, from_logits
         self.smooth = smooth
@@ -90,6 +97,7 @@ class RegionLoss(SumsLoss):
         self.squared, self.per_image, self.joint = squared, per_image, joint
         self.absent = absent
         self.register_buffer("class_weight", class_weight)
+        self.register_buffer("class_weights", checked_class_weights(class_weights, mode))
 
     def request(self) -> Request:
         """What the loss needs."""
@@ -102,6 +110,7 @@ class RegionLoss(SumsLoss):
         read = sums.image if self.per_image else sums.batch
         size, overlap, target = (read(name) for name in self.request().names)
         size, overlap, target = chosen(self.classes, size, overlap, target)
+        weights = chosen_weights(self.class_weights, sums.classes, self.classes)
         if self.joint:
             size, overlap, target = (x.sum(-1, keepdim=True) for x in (size, overlap, target))
         wrong = self.alpha * (size - overlap) + self.beta * (target - overlap)
@@ -112,8 +121,12 @@ class RegionLoss(SumsLoss):
             loss = loss * (target > 0)
         if self.class_weight is not None:
             loss = loss * self.class_weight
-        mean = loss.mean()
-        return mean if self.gamma == 1.0 else mean**self.gamma
+        mean = loss.mean() if weights is None else (loss * weights).sum(-1).mean() / weights.sum()
+        if self.gamma == 1.0:
+            return mean
+        # The slope of a root at 0 is infinite, and times the slope 0 of the mean there NaN.
+        positive = mean > 0
+        return (mean.where(positive, 1.0) ** self.gamma).where(positive, mean)
 
 
 class GeneralizedDiceLoss(SumsLoss):
@@ -178,17 +191,3 @@ class GeneralizedDiceLoss(SumsLoss):
         numerator = 2.0 * (overlap * weight).sum(-1) + self.smooth_nr
         denominator = ((size + target) * weight).sum(-1) + self.smooth_dr
         return (1.0 - numerator / denominator).mean()
-
-
-def chosen(classes: list[int] | None, *sums: torch.Tensor) -> list[torch.Tensor]:
-    """The sums [..., C] of some classes.
-
-    Raises:
-        ValueError: one of them is no class of the logits.
-    """
-    if classes is None:
-        return list(sums)
-    count = sums[0].shape[-1]
-    if not all(-count <= c < count for c in classes):
-        raise ValueError(f"classes is {classes}, but the logits have {count} classes")
-    return [x[..., classes] for x in sums]

@@ -61,6 +61,7 @@ class Sums:
         hard: bool = False,
     ) -> None:
         self._values, self._names, self._hard = values, names, hard
+        self.classes = values.shape[-1]
         self.elements = torch.full((), elements, dtype=torch.float64, device=values.device)
         self._batch = values.sum(0)
         if process_group is not None:
