@@ -14,6 +14,7 @@ namespace fastseg {
 void bind_deformable_attention(py::module_& m);
 void bind_dilated_conv2d(py::module_& m);
 void bind_gaussian_filter(py::module_& m);
+void bind_mask_argmax(py::module_& m);
 void bind_mean_field(py::module_& m);
 void bind_mean_field_cuda(py::module_& m);
 void bind_permutohedral_filter(py::module_& m);
@@ -78,6 +79,7 @@ PYBIND11_MODULE(_C, m) {
   bind_deformable_attention(m);
   bind_dilated_conv2d(m);
   bind_gaussian_filter(m);
+  bind_mask_argmax(m);
   bind_mean_field(m);
   bind_mean_field_cuda(m);
   bind_permutohedral_filter(m);

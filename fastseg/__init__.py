@@ -4,17 +4,20 @@ from typing import TYPE_CHECKING
 
 from . import crf, inference, metrics, models, nn, ops
 from ._version import __version__
-from .accelerate import predict, predict_labels, restore
+from .accelerate import predict, predict_instances, predict_labels, predict_panoptic, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
 from .models import (
     FCN,
     FCNVGG16,
+    FPN,
+    LRASPP,
     DeepLabV1,
     DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
+    PlainUNet,
     PSPNet,
     SegFormer,
     Segformer,
@@ -28,9 +31,13 @@ from .models import (
 )
 from .nn import fuse
 from .ops import (
+    attention_2d_bias,
     deformable_attention,
     dilated_conv2d,
     gaussian_filter,
+    mask_argmax,
+    mask_confusion_matrix,
+    mask_scores,
     permutohedral_filter,
     pyramid_pool,
     upsample_argmax,
@@ -52,6 +59,8 @@ else:
 __all__ = [
     "FCN",
     "FCNVGG16",
+    "FPN",
+    "LRASPP",
     "Backend",
     "BackendUnavailable",
     "DeepLabV1",
@@ -59,6 +68,7 @@ __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "PlainUNet",
     "SegFormer",
     "Segformer",
     "U2Net",
@@ -66,6 +76,7 @@ __all__ = [
     "Unet",
     "__version__",
     "accelerate",
+    "attention_2d_bias",
     "capture",
     "check_targets",
     "create_model",
@@ -78,13 +89,18 @@ __all__ = [
     "get_preprocessing_params",
     "inference",
     "load_checkpoint",
+    "mask_argmax",
+    "mask_confusion_matrix",
+    "mask_scores",
     "metrics",
     "models",
     "nn",
     "ops",
     "permutohedral_filter",
     "predict",
+    "predict_instances",
     "predict_labels",
+    "predict_panoptic",
     "pyramid_pool",
     "restore",
     "upsample_argmax",

@@ -12,6 +12,7 @@
 #include "deformable_attention/deformable_attention.h"
 #include "dilated_conv2d/dilated_conv2d.h"
 #include "gaussian_filter/gaussian_filter.h"
+#include "mask_argmax/mask_argmax.h"
 #include "mean_field/mean_field.h"
 #include "permutohedral_filter/permutohedral_filter.h"
 #include "pyramid_pool/pyramid_pool.h"
@@ -132,6 +133,19 @@ void deformable_attention_digests(DType dtype) {
   print("deformable_attention backward, value", dtype, grad_value);
   print("deformable_attention backward, locations", wide, grad_locations);
   print("deformable_attention backward, weights", wide, grad_weights);
+}
+
+void mask_argmax_digests(DType dtype) {
+  const std::int64_t classes = 23, plane = kHeight * kWidth;
+  const mask_argmax::Shape shape{
+      kBatch, kChannels,  classes,   kHeight,           kWidth, 31,     45, 30,
+      41,     kOutHeight, kOutWidth, kChannels * plane, plane,  kWidth, 1};
+  const DType wide = dtype == DType::float64 ? DType::float64 : DType::float32;
+  const Bytes masks = numbers(dtype, kIn), table = numbers(wide, kBatch * kChannels * classes);
+  std::vector<std::uint8_t> labels(kBatch * kOutHeight * kOutWidth);
+  mask_argmax::cpu_kernels().forward(dtype, LabelType::uint8, masks.data(), table.data(),
+                                     labels.data(), shape, 1);
+  print("mask_argmax", dtype, labels.data(), labels.size());
 }
 
 void dilated_conv2d_digests(DType dtype, bool channels_last) {
@@ -355,6 +369,7 @@ int main() {
       dilated_conv2d_digests(dtype, channels_last);
     }
     deformable_attention_digests(dtype);
+    mask_argmax_digests(dtype);
     upsample_taps_digests(dtype);
     labels_digests(dtype);
     filter_digests(dtype);

@@ -10,7 +10,7 @@ import typer
 from torch.overrides import TorchFunctionMode
 
 from ..classes import numbered_classes
-from ..models.architectures import ARCHITECTURES
+from ..models.architectures import ARCHITECTURES, takes_encoder
 from ..models.checkpoints import FAMILIES
 from ..models.default import NAME as DEFAULT_NAME
 from ..models.description import Description
@@ -23,7 +23,10 @@ def models(
     """List the models, their encoders, and the checkpoints that load."""
     from ..models.encoders import ENCODERS
 
-    pairs = [(architecture, encoder) for encoder in ENCODERS for architecture in ARCHITECTURES]
+    over = [name for name in ARCHITECTURES if takes_encoder(name)]
+    alone = [name for name in ARCHITECTURES if name not in over]
+    pairs = [(architecture, encoder) for encoder in ENCODERS for architecture in over]
+    pairs += [(architecture, "") for architecture in alone]
     rows = [row for pair in pairs if (row := _row(*pair)) is not None]
     families = list(dict.fromkeys(family.name for family in FAMILIES))
     if as_json:
@@ -31,13 +34,18 @@ def models(
             json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)
         )
         return
-    columns = ("<encoder", *(f">{name}" for name in ARCHITECTURES))
+    columns = ("<encoder", *(f">{name}" for name in over))
     title = "fastseg train --model MODEL --encoder ENCODER: millions of parameters"
     table = Table(title, *columns)
     for encoder in ENCODERS:
         sizes = {r["model"]: _millions(r["parameters"]) for r in rows if r["encoder"] == encoder}
-        table.add(encoder, *(sizes.get(architecture, "") for architecture in ARCHITECTURES))
+        table.add(encoder, *(sizes.get(architecture, "") for architecture in over))
     table.print()
+    sizes = {r["model"]: _millions(r["parameters"]) for r in rows if not r["encoder"]}
+    say(
+        "With layers of their own, without --encoder: "
+        + ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    )
     say(
         "Parameters with 19 classes. Other encoders: tu-NAME, for any network of timm. "
         f"{DEFAULT_NAME} ships with the package: segment and eval use "
@@ -54,7 +62,7 @@ def _row(architecture: str, encoder: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     count = sum(parameter.numel() for parameter in model.parameters())
-    return {"model": architecture, "encoder": encoder, "parameters": count}
+    return {"model": architecture, "encoder": encoder or None, "parameters": count}
 
 
 class _NoValues(TorchFunctionMode):

@@ -22,6 +22,7 @@ from ..engine.processes import Processes
 from ..engine.run_folder import BEST, LAST, PREVIOUS, RUN, FolderLock, has_run, write_options
 from ..engine.trainer import Outcome, RunOptions, Trainer
 from ..metrics import Scores
+from ..models.architectures import takes_encoder
 from ..models.description import ARCHITECTURES, Description
 from . import console
 from .console import reason
@@ -66,7 +67,7 @@ def train(
         str, typer.Option("--model", "-m", help=f"One of {', '.join(ARCHITECTURES)}.")
     ] = "deeplabv3plus",
     encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="See `fastseg models`.")
+        str, typer.Option("--encoder", "-e", help="See `fastseg models`; some models have none.")
     ] = "mobilenet_v2",
     model_options: Annotated[
         list[str] | None,
@@ -276,7 +277,13 @@ def train(
                 options["in_channels"] = bands
                 mean, std = data[train_split].mean, data[train_split].std
             description = Description(
-                model, encoder, labelling.classes, working_size, options, mean, std
+                model,
+                _encoder_of(ctx, model, encoder),
+                labelling.classes,
+                working_size,
+                options,
+                mean,
+                std,
             )
             torch.manual_seed(seed)
             network = description.build(None if resuming else encoder_weights)
@@ -323,6 +330,20 @@ def train(
         _conclude(processes, outcome, out_dir)
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+def _encoder_of(ctx: typer.Context, model: str, encoder: str) -> str:
+    """The name of the encoder, "" for models that have layers of their own.
+
+    Raises:
+        Failure: an encoder is named for one of these.
+    """
+    if model not in ARCHITECTURES or takes_encoder(model):
+        return encoder
+    source = ctx.get_parameter_source("encoder")
+    if source is not None and source.name == "COMMANDLINE":
+        raise Failure(f"--encoder is {encoder}, but --model {model} has layers of its own")
+    return ""
 
 
 def _continuing(trainer: Trainer) -> str:

@@ -3,13 +3,18 @@
 from .architectures import (
     ARCHITECTURES,
     FCN,
+    FCNVGG16,
+    FPN,
+    LRASPP,
     DeepLabV1,
     DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
+    PlainUNet,
     PSPNet,
     SegFormer,
     Segformer,
+    U2Net,
     Unet,
     UPerNet,
 )
@@ -18,20 +23,21 @@ from .checkpoints import export_checkpoint, load_checkpoint
 from .create import create_model
 from .default import default_model
 from .encoders import ENCODERS, get_preprocessing_fn, get_preprocessing_params, make_encoder
-from .fcn_vgg import FCNVGG16
 from .tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
-from .u2net import U2Net
 
 __all__ = [
     "ARCHITECTURES",
     "ENCODERS",
     "FCN",
     "FCNVGG16",
+    "FPN",
+    "LRASPP",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "PSPNet",
+    "PlainUNet",
     "SegFormer",
     "Segformer",
     "SegmentationModel",

@@ -12,7 +12,7 @@ from ..classes import ClassSet, as_class_set
 from ..nn import Chain
 from ..nn.heads import ActivationName
 from ..ops.upsample_bilinear import upsample_bilinear
-from .encoder_decoder import Decoder, EncoderDecoder, check_depth
+from .encoder_decoder import Decoder, ScoringModel, check_depth
 from .encoders import make_encoder
 
 
@@ -87,7 +87,7 @@ def _classifier(
     )
 
 
-class _AtrousModel(EncoderDecoder):
+class _AtrousModel(ScoringModel):
     """What DeepLab v1 and v2 share; the arguments are v2's."""
 
     # Of the losses of the logits of each scale, beside the one of their maximum.
@@ -124,57 +124,27 @@ class _AtrousModel(EncoderDecoder):
             **encoder_options,
         )
         classes = as_class_set(classes)
-        count = len(classes)
-        decoder = AtrousClassifiers(encoder.out_channels[-1], count, rates, hidden, dropout)
+        decoder = AtrousClassifiers(encoder.out_channels[-1], len(classes), rates, hidden, dropout)
         decoder.initialise()
-        super().__init__(
-            encoder,
-            decoder,
-            count,
-            classes,
-            encoder.output_stride,
-            None,
-            activation,
-            aux_params,
-            align_corners=align_corners,
-        )
-        # The decoder gives the scores, and `forward` brings them to the size of the image.
-        self.segmentation_head[0] = nn.Identity()
-        self.segmentation_head[1] = nn.Identity()
-        # With corners aligned, scores of any other size would not lie on the pixels.
-        self.pads = align_corners
+        super().__init__(encoder, decoder, classes, activation, aux_params, align_corners)
         self.scales = tuple(float(scale) for scale in scales)
 
     def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, classes, h, w] of x [N, in_channels, H, W]: the largest of all scales."""
-        return self.logits_of(self._largest(self._scores(self.pad(x))[0]))
+        return self.logits_of(self._scores(self.pad(x))[0])
 
     def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """`coarse_logits` of x, and with several scales those of each at its own size."""
-        maps = self._scores(self.pad(x))[0]
+        maps = self._of_scales(self.pad(x))[0]
         others = [self.logits_of(scores) for scores in maps] if len(maps) > 1 else None
         return self.logits_of(self._largest(maps)), others
 
-    def forward(self, x: torch.Tensor) -> Any:
-        """Full-resolution logits, after the activation.
+    def _scores(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The largest scores of all scales, and the last features of the image itself."""
+        maps, features = self._of_scales(image)
+        return self._largest(maps), features
 
-        Args:
-            x: input map [N, in_channels, H, W].
-
-        Returns:
-            Map [N, classes, H, W]; with aux_params a pair of it and the labels of the whole image.
-        """
-        maps, features = self._scores(self.pad(x))
-        head, scores = self.segmentation_head, self._largest(maps)
-        if self._head_is_short():
-            masks = head[2](self._upsampled(head[0](scores), x))
-        else:
-            masks = self._upsampled(head(scores), x)
-        if self.classification_head is None:
-            return masks
-        return masks, self.classification_head(features)
-
-    def _scores(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _of_scales(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The scores at every scale, those of the image itself first, and its last features."""
         features = self.encoder(image)
         maps = [self.decoder(features)]

@@ -193,6 +193,7 @@ class DeepLabV3(EncoderDecoder):
         align_corners: of the upsampling of the logits.
         decoder_refine: a 3x3 convolution after the projection.
         aspp_pooled_first, aspp_project_kernel: see fastseg.nn.ASPP.
+        auxiliary_level: index of the features that the second head reads.
 
     Raises:
         ValueError: an argument out of range, or weights that cannot be had.
@@ -222,6 +223,7 @@ class DeepLabV3(EncoderDecoder):
         decoder_refine: bool = True,
         aspp_pooled_first: bool = False,
         aspp_project_kernel: int = 1,
+        auxiliary_level: int = -2,
     ) -> None:
         _check_encoder(encoder_depth, encoder_output_stride)
         encoder = make_encoder(
@@ -253,7 +255,14 @@ class DeepLabV3(EncoderDecoder):
             aux_params,
             align_corners=align_corners,
         )
-        self._add_auxiliary_head(auxiliary_channels)
+        if not -encoder_depth <= auxiliary_level <= encoder_depth:
+            raise ValueError(
+                f"auxiliary_level is {auxiliary_level}, expected the index of one of the "
+                f"{encoder_depth + 1} features"
+            )
+        if not align_corners:
+            self._take_any_size()
+        self._add_auxiliary_head(auxiliary_channels, auxiliary_level)
 
 
 class DeepLabV3Plus(EncoderDecoder):
@@ -354,6 +363,8 @@ class DeepLabV3Plus(EncoderDecoder):
             aux_params,
             align_corners=align_corners,
         )
+        if not align_corners:
+            self._take_any_size()
         self._add_auxiliary_head(auxiliary_channels)
 
 

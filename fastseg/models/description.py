@@ -25,7 +25,7 @@ from .._schema import (
     shown,
 )
 from ..classes import ClassSet
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, takes_encoder
 from .base import SegmentationModel
 from .constructor import arguments_schema, build
 from .files import fill
@@ -41,7 +41,7 @@ class Description:
 
     Attributes:
         architecture: a key of ARCHITECTURES.
-        encoder: name of the encoder.
+        encoder: name of the encoder, "" for architectures that have layers of their own.
         classes: of the data set.
         working_size: longer side, in pixels, of the images that it was trained on.
         options: more arguments of the model's constructor.
@@ -71,13 +71,16 @@ class Description:
             if name in self.options:
                 raise ValueError(f"{self.architecture}: {name} is no option, it is given elsewhere")
         checked(self.architecture, self.options, arguments_schema(make))
-        try:
-            model = make(
-                self.encoder,
-                encoder_weights=encoder_weights,
-                classes=self.classes,
-                **self.options,
+        over: dict[str, Any] = {}
+        if takes_encoder(self.architecture):
+            over = {"encoder_name": self.encoder, "encoder_weights": encoder_weights}
+        elif self.encoder or encoder_weights:
+            raise ValueError(
+                f"{self.architecture} has layers of its own, and no encoder to choose: encoder is "
+                f"{self.encoder or encoder_weights!r}"
             )
+        try:
+            model = make(**over, classes=self.classes, **self.options)
         except (TypeError, KeyError, RuntimeError) as error:
             raise ValueError(
                 f"{self.architecture} with {self.encoder}: {shortened(error)}"
@@ -168,7 +171,9 @@ def model_in(origin: str, state: Mapping[str, Any]) -> SegmentationModel:
             f"{origin}: description.architecture is {shown(description.architecture)}, allowed "
             f"are {', '.join(ARCHITECTURES)}"
         )
-    arguments = {"encoder_name": description.encoder, **description.options}
+    arguments = dict(description.options)
+    if takes_encoder(description.architecture):
+        arguments["encoder_name"] = description.encoder
     model = build(
         origin,
         ARCHITECTURES[description.architecture],

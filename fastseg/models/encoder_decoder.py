@@ -97,11 +97,25 @@ class EncoderDecoder(SegmentationModel):
         self.size_step = encoder.output_stride
         self._is_encoder_frozen = False
 
-    def _add_auxiliary_head(self, channels: int | None) -> None:
-        """A second head on the features before the last, for `loss`; none for None or 0."""
+    def _add_auxiliary_head(self, channels: int | None, level: int = -2) -> None:
+        """A second head on some features, for `loss`; none for None or 0.
+
+        Args:
+            level: index of the features, by default of those before the last.
+        """
+        self.auxiliary_level = level
         if channels:
-            count = self.encoder.out_channels[-2]
+            count = self.encoder.out_channels[level]
             self.auxiliary_head = AuxiliaryHead(count, channels, len(self.classes))
+
+    def _take_any_size(self) -> None:
+        """Takes images of any size as they are: the logits are resized to the image's size.
+
+        As torchvision and mmsegmentation do it. The segmentation head then leaves it to `forward`.
+        """
+        self.pads = False
+        if self.upsampling == self.logits_stride:
+            self.segmentation_head[1] = nn.Identity()
 
     def initialise_decoder(self) -> None:
         """Random weights of all but the encoder, distributed as smp's."""
@@ -176,11 +190,20 @@ class EncoderDecoder(SegmentationModel):
         head = self.segmentation_head
         if self._head_is_short():
             masks = head[2](self._upsampled(head[0](y), x))
+        elif self._is_resized_outside():
+            masks = self._upsampled(head(y), x)
         else:
             masks = self._cropped(head(y), x)
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(features[-1])
+
+    def _is_resized_outside(self) -> bool:
+        """Whether the segmentation head leaves the logits at their own size."""
+        outside = not self.pads and self.upsampling == self.logits_stride > 1
+        return (
+            outside and _head_unfit(self) is None and type(self.segmentation_head[1]) is nn.Identity
+        )
 
     def _cropped(self, masks: Any, x: torch.Tensor) -> Any:
         """What a head made of the padded input, without what it made of the padding."""
@@ -203,7 +226,11 @@ class EncoderDecoder(SegmentationModel):
     def training_logits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`coarse_logits` of x, and those of the auxiliary head if the model has one."""
         features = self.encoder(self.pad(x))
-        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(features[-2])
+        auxiliary = (
+            None
+            if self.auxiliary_head is None
+            else self.auxiliary_head(features[self.auxiliary_level])
+        )
         return self.decode(features), auxiliary
 
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor:
@@ -266,6 +293,66 @@ class EncoderDecoder(SegmentationModel):
                 )
             state_dict = {k: v for k, v in state_dict.items() if k not in set(misshapen)}
         return super().load_state_dict(state_dict, strict, assign)
+
+
+class ScoringModel(EncoderDecoder):
+    """A model whose decoder gives the scores of the classes, which are upsampled as they are.
+
+    Images of any size are taken as they are; with align_corners they are padded, since scores of
+    other sizes would not lie on the pixels.
+
+    Args:
+        encoder, decoder, classes, activation, aux_params, align_corners: as in `EncoderDecoder`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        classes: ClassSet,
+        activation: ActivationName,
+        aux_params: dict[str, Any] | None,
+        align_corners: bool,
+    ) -> None:
+        super().__init__(
+            encoder,
+            decoder,
+            len(classes),
+            classes,
+            encoder.output_stride,
+            None,
+            activation,
+            aux_params,
+            align_corners=align_corners,
+        )
+        self.pads = align_corners
+        # `forward` brings the scores to the size of the image.
+        self.segmentation_head[0] = nn.Identity()
+        self.segmentation_head[1] = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Full-resolution logits, after the activation.
+
+        Args:
+            x: input map [N, in_channels, H, W].
+
+        Returns:
+            Map [N, classes, H, W]; with aux_params a pair of it and the labels of the whole image.
+        """
+        scores, features = self._scores(self.pad(x))
+        head = self.segmentation_head
+        if self._head_is_short():
+            masks = head[2](self._upsampled(head[0](scores), x))
+        else:
+            masks = self._upsampled(head(scores), x)
+        if self.classification_head is None:
+            return masks
+        return masks, self.classification_head(features)
+
+    def _scores(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The decoder's scores of a padded image, and the encoder's last features."""
+        features = self.encoder(image)
+        return self.decoder(features), features[-1]
 
 
 def check_depth(encoder_depth: int) -> None:

@@ -157,4 +157,5 @@ class FCN(EncoderDecoder):
             aux_params,
             align_corners=align_corners,
         )
+        self._take_any_size()
         self._add_auxiliary_head(auxiliary_channels)

@@ -158,6 +158,8 @@ class PSPNet(EncoderDecoder):
             head_kernel_size,
             align_corners,
         )
+        if not align_corners and self.upsampling == self.logits_stride:
+            self._take_any_size()
         self._add_auxiliary_head(auxiliary_channels)
         self.initialise_decoder()
 

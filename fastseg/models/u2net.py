@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,7 @@ from torch import nn
 from ..classes import ClassSet, as_class_set
 from ..nn import Chain
 from ..nn.altered import why_not_short
-from ..nn.resized import begins_with, run_resized
-from ..ops.upsample_bilinear import upsample_bilinear
+from ..nn.resized import begins_with, convolve_resized, resized, run_resized
 from .base import SegmentationModel
 
 # Stages in the order in which they run, the decoder's from the coarsest to the finest, and the
@@ -84,22 +83,6 @@ class ResidualUBlock(nn.Module):
             layers = self.get_submodule(f"rebnconv{level}d")
             y = convolve_resized([y, downs[level - 1]], layers)
         return y + around
-
-
-def convolve_resized(parts: list[torch.Tensor], layers: Any) -> torch.Tensor:
-    """The layers on the first map, resized to the second, and the second, concatenated."""
-    size = (parts[1].shape[2], parts[1].shape[3])
-    if why_not_short(layers, _first_is_skipped, begins_with) is None:
-        return run_resized(parts, layers, size)
-    return layers(torch.cat([_resized(parts[0], size), parts[1]], 1))
-
-
-def _first_is_skipped(layers: Any) -> Iterable[nn.Module]:
-    return layers, layers[0]
-
-
-def _resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return x if x.shape[2:] == size else upsample_bilinear(x, size)
 
 
 class U2Net(SegmentationModel):
@@ -193,7 +176,7 @@ class U2Net(SegmentationModel):
         size = (sides[0].shape[2], sides[0].shape[3])
         if why_not_short(self, lambda model: (model.outconv,), _unfit) is None:
             return run_resized(sides, [self.outconv], size)
-        return self.outconv(torch.cat([_resized(side, size) for side in sides], 1))
+        return self.outconv(torch.cat([resized(side, size) for side in sides], 1))
 
 
 def _unfit(model: Any) -> str | None:

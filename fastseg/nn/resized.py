@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d import upsample_conv2d
-from .altered import original_class
+from .altered import original_class, why_not_short
 from .chain import flat, is_sequence, run_after
 from .conv import is_convolution
 from .separable import upsample_separable_conv2d
@@ -38,6 +39,33 @@ def run_resized(
         return upsample_conv2d(parts, weight, bias, size, mode, align_corners)
 
     return run_after(convolve, layers)
+
+
+def convolve_resized(
+    parts: list[torch.Tensor], layers: Any, size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """`run_resized` where that is possible, and the layers on the concatenated parts where not.
+
+    Args:
+        parts: maps [N, C_i, h_i, w_i], in the order in which they are concatenated.
+        layers: an nn.Sequential.
+        size: height and width that the parts are resized to; by default the last one's.
+    """
+    if size is None:
+        size = (parts[-1].shape[2], parts[-1].shape[3])
+    if why_not_short(layers, _first_is_skipped, begins_with) is None:
+        return run_resized(parts, layers, size)
+    maps = [resized(part, size) for part in parts]
+    return layers(maps[0] if len(maps) == 1 else torch.cat(maps, 1))
+
+
+def _first_is_skipped(layers: Any) -> Iterable[nn.Module]:
+    return layers, layers[0]
+
+
+def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A map at another size, bilinearly; the map itself where it has the size."""
+    return x if x.shape[2:] == size else upsample_bilinear(x, size)
 
 
 def run_separable(

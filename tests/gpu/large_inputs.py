@@ -80,7 +80,20 @@ def _attention(cells: bool) -> dict[str, Any]:
     }
 
 
+def _masks(side: int, queries: int, size: int | None, out_size: int | None) -> dict[str, Any]:
+    return {
+        "masks": _map(3, queries, side, side),
+        "class_probs": torch.rand(3, queries, 5, device="cuda").bfloat16(),
+        "size": size,
+        "out_size": out_size,
+    }
+
+
 LARGE: dict[str, dict[str, Inputs]] = {
+    "mask_argmax": {
+        "masks": lambda: _masks(2700, 100, None, 100),
+        "labels": lambda: _masks(20, 2, 27000, None),
+    },
     "deformable_attention": {
         "value": lambda: _attention(True),
         "result": lambda: _attention(False),

@@ -11,10 +11,13 @@ import torch
 from fastseg.models import (
     FCN,
     FCNVGG16,
+    FPN,
+    LRASPP,
     DeepLabV1,
     DeepLabV2,
     DeepLabV3,
     DeepLabV3Plus,
+    PlainUNet,
     PSPNet,
     SegFormer,
     SegmentationModel,
@@ -297,6 +300,35 @@ def _deeplabv2() -> SegmentationModel:
     return model
 
 
+def _plain_unet() -> SegmentationModel:
+    """mmsegmentation's, with its auxiliary head."""
+    model = PlainUNet(3, base_channels=4, depth=4, head_channels=4, auxiliary_channels=4)
+    model.dropout.p = model.auxiliary_head[3].p = 0.0
+    return model
+
+
+def _original_unet() -> SegmentationModel:
+    return PlainUNet.original(base_channels=8, depth=3)
+
+
+def _lraspp() -> SegmentationModel:
+    return LRASPP(encoder_depth=4, encoder_output_stride=8, decoder_channels=8, classes=4)
+
+
+def _fpn() -> SegmentationModel:
+    return FPN(
+        "mobilenet_v2",
+        encoder_depth=4,
+        encoder_weights=None,
+        decoder_pyramid_channels=8,
+        decoder_segmentation_channels=32,
+        decoder_merge_policy="cat",
+        decoder_dropout=0.0,
+        classes=3,
+        upsampling=2,
+    )
+
+
 def _u2net() -> SegmentationModel:
     sizes = (8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
     return U2Net(3, channels=sizes, hidden=(4, 6, 4, 4, 4, 4, 4, 4, 4, 6, 4))
@@ -329,6 +361,23 @@ CASES = (
         _fcn_vgg16,
         ((32, 48), (33, 41), (1, 20)),
         in_weights=False,
+        trains_on_one=True,
+    ),
+    ModelCase("fpn", _fpn, ((32, 48), (33, 49), (30, 50)), trains_on_one=True),
+    ModelCase(
+        "lraspp",
+        _lraspp,
+        ((32, 48), (33, 41), (30, 50)),
+        in_weights=False,
+        trains_on_one=True,
+        fewest_maps=8,
+    ),
+    ModelCase("plain-unet", _plain_unet, ((32, 48), (33, 41), (30, 50)), trains_on_one=True),
+    ModelCase(
+        "plain-unet-original-one-band",
+        _original_unet,
+        ((28, 36), (29, 41), (30, 50)),
+        in_channels=1,
         trains_on_one=True,
     ),
     ModelCase("pspnet", _pspnet, trains_on_one=True),

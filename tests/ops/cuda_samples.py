@@ -56,6 +56,14 @@ def _far_apart(shape: tuple[int, ...], size: tuple[int, int], **options: Any) ->
     return inputs
 
 
+def _masks(shape: tuple[int, ...], classes: int, **sizes: Any) -> Any:
+    def inputs(make: Maker) -> dict[str, Any]:
+        probabilities = make.tensor(*shape[:2], classes, scale=2.0).softmax(2)
+        return {"masks": make.map(*shape, scale=4.0), "class_probs": probabilities, **sizes}
+
+    return inputs
+
+
 def _many_on_one_cell(make: Maker) -> dict[str, Any]:
     """More than a warp's lanes of channels, and a bin with most of the points."""
     return {
@@ -71,6 +79,11 @@ CUDA_SAMPLES: dict[str, tuple[Sample, ...]] = {
         Sample("packs of channels, most points in one bin", _many_on_one_cell),
     ),
     **MAP_SAMPLES,
+    "mask_argmax": (
+        Sample("more classes than a block sums at a time", _masks((1, 3, 3, 4), 75, size=(6, 9))),
+        Sample("more queries than the large tile has", _masks((1, 180, 2, 3), 3, size=(3, 40))),
+        Sample("more of them, resized twice", _masks((1, 175, 2, 3), 3, size=4, out_size=(3, 35))),
+    ),
     "upsample_argmax": tuple(Sample(why, _argmax(*rest)) for why, *rest in _TILES),
     "upsample_cross_entropy": (
         *(Sample(why, _with_target(*rest)) for why, *rest in _TILES),

@@ -21,7 +21,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 # Public arguments whose first dimension is the batch.
 BATCHED = (
     *("x", "x2", "x3", "x4", "added", "logits", "target", "pixel_weight", "values", "features"),
-    *("value", "locations", "weights"),
+    *("value", "locations", "weights", "masks", "class_probs"),
 )
 
 

@@ -210,6 +210,22 @@ def upsample_taps(draw: Any) -> dict[str, Any]:
 
 
 @st.composite
+def attention_2d_bias(draw: Any) -> dict[str, Any]:
+    n, heads, queries, depth = (draw(st.integers(low, 6)) for low in (0, 1, 1, 1))
+    h, w = draw(st.integers(1, 7)), draw(st.integers(1, 7))
+    dtype = draw(_usually(FLOATS, st.sampled_from([torch.int64, torch.complex64])))
+    lengths = {"q": (queries, depth), "bias_h": (queries, h), "bias_w": (queries, w)}
+    lengths |= {"k": (h * w, depth), "v": (h * w, depth)}
+    result: dict[str, Any] = {"scale": draw(st.sampled_from([None, 0.0, 0.3, -1.0]))}
+    for name, last in lengths.items():
+        odd = st.lists(st.integers(0, 4), max_size=5)
+        shape = draw(_usually(st.just((n, heads, *last)), odd))
+        own_dtype = draw(_usually(st.just(dtype), FLOATS))
+        result[name] = draw(tensors(*shape, dtype=own_dtype))
+    return result
+
+
+@st.composite
 def gaussian_filter(draw: Any) -> dict[str, Any]:
     batch, points = draw(st.integers(0, 2)), draw(st.integers(1, 80))
     result = {}
@@ -271,7 +287,24 @@ def deformable_attention(draw: Any) -> dict[str, Any]:
     }
 
 
+@st.composite
+def mask_argmax(draw: Any) -> dict[str, Any]:
+    masks = draw(maps(12))
+    usual = st.integers(1, 20).map(lambda classes: (*masks.shape[:2], classes))
+    odd = st.lists(st.integers(0, 4), max_size=4)
+    dtype = draw(_usually(st.just(masks.dtype), FLOATS))
+    return {
+        "masks": masks,
+        "class_probs": draw(tensors(*draw(_usually(usual, odd)), dtype=dtype)),
+        "size": draw(st.one_of(st.none(), _sizes())),
+        "crop": draw(_usually(st.none(), _sizes())),
+        "out_size": draw(st.one_of(st.none(), _sizes())),
+    }
+
+
 STRATEGIES = {
+    "attention_2d_bias": attention_2d_bias(),
+    "mask_argmax": mask_argmax(),
     "deformable_attention": deformable_attention(),
     "permutohedral_filter": permutohedral_filter(),
     "upsample_bilinear": upsample_bilinear(),

@@ -17,7 +17,7 @@ from fastseg.nn.dot_product import DropPath
 from fastseg.testing import relative_error
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-CLASSES = ("PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "Unet", "UPerNet")
+CLASSES = ("FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "Segformer", "Unet", "UPerNet")
 # Constructor arguments; what is not given is smp's default.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[("DeepLabV3Plus", {"encoder_name": name}) for name in (*RESNETS, "mobilenet_v2")],
@@ -54,6 +54,18 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("DeepLabV3", {"encoder_name": "mit_b1", "encoder_output_stride": 16}),
     ("PSPNet", {"encoder_name": "mit_b0", "encoder_depth": 4}),
+    ("FPN", {"encoder_name": "resnet34", "in_channels": 4}),
+    (
+        "FPN",
+        {
+            "encoder_name": "resnet18",
+            "classes": 1,
+            "decoder_merge_policy": "cat",
+            "decoder_pyramid_channels": 24,
+            "decoder_segmentation_channels": 64,
+            "decoder_interpolation": "bilinear",
+        },
+    ),
     ("Unet", {"encoder_name": "resnet34", "in_channels": 4}),
     ("Unet", {"encoder_name": "mit_b0", "in_channels": 4}),
     ("Unet", {"encoder_name": "resnet50", "classes": 1}),

@@ -53,14 +53,15 @@ def load_checkpoint(
 
     These checkpoints are recognised, by the names of their tensors:
 
-    - segmentation_models_pytorch: PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet; with
-      every encoder here
-    - torchvision: FCN, DeepLabV3; ResNets
-    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; SegFormer; UPerNet; ResNets,
-      Swins
+    - segmentation_models_pytorch: FPN, PSPNet, DeepLabV3, DeepLabV3Plus, Unet, Segformer, UPerNet;
+      with every encoder here
+    - torchvision: FCN, DeepLabV3; ResNets. DeepLabV3, LR-ASPP; MobileNetV3
+    - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; UNet; SegFormer; UPerNet;
+      ResNets, Swins, ConvNeXts (with timm)
     - deeplab-pytorch (kazuto1011): DeepLab v2 with a ResNet, with the scales of its wrapper
     - pytorch-fcn (wkentaro): FCN-32s, FCN-16s, FCN-8s
-    - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
+    - transformers: SegFormer, and UPerNet with a Swin or a ConvNeXt (with timm), whose folders
+      `from_pretrained` reads too
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
     - U2-Net and its small form, also with batch norms folded into the convolutions

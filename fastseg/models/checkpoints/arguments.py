@@ -138,6 +138,57 @@ def deeplabv2_arguments(state_dict: StateDict) -> dict[str, Any]:
     }
 
 
+def fpn_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of FPN; the logits are upsampled to the size of the input."""
+    reader = "decoder.p5.weight"
+    shared = _shared_arguments(state_dict, reader)
+    channels = size_of(state_dict, "decoder.seg_blocks.0.block.0.block.0.weight", 0, 128)
+    read = size_of(state_dict, "segmentation_head.0.weight", 1, channels)
+    return {
+        **shared,
+        "decoder_pyramid_channels": size_of(state_dict, reader, 0, 256),
+        "decoder_segmentation_channels": channels,
+        "decoder_merge_policy": "add" if read == channels else "cat",
+        "upsampling": 2 ** (shared.get("encoder_depth", 5) - 3),
+    }
+
+
+def lraspp_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of LRASPP."""
+    first_blocks = "encoder.features.1.block.0.0.weight" in state_dict
+    reader = "decoder.cbr.0.weight"
+    # Of MobileNetV3 it reads other features than the last of each stride: the depth is asked of
+    # the encoder itself.
+    depth = (5 if "encoder.features.16.0.weight" in state_dict else 4) if first_blocks else None
+    return {
+        **_shared_arguments(state_dict, reader, depth),
+        "classes": size_of(state_dict, "decoder.low_classifier.weight", 0, 21),
+        "decoder_channels": size_of(state_dict, reader, 0, 128),
+        **({"encoder_options": {"first_blocks": True}} if first_blocks else {}),
+    }
+
+
+def plain_unet_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of PlainUNet; without norms the paper's, whose image is mirrored."""
+    norm = "down.0.1.running_mean" in state_dict
+    upsampling = "bilinear"
+    if "up.0.deconv.weight" in state_dict:
+        upsampling = "deconv2"
+    elif "up.0.deconv.0.weight" in state_dict:
+        upsampling = "deconv4"
+    return {
+        "classes": size_of(state_dict, "classifier.weight", 0, 1),
+        "in_channels": size_of(state_dict, "down.0.0.weight", 1, 3),
+        "base_channels": size_of(state_dict, "down.0.0.weight", 0, 64),
+        "depth": count_of(state_dict, "down."),
+        "upsampling": upsampling,
+        "norm": norm,
+        "border": "mirror" if upsampling == "deconv2" and not norm else "zeros",
+        "head_channels": size_of(state_dict, "head.0.weight", 0, 0),
+        "auxiliary_channels": _auxiliary_channels(state_dict) or 0,
+    }
+
+
 def _norm_name(state_dict: StateDict, layers: str) -> Any:
     """What `make_norm` makes the norm between a convolution and a ReLU of."""
     if f"{layers}.1.running_mean" in state_dict:

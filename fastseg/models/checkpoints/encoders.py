@@ -119,13 +119,18 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if any(key.startswith("model.") for key in inner):
         return PREFIX, {}  # one of timm's: the caller says which
-    for recognised in (_mobilenet_v2, _resnet, _vgg, _mit, _swin):
+    for recognised in (_mobilenet_v3, _mobilenet_v2, _resnet, _vgg, _mit, _swin):
         if found := recognised(inner):
             return found
     raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
 
 
 Found = tuple[str, dict[str, Any]] | None
+
+
+def _mobilenet_v3(inner: StateDict) -> Found:
+    found = any(key.startswith("features.1.block.") for key in inner)
+    return ("mobilenet_v3_large", {}) if found else None
 
 
 def _mobilenet_v2(inner: StateDict) -> Found:

@@ -1,5 +1,5 @@
-"""PSPNet, DeepLabV3 and DeepLabV3+ of mmsegmentation 1.x, all at output stride 8, SegFormer
-and UPerNet."""
+"""mmsegmentation 1.x: FCN, PSPNet, DeepLabV3 and DeepLabV3+ at output stride 8; UNet, SegFormer and
+UPerNet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
 from ..fcn import FCN
 from ..files import StateDict
+from ..plain_unet import PlainUNet
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
 from ..upernet import UPerNet
+from . import convnext
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
     fcn_arguments,
+    plain_unet_arguments,
     pspnet_arguments,
     segformer_arguments,
     upernet_arguments,
@@ -126,6 +129,36 @@ _UPERNET = {
         for k, v in _CONV_MODULE.items()
     },
 }
+# A convolution's norm is the next in our sequence, which has the second convolution at 3.
+_UNET = {
+    **{
+        f"backbone.encoder.{n}.{int(n > 0)}.convs.{i}.{k}.": f"down.{n}.{3 * i + int(v)}."
+        for n in range(9)
+        for i in (0, 1)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{
+        f"backbone.decoder.{n}.conv_block.convs.{i}.{k}.": f"up.{n}.convs.{3 * i + int(v)}."
+        for n in range(8)
+        for i in (0, 1)
+        for k, v in _CONV_MODULE.items()
+    },
+    **{
+        f"backbone.decoder.{n}.upsample.interp_upsample.1.{k}.": f"up.{n}.upsample.{v}."
+        for n in range(8)
+        for k, v in _CONV_MODULE.items()
+    },
+    # Spelt so there: a transposed convolution and its norm.
+    **{
+        f"backbone.decoder.{n}.upsample.deconv_upsamping.{i}.": f"up.{n}.deconv.{i}."
+        for n in range(8)
+        for i in (0, 1)
+    },
+    **{f"decode_head.convs.0.{k}.": f"head.{v}." for k, v in _CONV_MODULE.items()},
+    "decode_head.conv_seg.": "classifier.",
+    **{f"auxiliary_head.convs.0.{k}.": f"auxiliary_head.{v}." for k, v in _CONV_MODULE.items()},
+    "auxiliary_head.conv_seg.": "auxiliary_head.4.",
+}
 # What both DeepLabs do differently from smp's: the pooled branch first, then a 3x3 projection.
 _DEEPLAB = {
     "align_corners": False,
@@ -176,7 +209,19 @@ def _segformer(state_dict: StateDict) -> dict[str, Any]:
 
 
 def _upernet(state_dict: StateDict) -> dict[str, Any]:
-    return {**upernet_arguments(state_dict), "decoder_dropout": 0.1, "align_corners": False}
+    return {
+        **upernet_arguments(state_dict),
+        "decoder_dropout": 0.1,
+        "align_corners": False,
+        **convnext.arguments(state_dict),
+    }
+
+
+def _upernet_encoder(state_dict: StateDict) -> StateDict:
+    """The tensors of the encoder as ours: of a ConvNeXt, a Swin, or a ResNet, whose names are."""
+    if convnext.is_mmseg(state_dict):
+        return convnext.from_mmseg(state_dict)
+    return swin_from_mmseg(state_dict)
 
 
 def _contracted(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +261,14 @@ FAMILIES = (
         convert=from_mmseg,
     ),
     Family(
+        "mmseg-unet",
+        PlainUNet,
+        plain_unet_arguments,
+        ("backbone.encoder.0.0.convs.", "backbone.decoder.0.upsample.", "decode_head.conv_seg."),
+        ("decode_head.psp_modules.", "decode_head.aspp_modules.", "decode_head.conv_cat."),
+        _UNET,
+    ),
+    Family(
         "mmseg-fcn",
         FCN,
         _fcn,
@@ -229,6 +282,6 @@ FAMILIES = (
         _upernet,
         ("backbone.", "decode_head.lateral_convs.", "decode_head.fpn_bottleneck.bn."),
         names=_UPERNET,
-        convert=swin_from_mmseg,
+        convert=_upernet_encoder,
     ),
 )

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from ..deeplabv2 import DeepLabV1, DeepLabV2
 from ..fcn import FCN
-from .arguments import deeplabv1_arguments, deeplabv2_arguments, fcn_arguments
+from ..lraspp import LRASPP
+from ..plain_unet import PlainUNet
+from .arguments import (
+    deeplabv1_arguments,
+    deeplabv2_arguments,
+    fcn_arguments,
+    lraspp_arguments,
+    plain_unet_arguments,
+)
 from .family import Family
 
 FAMILIES = (
@@ -21,5 +29,17 @@ FAMILIES = (
         DeepLabV2,
         deeplabv2_arguments,
         ("encoder.", "decoder.branches.0."),
+    ),
+    Family(
+        "fastseg-plainunet",
+        PlainUNet,
+        plain_unet_arguments,
+        ("down.1.0.", "up.0.convs.", "classifier."),
+    ),
+    Family(
+        "fastseg-lraspp",
+        LRASPP,
+        lraspp_arguments,
+        ("encoder.", "decoder.cbr.", "decoder.low_classifier."),
     ),
 )

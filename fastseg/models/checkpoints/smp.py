@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..deeplabv3 import DeepLabV3, DeepLabV3Plus
+from ..fpn import FPN
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
 from ..unet import Unet
@@ -10,6 +11,7 @@ from ..upernet import UPerNet
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
+    fpn_arguments,
     pspnet_arguments,
     segformer_arguments,
     unet_arguments,
@@ -47,6 +49,12 @@ FAMILIES = (
         PSPNet,
         pspnet_arguments,
         ("encoder.", "decoder.psp.blocks.", "decoder.conv.", "segmentation_head."),
+    ),
+    Family(
+        "smp-fpn",
+        FPN,
+        fpn_arguments,
+        ("encoder.", "decoder.p5.", "decoder.seg_blocks.", "segmentation_head."),
     ),
     Family(
         "smp-unet",

@@ -1,4 +1,4 @@
-"""torchvision's FCN and DeepLabV3."""
+"""torchvision's FCN, DeepLabV3 and LR-ASPP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 from ..deeplabv3 import DeepLabV3
 from ..fcn import FCN
 from ..files import StateDict
-from .arguments import deeplabv3_arguments, fcn_arguments
+from ..lraspp import LRASPP
+from .arguments import deeplabv3_arguments, fcn_arguments, lraspp_arguments
 from .family import CONTRACTED, Family
 
 _DEEPLABV3 = {
@@ -41,7 +42,32 @@ def _deeplabv3(state_dict: StateDict) -> dict[str, Any]:
     }
 
 
+def _deeplabv3_mobilenet(state_dict: StateDict) -> dict[str, Any]:
+    """A MobileNetV3 at output stride 16; the second head reads the first features at stride 8."""
+    return {
+        **deeplabv3_arguments(state_dict),
+        "encoder_output_stride": 16,
+        "encoder_options": {"first_blocks": True},
+        "auxiliary_level": 3,
+        "align_corners": False,
+    }
+
+
 FAMILIES = (
+    Family(
+        "torchvision-deeplabv3-mobilenet",
+        DeepLabV3,
+        _deeplabv3_mobilenet,
+        ("backbone.1.block.", "classifier.0.convs.", "classifier.4."),
+        names={**_DEEPLABV3, "backbone.": "encoder.features."},
+    ),
+    Family(
+        "torchvision-lraspp",
+        LRASPP,
+        lraspp_arguments,
+        ("backbone.1.block.", "classifier.cbr.", "classifier.low_classifier."),
+        names={"backbone.": "encoder.features.", "classifier.": "decoder."},
+    ),
     Family(
         "torchvision-deeplabv3",
         DeepLabV3,

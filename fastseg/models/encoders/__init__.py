@@ -9,6 +9,7 @@ from typing import Any
 from .base import Encoder
 from .mit import MixTransformerEncoder
 from .mobilenet_v2 import MobileNetV2Encoder
+from .mobilenet_v3 import MobileNetV3Encoder
 from .preprocessing import get_preprocessing_fn, get_preprocessing_params
 from .pretrained import load_weights
 from .resnet import BasicBlock, Bottleneck, ResNetEncoder
@@ -23,6 +24,7 @@ __all__ = [
     "Encoder",
     "MixTransformerEncoder",
     "MobileNetV2Encoder",
+    "MobileNetV3Encoder",
     "ResNetEncoder",
     "SwinEncoder",
     "TimmEncoder",
@@ -51,6 +53,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet101": partial(ResNetEncoder, Bottleneck, (3, 4, 23, 3)),
     "resnet152": partial(ResNetEncoder, Bottleneck, (3, 8, 36, 3)),
     "mobilenet_v2": MobileNetV2Encoder,
+    "mobilenet_v3_large": MobileNetV3Encoder,
     **{
         name: partial(MixTransformerEncoder, depths=depths, widths=widths)
         for name, (depths, widths) in MIT_VARIANTS.items()
