@@ -88,7 +88,7 @@ def accelerate(
         TypeError: model is not a module.
     """
     check_module(model)
-    root = _layers_of(model)[-1]
+    root = layers_of(model)[-1]
     known = model_for(root)
     if low_resolution:
         _check_logits(root, known)
@@ -182,14 +182,10 @@ def predict_labels(
         ValueError: a modified head gives a single class, and nothing tells its threshold; as many
             target sizes as images are needed.
     """
-    sizes = None if target_sizes is None else [tuple(size) for size in target_sizes]
-    if sizes is not None and len(sizes) != images.shape[0]:
-        raise ValueError(
-            f"target_sizes has {len(sizes)} sizes, expected {images.shape[0]}, one for each image"
-        )
-    root = _layers_of(model)[-1]
+    sizes = target_size_pairs(images, target_sizes)
+    root = layers_of(model)[-1]
     if (queries := queries_for(root)) is not None:
-        return in_eval_mode(model, lambda: queries.labels(model, images, sizes))  # type: ignore[arg-type]
+        return in_eval_mode(model, lambda: queries.labels(model, images, sizes))
     if sizes is None:
         return in_eval_mode(model, lambda: _labels(model, images))
     return in_eval_mode(model, lambda: _labels_of_sizes(model, images, sizes))
@@ -214,7 +210,7 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    layers = _layers_of(model)
+    layers = layers_of(model)
     root = layers[-1]
     if callable(getattr(root, "coarse_logits", None)):  # fastseg's own
         return root.predict_labels(images)
@@ -236,11 +232,25 @@ def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return upsample_argmax(with_background(logits), size, align_corners=align_corners)
 
 
+def target_size_pairs(
+    images: torch.Tensor, target_sizes: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]] | None:
+    """The public argument `target_sizes`, a pair of numbers for each image, or None."""
+    if target_sizes is None:
+        return None
+    pairs = [(int(height), int(width)) for height, width in target_sizes]
+    if len(pairs) != images.shape[0]:
+        raise ValueError(
+            f"target_sizes has {len(pairs)} sizes, expected {images.shape[0]}, one for each image"
+        )
+    return pairs
+
+
 def _labels_of_sizes(
-    model: nn.Module, images: torch.Tensor, sizes: list[Any]
+    model: nn.Module, images: torch.Tensor, sizes: list[tuple[int, int]]
 ) -> list[torch.Tensor]:
     """Labels of what the model returns, resized to each size."""
-    root = _layers_of(model)[-1]
+    root = layers_of(model)[-1]
     known = model_for(root)
     logits = logits_of(model(images))
     if logits.shape[1] == 1 and known is not None:
@@ -288,7 +298,7 @@ def _found(root: nn.Module) -> Iterator[tuple[str, nn.Module, Swap, str | None]]
             covered.update(id(part) for part in swap.covers(module))
 
 
-def _layers_of(model: Any) -> list[Any]:
+def layers_of(model: Any) -> list[Any]:
     """DDP, DataParallel and torch.compile's module around a model, and the model itself."""
     layers = [model]
     while (inner := _WRAPPERS.get(type(model).__name__)) is not None:

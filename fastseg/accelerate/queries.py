@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..ops.mask_argmax import mask_argmax
+from .segments import Segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +35,31 @@ class Queries:
     ) -> torch.Tensor | list[torch.Tensor]:
         """Labels at the size of the images [N, H, W]; or of each at its target size, in the
         library's own order of steps."""
-        output = model(images, return_dict=True)
-        masks = getattr(output, self.masks)
-        probabilities = getattr(output, self.logits).softmax(2)[..., :-1]
+        masks, logits = self._run(model, images)
+        probabilities = logits.softmax(2)[..., :-1]
         if target_sizes is None:
             return mask_argmax(masks, probabilities, (images.shape[2], images.shape[3]))
         return [
             mask_argmax(masks[i : i + 1], probabilities[i : i + 1], self.size, out_size=size)[0]
             for i, size in enumerate(target_sizes)
         ]
+
+    def segments(
+        self,
+        model: Any,
+        images: torch.Tensor,
+        target_sizes: list[tuple[int, int]] | None,
+        find: Callable[..., Segments],
+        *options: Any,
+    ) -> list[Segments]:
+        """What `find` of segments.py makes of each image's masks and class logits."""
+        masks, logits = self._run(model, images)
+        if self.size is not None:
+            size = (self.size, self.size)
+            masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+        sizes = [None] * len(masks) if target_sizes is None else target_sizes
+        return [find(*image, *options) for image in zip(masks, logits, sizes, strict=True)]
+
+    def _run(self, model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = model(images, return_dict=True)
+        return getattr(output, self.masks), getattr(output, self.logits)

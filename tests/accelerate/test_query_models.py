@@ -179,3 +179,65 @@ def test_target_sizes_of_a_model_with_logits(peers: Any) -> None:
     with pytest.raises(ValueError, match="target_sizes has 1 sizes, expected 2"):
         fastseg.predict_labels(model, x, sizes[:1])
     assert outputs(model(x)).numel() > 0
+
+
+def crafted(library: Any, which: Any) -> tuple[Any, Any]:
+    """A model whose output is given, and the output: sharp masks, classes that come again."""
+    model = which(library).eval()
+    generator = torch.Generator().manual_seed(7)
+    coarse = torch.randn(2, 12, 4, 5, generator=generator)
+    masks = torch.nn.functional.interpolate(coarse, (24, 30), mode="bicubic") * 12 - 10
+    masks[:, 3] = -9.0  # nowhere
+    masks[:, 4] = masks[:, 1]  # hidden behind another one
+    logits = torch.randn(2, 12, CLASSES + 1, generator=generator) * 0.5
+    for query, label in enumerate((0, 1, 0, 2, 1, 3, 2, CLASSES, 0, 1, 3, 2)):
+        logits[0, query, label] += 5.0
+    logits[1, :, CLASSES] += 9.0  # no object at all
+    output = model(images(torch.float32))
+    output["masks_queries_logits"], output["class_queries_logits"] = masks, logits
+    model.forward = lambda *args, **options: output
+    return model, output
+
+
+@pytest.mark.parametrize("which", [maskformer, mask2former], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("sizes", [None, [(50, 70), (33, 20)]], ids=["own", "target"])
+def test_segments_are_those_of_the_image_processor(peers: Any, which: Any, sizes: Any) -> None:
+    library = peers("transformers")
+    model, output = crafted(library, which)
+    name = "MaskFormerImageProcessor" if which is maskformer else "Mask2FormerImageProcessor"
+    process = getattr(library, name)()
+    x = images(torch.float32)
+    counts = []
+    for fused in ((), (0, 2)):
+        for overlap in (0.1, 0.7):
+            found = fastseg.predict_panoptic(
+                model, x, sizes, overlap_threshold=overlap, fused=fused, threshold=0.4
+            )
+            expected = process.post_process_panoptic_segmentation(
+                output, 0.4, 0.5, overlap, label_ids_to_fuse=set(fused), target_sizes=sizes
+            )
+            same_segments(found, expected)
+            counts.append(len(found[0]["segments_info"]))
+            assert found[1]["segments_info"] == []
+    assert counts[0] > counts[1] > 0 and counts[2] == counts[0]
+    for threshold in (0.2, 0.7):
+        found = fastseg.predict_instances(model, x, sizes, threshold=threshold)
+        expected = process.post_process_instance_segmentation(
+            output, threshold=threshold, target_sizes=sizes
+        )
+        same_segments(found, expected)
+        assert len(found[0]["segments_info"]) > 2
+
+
+def same_segments(found: Any, expected: Any) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one["segmentation"].dtype is torch.int32
+        assert torch.equal(one["segmentation"], other["segmentation"].int())
+        assert one["segments_info"] == other["segments_info"]
+
+
+def test_models_without_queries_have_no_segments() -> None:
+    model = torch.nn.Conv2d(3, 2, 1)
+    for predict in (fastseg.predict_panoptic, fastseg.predict_instances):
+        with pytest.raises(TypeError, match="masks of queries"):
+            predict(model, torch.zeros(1, 3, 4, 4))
