@@ -16,6 +16,8 @@ from ..models.default import NAME as DEFAULT_NAME
 from ..models.description import Description
 from .console import Table, say
 
+_COLUMNS = 4  # of numbers in a table, beside the names: as many as fit into 80 columns
+
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON to stdout.")] = False,
@@ -34,13 +36,16 @@ def models(
             json.dumps({"models": rows, "checkpoints": families, "default": DEFAULT_NAME}, indent=1)
         )
         return
-    columns = ("<encoder", *(f">{name}" for name in over))
     title = "fastseg train --model MODEL --encoder ENCODER: millions of parameters"
-    table = Table(title, *columns)
-    for encoder in ENCODERS:
-        sizes = {r["model"]: _millions(r["parameters"]) for r in rows if r["encoder"] == encoder}
-        table.add(encoder, *(sizes.get(architecture, "") for architecture in over))
-    table.print()
+    for first in range(0, len(over), _COLUMNS):
+        shown = over[first : first + _COLUMNS]
+        table = Table(title, "<encoder", *(f">{name}" for name in shown))
+        for encoder in ENCODERS:
+            own = [row for row in rows if row["encoder"] == encoder]
+            sizes = {row["model"]: _millions(row["parameters"]) for row in own}
+            if any(name in sizes for name in shown):
+                table.add(encoder, *(sizes.get(name, "") for name in shown))
+        table.print()
     sizes = {r["model"]: _millions(r["parameters"]) for r in rows if not r["encoder"]}
     say(
         "With layers of their own, without --encoder: "
