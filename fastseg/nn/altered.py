@@ -25,7 +25,9 @@ _GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
 )
 
 # The layers whose parameters may be read, each with the forward that this replaces.
-_LAYERS: dict[type, Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)}
+_LAYERS: dict[type, Any] = {
+    kind: kind.forward for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+}
 # What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
 _STORED = (nn.Parameter, torch.Tensor, FakeTensor)
 
