@@ -56,7 +56,7 @@ BUDGETS = {
     "upsample_class_sums_fwd_kernel": Budget(2326, 10, 36, 146, 12),
     "upsample_class_sums_fwd_total_kernel": Budget(27, 0, 0, 5, 10),
     "upsample_confusion_matrix_fwd_kernel": Budget(77, 0, 4, 212, 4),
-    "upsample_cross_entropy_bwd_kernel": Budget(71, 0, 4, 451, 21),
+    "upsample_cross_entropy_bwd_kernel": Budget(71, 0, 4, 426, 21),
     "upsample_cross_entropy_fwd_kernel": Budget(72, 0, 16, 306, 30),
     "upsample_cross_entropy_fwd_total_kernel": Budget(75, 0, 0, 109, 11),
     "upsample_taps_bwd_kernel": Budget(183, 8, 4, 84, 15),
