@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from . import crf, inference, metrics, models, nn, ops
 from ._version import __version__
-from .accelerate import predict, predict_labels, restore
+from .accelerate import predict, predict_instances, predict_labels, predict_panoptic, restore
 from .backends import Backend, BackendUnavailable, use_backend
 from .inference import capture
 from .limits import use_limits
@@ -98,7 +98,9 @@ __all__ = [
     "ops",
     "permutohedral_filter",
     "predict",
+    "predict_instances",
     "predict_labels",
+    "predict_panoptic",
     "pyramid_pool",
     "restore",
     "upsample_argmax",

@@ -14,6 +14,20 @@ from typing import Any, BinaryIO
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.part")  # .NAME.PID.part
 
 
+def in_its_place(path: Path) -> str:
+    """What a file that was downloaded wrongly holds, to append to a message; "" if not known."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(200).lstrip().lower()
+    except OSError:
+        return ""
+    if begin.startswith(b"version https://git-lfs"):
+        return ": a pointer of Git LFS, whose file `git lfs pull` fetches"
+    if begin.startswith((b"<!doctype html", b"<html")):
+        return ": a web page, an error of the download perhaps"
+    return ": an empty file" if not begin else ""
+
+
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which it begins with

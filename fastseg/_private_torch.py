@@ -58,6 +58,21 @@ def is_recorded() -> bool:
     return torch._C._is_tracing() or torch.fx._symbolic_trace._is_fx_tracing_flag
 
 
+def is_plain_call(x: torch.Tensor) -> bool:
+    """Whether a function of x only has to give its value: nothing records, transforms, counts or
+    compiles what is done with it, and no gradient is asked for."""
+    if torch.compiler.is_compiling():  # first: the compiler knows no function below
+        return False
+    return (
+        type(x) is torch.Tensor
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and not is_transformed()
+        and not is_recorded()
+    )
+
+
 def may_write_in_place(*tensors: torch.Tensor) -> bool:
     """Whether a function may write over intermediate results, and use autograd functions that do.
 

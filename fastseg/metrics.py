@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import torch
 
+from .panoptic_quality import PanopticQuality as PanopticQuality
+from .panoptic_quality import PanopticScores as PanopticScores
+
 Void = Literal["ignored", "false-positive"]
 Absent = Literal["nan", "zero"]
 

@@ -25,6 +25,8 @@ _REGISTER = re.compile(r"\bR(\d+)\b")
 _LOADS = ("LDG", "LD")
 _STORES = ("STG", "ST")
 _ARITHMETIC = ("FFMA", "FADD", "FMUL", "DFMA", "DADD", "DMUL", "MUFU")
+# Instructions that other warps' instructions need about as long for as a load takes.
+_SOON = 100
 # A load's register is not looked for beyond so many instructions: it is far enough.
 _FAR = 500
 
@@ -162,6 +164,20 @@ def first_use(code: list[Instruction], at: int, loop: Loop | None) -> int:
     return _FAR
 
 
+def early(code: list[Instruction], loop: Loop | None) -> int:
+    """How many global loads of a loop are waited for before `_SOON` instructions have passed and
+    before a barrier, at which a block waits anyway."""
+    count = 0
+    for i in range(loop.first, loop.last + 1) if loop else ():
+        if code[i].name not in _LOADS:
+            continue
+        distance = first_use(code, i, loop)
+        path = [*range(i + 1, loop.last + 1), *range(loop.first, i)]  # type: ignore[union-attr]
+        at_barrier = distance <= len(path) and code[path[distance - 1]].name == "BAR"
+        count += distance < _SOON and not at_barrier
+    return count
+
+
 def _first_uses(code: list[Instruction], loop: Loop | None) -> list[int]:
     """`first_use` of every global load of a loop."""
     if loop is None:
@@ -195,7 +211,8 @@ def measure(code: list[Instruction], value_bytes: int) -> dict[str, int | str]:
     Returns:
         loop: instructions of the hot loop; values: that one pass of it loads from or stores to
         global memory, whichever are more; first_use: instructions between a global load of the loop
-        and the first use of what it loads, the median (500: none); loads, stores: widths of its
+        and the first use of what it loads, the median (500: none); early: loads used within
+        100 instructions and before a barrier; loads, stores: widths of its
         global accesses in bits; prmt, wide: byte permutations and 64-bit products in it; double:
         instructions in double precision of the whole kernel, 0 for a kernel that is of doubles
         itself.
@@ -209,6 +226,7 @@ def measure(code: list[Instruction], value_bytes: int) -> dict[str, int | str]:
         "loop": len(body),
         "values": max(sum(loads), sum(stores)) // (8 * value_bytes),
         "first_use": statistics.median_low(waits) if waits else _FAR,
+        "early": early(code, loop),
         "loads": _widths(loads),
         "stores": _widths(stores),
         "prmt": sum(i.name == "PRMT" for i in body),

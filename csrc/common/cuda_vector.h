@@ -113,6 +113,12 @@ template <class Storage, int kItems, bool kInWords = kItems * sizeof(Storage) % 
 struct RawItems {
   unsigned words[kItems * sizeof(Storage) / 4];
   FASTSEG_DEVICE void read(const Storage* p) {
+#ifndef FASTSEG_CUDA_ON_CPU
+    if constexpr (sizeof words == 4 && kItems > 1) {
+      words[0] = __ldg(reinterpret_cast<const unsigned*>(p));
+      return;
+    }
+#endif
     const Items<Storage, kItems> items = load_items<kItems>(p);
     memcpy(words, &items, sizeof words);
   }
@@ -140,6 +146,23 @@ template <class Storage> inline constexpr int kPack = 16 / static_cast<int>(size
 template <class Storage> using Pack = Items<Storage, kPack<Storage>>;
 template <class Storage> FASTSEG_DEVICE Pack<Storage> load_pack(const Storage* p) {
   return load_items<kPack<Storage>>(p);
+}
+
+// The same value, of which the compiler does not know how it came about: it keeps it in a register.
+// To a pointer into global memory it then adds an offset of 32 bits in one instruction, where it
+// would add up offsets in 64 bits first.
+template <class T> FASTSEG_DEVICE T* kept_whole(T* p) {
+#ifndef FASTSEG_CUDA_ON_CPU
+  asm("" : "+l"(p));
+  __builtin_assume(__isGlobal(p));
+#endif
+  return p;
+}
+FASTSEG_DEVICE int kept_whole(int i) {
+#ifndef FASTSEG_CUDA_ON_CPU
+  asm("" : "+r"(i));
+#endif
+  return i;
 }
 
 // Asks for the cache line of `p`, which may be read later, without waiting for it.

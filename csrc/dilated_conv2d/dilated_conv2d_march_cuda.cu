@@ -53,6 +53,14 @@ struct Item {
     first = source_row >= 0 ? 0 : m.by_dilation.quotient(m.dilation_h - 1 - source_row);
     first = min(first, last);
   }
+  // Goes `columns` to the right in the same rows, if there are so many.
+  FASTSEG_DEVICE bool moves(const March& m, int columns) {
+    if (source_column + columns + m.padding_w >= m.target_w) return false;
+    source_column += columns;
+    source_at += columns * m.step;
+    target_at += columns * m.step;
+    return true;
+  }
 };
 
 FASTSEG_DEVICE bool in_range(int i, int n) {
@@ -80,9 +88,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       start[k] = to_compute(load(p.bias + place.channel + k));
   }
 
-  const Storage* source = p.source + place.offset(m.source_pixels);
-  const Storage* partner = kWeight ? p.partner + place.offset(m.target_pixels) : nullptr;
-  Storage* target = p.target == nullptr ? nullptr : p.target + place.offset(m.target_pixels);
+  const Storage* source = kept_whole(p.source + place.offset(m.source_pixels));
+  const Storage* partner =
+      kWeight ? kept_whole(p.partner + place.offset(m.target_pixels)) : nullptr;
+  const bool stores = !kWeight || p.target != nullptr;
+  Storage* target = stores ? p.target + place.offset(m.target_pixels) : p.target;
+  target = kept_whole(target);
   const int end = place.active ? static_cast<int>(place.end(p)) : 0;
   const int begin = static_cast<int>(place.begin(p));
   if (begin < end) {
@@ -90,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int work = begin; work < end; work += place.workers) {
       const Item item = next;
       const bool has_next = work + place.workers < end;
-      if (has_next) next = Item(m, work + place.workers);
+      if (has_next && !next.moves(m, place.workers)) next = Item(m, work + place.workers);
       if (item.count == 0) continue;
 
       // Sums of the targets j - 2, j - 1 and j, and their partners.
@@ -99,10 +110,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int k = 0; k < kItems; ++k)
         target_sums[0][k] = target_sums[1][k] = target_sums[2][k] = start[k];
       Values next_partner{};
-      const Storage* partner_at = kWeight ? partner + item.target_at : nullptr;
+      // Addresses are offsets of 32 bits, which a load adds in one instruction. Behind the last row
+      // the last is read again, into registers that a branch would have to be merged with.
+      int partner_at = item.target_at;
       const auto read_partner = [&](int j) {
-        if (kWeight && j < item.count) next_partner.read(partner_at);
-        partner_at += m.target_row_step;
+        if constexpr (kWeight) next_partner.read(partner + partner_at);
+        partner_at += j + 1 < item.count ? m.target_row_step : 0;
       };
       const auto take_partner = [&](int j) {
         if constexpr (kWeight) {
@@ -111,10 +124,10 @@ __global__ void __launch_bounds__(kThreads, 2)
             partners[2][k] = j < item.count ? next_partner.value(k) : T(0);
         }
       };
-      Storage* stored = // target j - 2
-          target == nullptr ? nullptr : target + item.target_at - 2 * m.target_row_step;
+      int stored = item.target_at - 2 * m.target_row_step; // target j - 2
+      const int first_stored = kWeight ? kept_whole(stores ? 2 : 0x7fffffff) : 2;
       const auto end_line = [&](int j) { // target j - 2 has all its taps
-        if (j >= 2 && (!kWeight || target != nullptr)) store_items<kItems>(stored, target_sums[0]);
+        if (j >= first_stored) store_items<kItems>(target + stored, target_sums[0]);
         stored += m.target_row_step;
 #pragma unroll
         for (int k = 0; k < kItems; ++k) {
@@ -127,35 +140,37 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
       };
-      const auto march = [&](auto all_columns) {
+      const auto in_map = [&](int t) {
+        return in_range(item.source_column + t * m.dilation_w, m.source_w);
+      };
+      const auto march = [&](auto taps) { // bit t: tap t is in the map; 0: any of them may be
+        constexpr int kMask = decltype(taps)::value;
         bool inside[3];
 #pragma unroll
-        for (int t = 0; t < 3; ++t)
-          inside[t] =
-              all_columns.value || in_range(item.source_column + t * m.dilation_w, m.source_w);
-        const Storage* at = source + item.source_at + item.first * m.source_row_step;
+        for (int t = 0; t < 3; ++t) inside[t] = kMask == 0 ? in_map(t) : (kMask >> t & 1) != 0;
+        int at = item.source_at + item.first * m.source_row_step;
         Values line[3], next_line[3] = {};
-        const auto read_line = [&] {
+        const auto read_line = [&](int j) {
 #pragma unroll
           for (int t = 0; t < 3; ++t)
-            if (inside[t]) next_line[t].read(at + t * m.column_step);
-          at += m.source_row_step;
+            if (inside[t]) next_line[t].read(source + (at + t * m.column_step));
+          at += j + 1 < item.last ? m.source_row_step : 0;
         };
-        const int own = m.same ? item.count : 0; // middle taps that the sum for the bias takes
+        // Middle taps that the sum for the bias takes.
+        const int own = kWeight ? kept_whole(m.same ? item.count : 0) : 0;
         // The middle column of the next sequence.
         const bool asks = has_next && in_range(next.source_column + m.dilation_w, m.source_w);
-        const Storage* asked = source + next.source_at + m.column_step;
-        asked += next.first * m.source_row_step;
-        int asked_lines = asks ? next.last - next.first : 0;
-        if (item.first < item.last) read_line();
-#pragma unroll 1 // for want of registers
+        int asked = next.source_at + m.column_step + next.first * m.source_row_step;
+        const int asked_end = item.first + (asks ? next.last - next.first : 0);
+        if (item.first < item.last) read_line(item.first);
+#pragma unroll 3 // the sums of three targets change places without moves
         for (int j = item.first; j < item.last; ++j) {
 #pragma unroll
           for (int t = 0; t < 3; ++t) line[t] = next_line[t];
           take_partner(j);
           read_partner(j + 1); // both in flight while line j is used
-          if (j + 1 < item.last) read_line();
-          if (asked_lines-- > 0) prefetch_l2(asked);
+          read_line(j + 1);
+          if (j < asked_end) prefetch_l2(source + asked);
           asked += m.source_row_step;
 #pragma unroll
           for (int t = 0; t < 3; ++t) {
@@ -174,18 +189,38 @@ __global__ void __launch_bounds__(kThreads, 2)
           end_line(j);
         }
       };
-      // Lines in the padding add nothing.
+      // Lines in the padding add nothing. The first two end no target.
+      const int begun = min(item.first, 2);
+      stored += begun * m.target_row_step;
       read_partner(0);
-      for (int j = 0; j < item.first; ++j) {
+#pragma unroll
+      for (int j = 0; j < (kWeight ? 2 : 0); ++j)
+        if (j < begun) {
+          take_partner(j);
+          read_partner(j + 1);
+#pragma unroll
+          for (int k = 0; k < kItems; ++k) {
+            partners[0][k] = partners[1][k];
+            partners[1][k] = partners[2][k];
+          }
+        }
+#pragma unroll 1
+      for (int j = begun; j < item.first; ++j) {
         take_partner(j);
         read_partner(j + 1);
         end_line(j);
       }
-      if (in_range(item.source_column, m.source_w) &&
-          in_range(item.source_column + 2 * m.dilation_w, m.source_w))
-        march(std::true_type{});
+      if (!in_map(1))
+        march(std::integral_constant<int, 0>{});
+      else if (in_map(0) && in_map(2))
+        march(std::integral_constant<int, 7>{});
+      else if (in_map(0))
+        march(std::integral_constant<int, 3>{});
+      else if (in_map(2))
+        march(std::integral_constant<int, 6>{});
       else
-        march(std::false_type{});
+        march(std::integral_constant<int, 2>{});
+#pragma unroll 1 // one or two
       for (int j = item.last; j < item.count + 2; ++j) end_line(j);
     }
   }

@@ -4,6 +4,7 @@
 #include "mask_argmax/mask_argmax.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "common/buffer_cpu.h"
 #include "common/line_pair_cpu.h"
@@ -23,9 +24,12 @@ constexpr int kVectors = kSimdBytes == 64 ? 4 : 2; // of pixels, as well
 constexpr int kTile = 256 / kSimdBytes; // vectors of pixels whose sigmoids are kept at a time
 
 // 1 / (1 + e^-x), without overflow.
-template <class V> inline V sigmoid(V x) {
-  const V e = exp_nonpositive(x < 0 ? x : -x);
-  return (x < 0 ? e : V{} + 1) / (e + 1);
+template <class T> inline vec<T> sigmoid(vec<T> x) {
+  constexpr lane_int<T> kSign = std::numeric_limits<lane_int<T>>::min();
+  const ivec<T> bits = reinterpret_cast<ivec<T>>(x);
+  const vec<T> e = exp_nonpositive(reinterpret_cast<vec<T>>(bits | kSign));
+  const vec<T> one = vec<T>{} + T(1);
+  return (bits < 0 ? e : one) / (e + one);
 }
 
 // Probabilities [Q, C] as [groups of kClasses, Q, kClasses], zeros beyond the last class.
@@ -115,7 +119,7 @@ public:
       const T* const from = masks_row(row);
       for (std::int64_t q = 0; q < s_.queries; ++q, out += sigmoids_length_) {
         for (std::int64_t b = 0; b * kLanes<T> < s_.crop_w; ++b) {
-          const vec<T> x = sigmoid(resize_block<T>(from + q * length_, columns_.block(b)));
+          const vec<T> x = sigmoid<T>(resize_block<T>(from + q * length_, columns_.block(b)));
           const std::int64_t rest = s_.crop_w - b * kLanes<T>;
           if (rest >= kLanes<T>)
             store_vec(out + b * kLanes<T>, x);
@@ -184,10 +188,14 @@ void forward_typed(const Storage* masks, const compute_t<Storage>* probabilities
             static_cast<int>(std::min<std::int64_t>(kTile, (s.out_w - b * L + L - 1) / L));
         for (int v = 0; v < kTile; ++v) {
           const auto block = last.block(b + std::min(v, blocks - 1));
-          for (std::int64_t q = 0; q < s.queries; ++q) {
-            const vec<T> x = resize_block<T>(row + q * length, block);
-            store_vec(sigmoids.get() + (q * kTile + v) * L, second ? x : sigmoid(x));
-          }
+          T* const to = sigmoids.get() + v * L;
+          const std::int64_t queries = s.queries;
+          if (second)
+            for (std::int64_t q = 0; q < queries; ++q)
+              store_vec(to + q * kTile * L, resize_block<T>(row + q * length, block));
+          else
+            for (std::int64_t q = 0; q < queries; ++q)
+              store_vec(to + q * kTile * L, sigmoid<T>(resize_block<T>(row + q * length, block)));
           if (v + 1 >= blocks && (v + 1) % kVectors == 0) break; // nobody reads the others
         }
         for (std::int64_t g = 0; g < groups; ++g)

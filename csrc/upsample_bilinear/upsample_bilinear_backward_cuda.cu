@@ -17,8 +17,7 @@ namespace fastseg::upsample_bilinear::cuda {
 namespace {
 
 template <class Storage, bool kChannelsLast, class Read>
-__global__ void __launch_bounds__(
-    kThreads, kResidentBlocks<compute_t<Storage>, kChannelsLast || !std::is_same_v<Read, Vectors>>)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<compute_t<Storage>, true>)
     upsample_bilinear_bwd_kernel(const Backward<Storage> p) {
   using T = compute_t<Storage>;
   constexpr bool kVector = kIsVector<Read>;
@@ -28,17 +27,16 @@ __global__ void __launch_bounds__(
   // Channels that a thread writes at a time.
   constexpr int kWidth = kVector && kChannelsLast ? 16 / static_cast<int>(sizeof(T)) : 1;
   // One source row, before the columns' sum; of runs what goes to the left source, and to the
-  // right.
-  constexpr int kSums = kPadded<kCapacity>;
+  // right; behind them one that stays 0.
+  constexpr int kSums = kPadded<kCapacity>, kNothing = 2 * kSums;
   FASTSEG_SHARED(sum_items, Items<T, kWidth>[(kRuns ? 2 : 1) * kSums / kWidth + 1]);
   constexpr int kQuad = 16 / static_cast<int>(sizeof(T));
   FASTSEG_SHARED(weight_items,
                  Items<T, kQuad>[kCapacity / kQuad]); // of columns to the right source
   FASTSEG_SHARED(begin, int[kTileColumns + 2]); // [c]: first output column with lo >= i0 - 1 + c
-  FASTSEG_SHARED(ends,
-                 unsigned char[kRuns ? kThreads : 1]); // bit k: column k of a thread ends a run
-  FASTSEG_SHARED(runs, Runs[kRuns ? kTileColumns + 1 : 1]); // [c]: with lo == i0 - 1 + c
-  FASTSEG_SHARED(rows, Row<T>[kRowBatch]);
+  FASTSEG_SHARED(starts, bool[kRuns ? kCapacity : 1]); // [x]: column x has another lo than x - 1
+  constexpr int kBatch = kRowBatch<Read, kChannelsLast>;
+  FASTSEG_SHARED(rows, Row<T>[kBatch]);
   FASTSEG_SHARED(bounds, int[4]); // output rows and columns that touch the tile
   T* sums = sum_items[0].v;
   T* weights = weight_items[0].v;
@@ -84,33 +82,16 @@ __global__ void __launch_bounds__(
     __syncthreads(); // the previous pass has read its tables
     for (int c = thread; c < width + 2; c += kThreads) begin[c] = count;
     __syncthreads();
-    // Columns of a thread one after the other, where it has neighbours.
-    constexpr int kColumns = kRuns ? kItems : 1;
-    for (int x = thread * kColumns; x < count; x += kThreads * kColumns) {
-      int before = x == 0 ? -1 : static_cast<int>(taps<T>(p.columns, x_first + x - 1).lo);
-      unsigned last_of_run = 1u << (kColumns - 1);
-      for (int k = 0; k < min(kColumns, count - x); ++k) {
-        const Taps<T> t = taps<T>(p.columns, x_first + x + k);
-        weights[x + k] = t.hi == t.lo ? T(0) : t.w_hi;
-        if (k > 0 && before != t.lo) last_of_run |= 1u << (k - 1);
-        // Source columns i in (before, lo] begin here.
-        const int last = min(static_cast<int>(t.lo), i0 + width);
-        for (int i = max(before + 1, i0 - 1); i <= last; ++i) begin[i - (i0 - 1)] = x + k;
-        before = static_cast<int>(t.lo);
-      }
-      if (kRuns && count - x < kColumns) last_of_run |= 1u << (count - x - 1);
-      if constexpr (kRuns) ends[x / kColumns] = static_cast<unsigned char>(last_of_run);
+    for (int x = thread; x < count; x += kThreads) {
+      const Taps<T> t = taps<T>(p.columns, x_first + x);
+      weights[x] = t.hi == t.lo ? T(0) : t.w_hi;
+      // Source columns i in (before, lo] begin here.
+      const int before = x == 0 ? -1 : static_cast<int>(taps<T>(p.columns, x_first + x - 1).lo);
+      if constexpr (kRuns) starts[x] = before != t.lo;
+      const int last = min(static_cast<int>(t.lo), i0 + width);
+      for (int i = max(before + 1, i0 - 1); i <= last; ++i) begin[i - (i0 - 1)] = x;
     }
-    if constexpr (kRuns) {
-      __syncthreads();
-      for (int c = thread; c <= width; c += kThreads) {
-        const int first = begin[c], end = begin[c + 1], group = first / kItems;
-        const unsigned earlier = first < end ? ends[group] & ((1u << first % kItems) - 1) : 0;
-        runs[c].first = static_cast<std::uint16_t>(group * kItems + __popc(earlier));
-        runs[c].count =
-            static_cast<std::uint16_t>(first < end ? (end - 1) / kItems - group + 1 : 0);
-      }
-    }
+    if (kRuns && thread == 0) sums[kNothing] = 0;
 
     // The thread's items, as in sums: [lane][column] in NCHW, [column][lane] in NHWC.
     const Storage* source[kVector ? 1 : kItems];
@@ -124,53 +105,45 @@ __global__ void __launch_bounds__(
                       ? grad_out + lane * out.lane + (x_first + x) * out.column + y0 * out.row
                       : nullptr;
     }
-    const auto read_row = [&](Loaded<Storage, Read>& loaded, Storage(&single)[kItems]) {
+    const bool has_items = source[0] != nullptr;
+    // Threads without items read a vector that is there again and again, for no branch.
+    const int step = kVector && has_items ? static_cast<int>(out.row) : 0;
+    if (kVector && !has_items) source[0] = p.grad_out;
+    struct Ahead { // an output row that is being loaded
+      Loaded<Storage, Read> loaded;
+      Storage single[kVector ? 1 : kItems];
+    };
+    const auto read_row = [&](Ahead& ahead) {
       if constexpr (kVector) {
-        if (source[0] == nullptr) return;
-        loaded.read(p, source[0]);
-        source[0] += out.row;
+        ahead.loaded.read(p, source[0]);
+        source[0] += step;
       } else {
 #pragma unroll
         for (int k = 0; k < kItems; ++k) {
           if (source[k] == nullptr) continue;
-          single[k] = load(source[k]);
+          ahead.single[k] = load(source[k]);
           source[k] += out.row;
         }
       }
-    };
-    const auto value = [&](const RawPack<Storage>& pack, const Storage(&single)[kItems], int k) {
-      if constexpr (kVector)
-        return pack.value(k);
-      else
-        return to_compute(single[k]);
     };
 
     T current[kItems] = {}, next[kItems] = {}; // sums of source rows `row` and `row` + 1
     int row = j0 - 1;
     Storage* written = grad_x + row * in.row;
-    // Where the thread's first column is in the window.
-    const int column = kRuns ? thread * kItems % p.window : 0;
-    const bool has_runs = kRuns && source[0] != nullptr;
     __syncthreads(); // tables are complete
+    // Where the thread's first column is in the window; bit k: column k of the thread ends a run.
+    const int column = kRuns ? thread * kItems % p.window : 0;
+    unsigned ends = 1u << (kItems - 1);
+    if constexpr (kRuns) {
+#pragma unroll
+      for (int k = 0; k < kItems - 1; ++k)
+        if (column + k + 1 >= count || starts[column + k + 1]) ends |= 1u << k;
+    }
     const auto put_sums = [&] {
       if constexpr (kRuns) {
-        if (!has_runs) return;
-        const unsigned last_of_run = ends[column / kItems];
-        T* slot = sums + padded(thread * kItems);
-        T left = 0, right = 0;
-        Items<T, kQuad> weight;
-#pragma unroll
-        for (int k = 0; k < kItems; ++k) {
-          if (k % kQuad == 0) weight = weight_items[(column + k) / kQuad];
-          left += current[k] * (T(1) - weight.v[k % kQuad]);
-          right += current[k] * weight.v[k % kQuad];
-          const bool ends_here = (last_of_run >> k & 1) != 0;
-          if (ends_here) slot[0] = left;
-          if (ends_here) slot[kSums] = right;
-          slot += ends_here ? 1 : 0;
-          left = ends_here ? T(0) : left;
-          right = ends_here ? T(0) : right;
-        }
+        if (!has_items) return;
+        T* slots = sums + padded(thread * kItems); // a thread's are in one row of 32
+        put_runs<kSums>(current, ends, weight_items + column / kQuad, slots);
       } else if constexpr (kVector) {
 #pragma unroll
         for (int k = 0; k < kItems; k += kWidth) {
@@ -189,17 +162,13 @@ __global__ void __launch_bounds__(
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) sum[k] = 0;
       if constexpr (kRuns) {
-        const int row_of_lane = lane * p.window;
-        const auto add = [&](const T* of, Runs r) {
-          int slot = row_of_lane + r.first;
-#pragma unroll 1 // one or two
-          for (int n = r.count; n > 0; --n) {
-            sum[0] += of[padded(slot)];
-            slot = (slot / kItems + 1) * kItems;
-          }
+        const auto add = [&](const T* of, int first, int end) {
+#pragma unroll 1
+          for (int x = first; x < end; x = x / kItems * kItems + kItems)
+            sum[0] += of[padded(lane * p.window + run_end<kItems>(x, end))];
         };
-        if (kept == 0) add(sums + kSums, runs[c]);
-        add(sums, runs[c + 1]);
+        if (kept == 0) add(sums + kSums, begin[c], begin[c + 1]);
+        add(sums, begin[c + 1], begin[c + 2]);
       } else {
         const int start = kChannelsLast ? lane / kWidth : lane * p.window;
         const int step = kChannelsLast ? p.lanes_per_tile / kWidth : 1;
@@ -216,31 +185,74 @@ __global__ void __launch_bounds__(
         for (int x = middle; x < end; ++x) add(x, T(1) - weights[x]);
       }
     };
+    // Of a row of the tile: [lane][column] in NCHW, [column][lane] in NHWC.
+    const int inner = kChannelsLast ? p.lanes_per_tile / kWidth : p.columns_per_tile;
+    const int pieces = inner * (kChannelsLast ? width : lanes);
+    const auto place_of = [&](int piece, int& lane, int& c) {
+      const int outer = p.by_inner.quotient(piece), rest = p.by_inner.remainder(piece, outer);
+      lane = kChannelsLast ? rest * kWidth : outer;
+      c = kChannelsLast ? outer : rest;
+      return lane < lanes && c < width;
+    };
+    // Where the sums of a thread's source columns lie is the same in every row. It is kept for a
+    // few that have few runs, which is all of them at scales of 4 and 8.
+    constexpr int kKept = kRuns ? kKeptColumns : 1;
+    KeptColumn kept_columns[kKept];
+    bool all_kept = kRuns && pieces <= kKept * kThreads && p.lanes_per_tile * in.lane <= 0x7fffffff;
+    if constexpr (kRuns) {
+#pragma unroll
+      for (int n = 0; n < kKept; ++n) {
+        int lane, c;
+        if (!all_kept || !place_of(thread + n * kThreads, lane, c)) continue;
+        const int row_of_lane = lane * p.window;
+        const auto two = [&](unsigned base, int first, int end) {
+          const int second = first / kItems * kItems + kItems;
+          if (second + kItems < end) all_kept = false; // a third
+          const unsigned low =
+              first < end ? base + padded(row_of_lane + run_end<kItems>(first, end)) : kNothing;
+          const unsigned high =
+              second < end ? base + padded(row_of_lane + run_end<kItems>(second, end)) : kNothing;
+          return low | high << 16;
+        };
+        kept_columns[n].right =
+            kept == 0 ? two(kSums, begin[c], begin[c + 1]) : kNothing * 0x10001u;
+        kept_columns[n].left = two(0, begin[c + 1], begin[c + 2]);
+        kept_columns[n].offset = static_cast<int>(lane * in.lane) + c;
+      }
+    }
     const auto finish_row = [&] {
       if (row >= j0) {
         __syncthreads(); // sums are free
         put_sums();
         __syncthreads();
-        // Of a row of the tile: [lane][column] in NCHW, [column][lane] in NHWC.
-        const int inner = kChannelsLast ? p.lanes_per_tile / kWidth : p.columns_per_tile;
-        const int pieces = inner * (kChannelsLast ? width : lanes);
-        for (int s = thread; s < pieces; s += kThreads) {
-          const int outer = p.by_inner.quotient(s), rest = p.by_inner.remainder(s, outer);
-          const int lane = kChannelsLast ? rest * kWidth : outer;
-          const int c = kChannelsLast ? outer : rest;
-          if (lane >= lanes || c >= width) continue;
-          T sum[kWidth];
-          sum_column(lane, c, sum);
-          if (passes > 1) {
-            T* total = totals + ((row - j0) * pieces + s) * kWidth;
+        if (all_kept) {
 #pragma unroll
-            for (int k = 0; k < kWidth; ++k) {
-              if (pass > 0) sum[k] += total[k];
-              total[k] = sum[k];
-            }
+          for (int n = 0; n < kKept; ++n) {
+            if (kept_columns[n].offset < 0) continue;
+            const unsigned right = kept_columns[n].right, left = kept_columns[n].left;
+            T sum[1] = {sums[right & 0xffff]};
+            sum[0] += sums[right >> 16];
+            sum[0] += sums[left & 0xffff];
+            sum[0] += sums[left >> 16];
+            store_items<1>(written + kept_columns[n].offset, sum);
           }
-          if (pass == passes - 1)
-            store_items<kWidth>(written + lane * in.lane + c * in.column, sum);
+        } else {
+          for (int s = thread; s < pieces; s += kThreads) {
+            int lane, c;
+            if (!place_of(s, lane, c)) continue;
+            T sum[kWidth];
+            sum_column(lane, c, sum);
+            if (!kRuns && passes > 1) {
+              T* total = totals + ((row - j0) * pieces + s) * kWidth;
+#pragma unroll
+              for (int k = 0; k < kWidth; ++k) {
+                if (pass > 0) sum[k] += total[k];
+                total[k] = sum[k];
+              }
+            }
+            if (kRuns || pass == passes - 1)
+              store_items<kWidth>(written + lane * in.lane + c * in.column, sum);
+          }
         }
       }
 #pragma unroll
@@ -252,45 +264,42 @@ __global__ void __launch_bounds__(
       written += in.row;
     };
 
-    Loaded<Storage, Read> loaded;
-    Storage single[kItems] = {}, next_single[kItems] = {};
-    if (y0 < y1) read_row(loaded, next_single);
-    for (int y = y0; y < y1; ++y) {
-      const int slot = (y - y0) % kRowBatch;
+    constexpr int kAhead = kRowsAhead<Read, kChannelsLast>;
+    Ahead ahead[kAhead] = {};
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n)
+      if (y0 + n < y1) read_row(ahead[n]);
+    for (int y = y0; row < j1; y += kAhead) {
+      const int slot = (y - y0) % kBatch;
       if (slot == 0) {
         __syncthreads();
-        for (int r = thread; r < min(kRowBatch, y1 - y); r += kThreads)
-          rows[r] = row_at<T>(p.rows, y + r);
+        // Behind the last row is one that lets the rest be written.
+        for (int r = thread; r < kBatch; r += kThreads)
+          rows[r] = y + r < y1 ? row_at<T>(p.rows, y + r) : Row<T>{j1, j1, T(0), T(0)};
         __syncthreads();
       }
-      const Row<T> t = rows[slot];
-      const RawPack<Storage> pack = loaded.values();
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) single[k] = next_single[k];
-      if (y + 1 < y1) read_row(loaded, next_single); // in flight while this row is added
-      while (row < t.lo) finish_row();
-      const T w_current = t.hi == t.lo ? t.w_lo + t.w_hi : t.w_lo;
+      for (int n = 0; n < kAhead; ++n) {
+        const Row<T> t = rows[slot + n];
+        while (row < t.lo) finish_row();
+        const auto values = [&](int k) {
+          if constexpr (kVector)
+            return ahead[n].loaded.values().value(k);
+          else
+            return to_compute(ahead[n].single[k]);
+        };
+        const T w_current = t.hi == t.lo ? t.w_lo + t.w_hi : t.w_lo;
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) current[k] += value(pack, single, k) * w_current;
-      if (t.hi != t.lo) {
+        for (int k = 0; k < kItems; ++k) current[k] += values(k) * w_current;
+        if (t.hi != t.lo) {
 #pragma unroll
-        for (int k = 0; k < kItems; ++k) next[k] += value(pack, single, k) * t.w_hi;
+          for (int k = 0; k < kItems; ++k) next[k] += values(k) * t.w_hi;
+        }
+        if (y + n + kAhead < y1) read_row(ahead[n]); // used when the rows before it are added
       }
     }
-    while (row < j1) finish_row();
   }
 }
-
-// Most output columns that touch `count` source columns of a tile: inside, and at the two ends,
-// where outputs beyond the centres of the border pixels come on top.
-std::int64_t touching(const ResizeAxis& axis, std::int64_t count) {
-  const double inside = static_cast<double>(count + 1) / axis.scale + 2;
-  const std::int64_t last = axis.out - first_output(axis, (axis.in - 1) / count * count - 1);
-  const std::int64_t most = std::max(first_output(axis, count), last) + 1; // + 1: rounding
-  return inside < axis.out ? std::min(std::max<std::int64_t>(inside, most), axis.out) : axis.out;
-}
-
-std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 template <class Storage, bool kChannelsLast, class Read>
 void launch_backward(Backward<Storage> p, std::int64_t images, std::uintptr_t stream) {
@@ -356,7 +365,8 @@ void backward_typed(const Storage* grad_out, Storage* grad_x, const Shape& s,
   p.columns = resize_axis(s.in_w, s.out_w, s.align_corners, s.scale_w);
   p.lanes = s.channels_last ? s.channels : s.batch * s.channels;
   const bool aligned = is_aligned_16(grad_out);
-  if (s.channels_last && aligned && s.channels % kPack<Storage> == 0)
+  const bool steps_fit = (s.channels_last ? s.channels : 1) * s.out_w <= 0x7fffffff;
+  if (s.channels_last && aligned && steps_fit && s.channels % kPack<Storage> == 0)
     launch_backward<Storage, true, Vectors>(p, s.batch, stream);
   else if (s.channels_last)
     launch_backward<Storage, true, Scalars>(p, s.batch, stream);

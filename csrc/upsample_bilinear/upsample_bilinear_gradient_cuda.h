@@ -1,6 +1,7 @@
 // How the threads of the backward read the gradient of the large map, and what a launch says.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "common/divider.h"
@@ -21,7 +22,6 @@ template <class Storage> struct Backward {
   Divider by_inner; // what a block writes, in NHWC: by the pieces of a pixel; in NCHW: of a row
 };
 inline constexpr int kTileColumns = 256; // most source columns of a tile
-inline constexpr int kRowBatch = 64;     // output rows whose taps are in shared memory at a time
 // Enough to fill the largest GPUs; each chunk of rows reads one more.
 inline constexpr std::int64_t kWantedBlocks = 1024;
 
@@ -44,12 +44,47 @@ struct Vectors;
 struct Ragged;
 template <class Read> inline constexpr bool kIsVector = !std::is_same_v<Read, Scalars>;
 
-// A thread's neighbouring columns that have the same left source, all of them or those of a source
-// that spans several threads. Of the source's runs `first` is the place among the sums of all, the
-// others begin at the next threads'.
-struct Runs {
-  std::uint16_t first, count;
+// Output rows that a thread has on their way, while it adds those before them (more spill), and
+// output rows whose taps are in shared memory at a time.
+template <class Read, bool kChannelsLast>
+inline constexpr int kRowsAhead = std::is_same_v<Read, Vectors> && !kChannelsLast ? 3 : 2;
+template <class Read, bool kChannelsLast>
+inline constexpr int kRowBatch = 20 * kRowsAhead<Read, kChannelsLast>;
+
+// Neighbouring columns of a thread that have the same left source are a run. The source's columns
+// [x, end) are in runs that end with a thread's columns, and the last at `end`.
+template <int kItems> FASTSEG_DEVICE int run_end(int x, int end) {
+  return min(x / kItems * kItems + kItems, end) - 1;
+}
+
+// A thread's columns added up run by run: `weights` to the right source, the rest to the left. Bit
+// k of `ends`: column k ends a run. A run's sums lie where its last column would, those to the
+// right `kRight` further.
+template <int kRight, class T, int kItems, int kQuad>
+FASTSEG_DEVICE void put_runs(const T (&values)[kItems], unsigned ends,
+                             const Items<T, kQuad>* weights, T* slots) {
+  T left = 0, right = 0;
+  Items<T, kQuad> weight;
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) {
+    if (k % kQuad == 0) weight = weights[k / kQuad];
+    left += values[k] * (T(1) - weight.v[k % kQuad]);
+    right += values[k] * weight.v[k % kQuad];
+    const bool ends_here = (ends >> k & 1) != 0;
+    if (ends_here) slots[k] = left;
+    if (ends_here) slots[kRight + k] = right;
+    left = ends_here ? T(0) : left;
+    right = ends_here ? T(0) : right;
+  }
+}
+
+// A source column that a thread writes in every row: where two runs each to its right and its left
+// are in shared memory, 16 bits for each, and the column's distance from the row's first value.
+struct KeptColumn {
+  unsigned right = 0, left = 0;
+  int offset = -1;
 };
+inline constexpr int kKeptColumns = 2;
 
 // Neighbours of a row, as they were loaded.
 template <class Storage> using RawPack = RawItems<Storage, kPack<Storage>>;
@@ -84,5 +119,16 @@ template <class Storage> struct Loaded<Storage, Ragged> {
     return pack;
   }
 };
+
+// Most output columns that touch `count` source columns of a tile: inside, and at the two ends,
+// where outputs beyond the centres of the border pixels come on top.
+inline std::int64_t touching(const ResizeAxis& axis, std::int64_t count) {
+  const double inside = static_cast<double>(count + 1) / axis.scale + 2;
+  const std::int64_t last = axis.out - first_output(axis, (axis.in - 1) / count * count - 1);
+  const std::int64_t most = std::max(first_output(axis, count), last) + 1; // + 1: rounding
+  return inside < axis.out ? std::min(std::max<std::int64_t>(inside, most), axis.out) : axis.out;
+}
+
+inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 } // namespace fastseg::upsample_bilinear::cuda

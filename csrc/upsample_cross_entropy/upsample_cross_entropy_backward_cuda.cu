@@ -44,7 +44,7 @@ FASTSEG_DEVICE TilePlace begin_block(const Backward<Storage>& p, BlockState<T>& 
   if (threadIdx.x != 0) return place;
   T scale = p.per_pixel ? T(1) : load(p.grad_loss);
   if (p.total_weight != nullptr)
-    scale = *p.total_weight == 0.0 ? T(0) : static_cast<T>(scale / *p.total_weight);
+    scale = *p.total_weight == 0.0 ? T(0) : scale / static_cast<T>(*p.total_weight);
   const bool one = BlockTiles<Storage>::one_tile_each(place);
   const int pass_rows = one ? place.rows.pieces : kPassSide;
   const int pass_columns = one ? place.columns.pieces : kPassSide;

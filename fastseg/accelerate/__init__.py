@@ -10,9 +10,19 @@ import types
 from typing import Any
 
 from .api import accelerate, predict, predict_labels, restore
+from .predict_segments import predict_instances, predict_panoptic
 from .report import Report, Row
 
-__all__ = ["Report", "Row", "accelerate", "predict", "predict_labels", "restore"]
+__all__ = [
+    "Report",
+    "Row",
+    "accelerate",
+    "predict",
+    "predict_instances",
+    "predict_labels",
+    "predict_panoptic",
+    "restore",
+]
 
 
 class _Callable(types.ModuleType):

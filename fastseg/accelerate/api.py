@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from ..nn.evaluation import in_eval_mode
 from ..nn.logits import with_background
 from ..ops.upsample_argmax import upsample_argmax
 from .flops import Counter
-from .known import LIBRARIES, candidates, model_for
+from .known import LIBRARIES, candidates, model_for, queries_for
 from .loss import Loss, logits_of
 from .model import Model
 from .report import Report, Row
@@ -50,7 +50,7 @@ def accelerate(
     - torchvision: FCN, DeepLabV3 and LR-ASPP
     - segmentation_models_pytorch: every model and ResNet encoder, and the decoders of Unet, PSPNet,
       DeepLabV3, DeepLabV3Plus, UPerNet, Segformer and FPN
-    - transformers: SegFormer and UPerNet
+    - transformers: SegFormer, UPerNet, and the deformable attention of Mask2Former
     - any model: dilated depthwise convolutions
 
     Outputs and gradients are the same up to rounding: in training and in eval mode, under autocast,
@@ -88,7 +88,7 @@ def accelerate(
         TypeError: model is not a module.
     """
     check_module(model)
-    root = _layers_of(model)[-1]
+    root = layers_of(model)[-1]
     known = model_for(root)
     if low_resolution:
         _check_logits(root, known)
@@ -134,8 +134,22 @@ def restore(model: nn.Module) -> nn.Module:
     return model
 
 
+@overload
+def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor: ...
+
+
+@overload
+def predict_labels(
+    model: nn.Module, images: torch.Tensor, target_sizes: Sequence[tuple[int, int]]
+) -> list[torch.Tensor]: ...
+
+
 @torch.no_grad()
-def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def predict_labels(
+    model: nn.Module,
+    images: torch.Tensor,
+    target_sizes: Sequence[tuple[int, int]] | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
     """The most likely class of every pixel, without making full-resolution logits.
 
     The same as the argmax of the model's logits at the size of its output, or of the images for
@@ -146,19 +160,35 @@ def predict_labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     The forward of an unknown model is called, and its logits are resized to the images. A known
     model with a modified head is called as well, and its output keeps its size.
 
+    MaskFormer and Mask2Former of transformers have masks of queries: these are resized to the
+    images before their sigmoid, as in the original code, and no score is made at that size.
+
+    With `target_sizes`, labels are those of the image processor's
+    post_process_semantic_segmentation in transformers: what the model returns, resized to each
+    size.
+
     Args:
         model: one of ours, one of torchvision, smp or transformers, or any that returns logits
             [N, C, h, w].
         images: the model's input [N, C, H, W].
+        target_sizes: height and width, in pixels, of the labels of each image; None for the size
+            of the output.
 
     Returns:
-        Labels [N, H, W], uint8 up to 256 classes, else int32.
+        Labels [N, H, W], uint8 up to 256 classes, else int32; with `target_sizes` a list of N maps.
 
     Raises:
         TypeError: the model returns no logits.
-        ValueError: a modified head gives a single class, and nothing tells its threshold.
+        ValueError: a modified head gives a single class, and nothing tells its threshold; as many
+            target sizes as images are needed.
     """
-    return in_eval_mode(model, lambda: _labels(model, images))
+    sizes = target_size_pairs(images, target_sizes)
+    root = layers_of(model)[-1]
+    if (queries := queries_for(root)) is not None:
+        return in_eval_mode(model, lambda: queries.labels(model, images, sizes))
+    if sizes is None:
+        return in_eval_mode(model, lambda: _labels(model, images))
+    return in_eval_mode(model, lambda: _labels_of_sizes(model, images, sizes))
 
 
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -180,7 +210,7 @@ def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    layers = _layers_of(model)
+    layers = layers_of(model)
     root = layers[-1]
     if callable(getattr(root, "coarse_logits", None)):  # fastseg's own
         return root.predict_labels(images)
@@ -200,6 +230,36 @@ def _labels(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
                 raise ValueError(f"no threshold is known for one class: {why}")
             logits = logits - threshold
     return upsample_argmax(with_background(logits), size, align_corners=align_corners)
+
+
+def target_size_pairs(
+    images: torch.Tensor, target_sizes: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]] | None:
+    """The public argument `target_sizes`, a pair of numbers for each image, or None."""
+    if target_sizes is None:
+        return None
+    pairs = [(int(height), int(width)) for height, width in target_sizes]
+    if len(pairs) != images.shape[0]:
+        raise ValueError(
+            f"target_sizes has {len(pairs)} sizes, expected {images.shape[0]}, one for each image"
+        )
+    return pairs
+
+
+def _labels_of_sizes(
+    model: nn.Module, images: torch.Tensor, sizes: list[tuple[int, int]]
+) -> list[torch.Tensor]:
+    """Labels of what the model returns, resized to each size."""
+    root = layers_of(model)[-1]
+    known = model_for(root)
+    logits = logits_of(model(images))
+    if logits.shape[1] == 1 and known is not None:
+        threshold = known.threshold(root)
+        if threshold is None:
+            raise ValueError("no threshold is known for one class")
+        logits = logits - threshold
+    logits = with_background(logits)
+    return [upsample_argmax(logits[i : i + 1], size)[0] for i, size in enumerate(sizes)]
 
 
 def _no_labels(known: Model, layers: list[Any]) -> str | None:
@@ -238,7 +298,7 @@ def _found(root: nn.Module) -> Iterator[tuple[str, nn.Module, Swap, str | None]]
             covered.update(id(part) for part in swap.covers(module))
 
 
-def _layers_of(model: Any) -> list[Any]:
+def layers_of(model: Any) -> list[Any]:
     """DDP, DataParallel and torch.compile's module around a model, and the model itself."""
     layers = [model]
     while (inner := _WRAPPERS.get(type(model).__name__)) is not None:

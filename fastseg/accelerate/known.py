@@ -13,12 +13,14 @@ from . import smp, torchvision, transformers
 from .layers import ANYWHERE, LAYERS
 from .library import Library
 from .model import Model
+from .queries import Queries
 from .swap import Swap, full_name
 
 LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, smp.LIBRARY, transformers.LIBRARY)
 
 _SWAPS = (*LAYERS, *(swap for library in LIBRARIES for swap in library.swaps))
 _BY_CLASS = {name: swap for swap in _SWAPS for name in swap.classes}
+_QUERIES = {name: q for library in LIBRARIES for q in library.queries for name in q.classes}
 _PACKAGES = tuple(package for library in LIBRARIES for package in library.packages)
 
 
@@ -66,6 +68,11 @@ def model_for(module: nn.Module) -> Model | None:
     """The kind of whole model that a module is of, or None."""
     swap = swap_for(module)
     return swap if isinstance(swap, Model) else None
+
+
+def queries_for(module: nn.Module) -> Queries | None:
+    """The kind of whole model with masks of queries that a module is of, or None."""
+    return _QUERIES.get(full_name(original_class(module)))
 
 
 def candidates(root: nn.Module) -> Iterator[tuple[str, nn.Module, Swap]]:

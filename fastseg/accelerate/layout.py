@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..layout import map_format
+from ..layout import in_format, map_format
 
 
 def for_inference(x: torch.Tensor) -> torch.Tensor:
@@ -13,10 +13,10 @@ def for_inference(x: torch.Tensor) -> torch.Tensor:
     oneDNN's convolutions are faster on it. With gradients the caller's choice is left alone.
     """
     if x.device.type == "cpu" and not torch.is_grad_enabled() and x.dim() == 4:
-        return x.contiguous(memory_format=torch.channels_last)
+        return in_format(x, torch.channels_last)
     return x
 
 
 def as_given(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """y in the memory format that x came in, which callers may rely on."""
-    return y.contiguous(memory_format=map_format(x)) if x.dim() == 4 else y
+    return in_format(y, map_format(x)) if x.dim() == 4 else y

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from .queries import Queries
 from .swap import Swap
 
 
@@ -17,9 +18,11 @@ class Library:
         packages: prefixes of the modules that define its segmentation models. Modules are exchanged
             inside objects of classes from there, whatever these contain.
         swaps: the kinds of modules that are exchanged.
+        queries: the kinds of whole models that predict masks of queries.
     """
 
     name: str
     tested: str
     packages: tuple[str, ...]
     swaps: tuple[Swap, ...]
+    queries: tuple[Queries, ...] = ()

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: SegFormer and UPerNet."""
+"""Hugging Face transformers: SegFormer, UPerNet, and the attention of Mask2Former."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from ..nn.mlp_head import run_mlp, unusual_mlp
 from ..nn.pyramid import run_pooled, unusual_branches
 from ..nn.resized import resizable, run_resized
 from ..nn.upernet import top_down
+from ..ops.deformable_attention import deformable_attention
 from ..ops.upsample_bilinear import upsample_bilinear
 from .layout import as_given
 from .library import Library
 from .loss import Loss, cross_entropy_as_torch
 from .model import Model
+from .queries import Queries
 from .swap import Swap
 from .switch import low_resolution
 
 _MODELS = "transformers.models"
 _SEGFORMER = f"{_MODELS}.segformer.modeling_segformer"
 _UPERNET = f"{_MODELS}.upernet.modeling_upernet"
+_MASKFORMER = f"{_MODELS}.maskformer.modeling_maskformer"
+_MASK2FORMER = f"{_MODELS}.mask2former.modeling_mask2former"
 
 
 class Segformer(Model):
@@ -212,9 +216,81 @@ def _layers(module: Any) -> tuple[nn.Module, ...]:
     return module.conv, module.batch_norm, module.activation
 
 
+class DeformableAttention(Swap):
+    """The attention of Mask2Former's pixel decoder."""
+
+    what = "values summed where they are sampled, without the samples in memory"
+    classes = (f"{_MASK2FORMER}.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention",)
+
+    def forward(
+        self,
+        module: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        position_embeddings: torch.Tensor | None = None,
+        reference_points: Any = None,
+        spatial_shapes_list: Any = None,
+        level_start_index: Any = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if reference_points.shape[-1] != 2:  # boxes, which no model of this library gives it
+            return original_class(module).forward(
+                module,
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_embeddings,
+                reference_points,
+                spatial_shapes_list,
+                level_start_index,
+                output_attentions,
+            )
+        queries = hidden_states
+        if position_embeddings is not None:
+            queries = module.with_pos_embed(queries, position_embeddings)
+        heads, levels, points = module.n_heads, module.n_levels, module.n_points
+        value = module.value_proj(encoder_hidden_states)
+        if attention_mask is not None:
+            value = value.masked_fill(attention_mask[..., None], 0.0)
+        value = value.unflatten(2, (heads, -1))
+        offsets = module.sampling_offsets(queries).unflatten(2, (heads, levels, points, 2))
+        weights = module.attention_weights(queries).unflatten(2, (heads, levels * points))
+        weights = weights.softmax(3).unflatten(3, (levels, points))
+        sides = torch.tensor(
+            [[width, height] for height, width in spatial_shapes_list],
+            dtype=torch.long,
+            device=offsets.device,
+        )
+        centres = reference_points[:, :, None, :, None]
+        locations = centres + offsets / sides[:, None]
+        summed = deformable_attention(value, spatial_shapes_list, locations, weights)
+        return module.output_proj(summed), weights
+
+
 LIBRARY = Library(
     name="transformers",
     tested="5.24",
-    packages=(f"{_MODELS}.segformer.", f"{_MODELS}.upernet."),
-    swaps=(Segformer(), SegformerHead(), UperNet(), UperNetHead(), UperNetConv()),
+    packages=tuple(f"{_MODELS}.{model}." for model in ("segformer", "upernet", "mask2former")),
+    swaps=(
+        *(Segformer(), SegformerHead()),
+        *(UperNet(), UperNetHead(), UperNetConv()),
+        DeformableAttention(),
+    ),
+    queries=(
+        Queries(
+            classes=(f"{_MASKFORMER}.MaskFormerForInstanceSegmentation",),
+            masks="masks_queries_logits",
+            logits="class_queries_logits",
+            size=None,
+        ),
+        Queries(
+            classes=(f"{_MASK2FORMER}.Mask2FormerForUniversalSegmentation",),
+            masks="masks_queries_logits",
+            logits="class_queries_logits",
+            size=384,
+        ),
+    ),
 )

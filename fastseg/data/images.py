@@ -20,6 +20,7 @@ from typing import Any
 import numpy
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .._files import in_its_place
 from .._messages import reason
 from . import arrays
 from .arrays import GREY, RGB, UNKNOWN, ImageError, Stored, as_bytes, check_size
@@ -47,6 +48,7 @@ _EXTRA_SAMPLES = 338
 _SIGNED = 2
 _ASSOCIATED = 1
 
+_UNKNOWN = "not an image, or of an unknown format"
 _PILLOWS_LIMIT = threading.Lock()
 
 
@@ -90,7 +92,7 @@ def read_image(
                 return _pillow_bands(path, image, bands, largest, bands_beyond, note)
     except _Unidentified as error:
         if not arrays.is_tiff(path):
-            raise ImageError(f"{path}: not an image, or of an unknown format") from error
+            raise ImageError(f"{path}: {_UNKNOWN}{in_its_place(path)}") from error
     return fitted(path, arrays.read_tiff(path, bands), bands, note)
 
 
@@ -144,7 +146,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             check_size(path, image.height, image.width)
             yield image
     except UnidentifiedImageError:
-        raise _Unidentified(f"{path}: not an image, or of an unknown format") from None
+        raise _Unidentified(f"{path}: {_UNKNOWN}{in_its_place(path)}") from None
     except ImageError:
         raise
     except MemoryError:

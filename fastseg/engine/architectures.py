@@ -16,13 +16,18 @@ def load_model(path: Path | None) -> SegmentationModel:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no model that is known, or is damaged.
+        ValueError: it holds no model that is known, is damaged, or has weights that are no numbers.
     """
     if path is None:
         return default_model()
-    if path.is_dir():
-        return SegmentationModel.from_pretrained(path)
-    return load_checkpoint(path)
+    model = SegmentationModel.from_pretrained(path) if path.is_dir() else load_checkpoint(path)
+    for name, values in model.state_dict().items():
+        # Such a model gives the first class everywhere, and no other sign.
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} holds NaN or infinity, as after a training that diverged"
+            )
+    return model
 
 
 def start_from(model: SegmentationModel, source: SegmentationModel) -> list[str]:

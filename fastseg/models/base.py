@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from .._checks import check_not_traced
 from ..classes import ClassSet, label_classes
+from ..layout import in_format
 from ..nn.evaluation import in_eval_mode
 from ..nn.fusion import is_fused
 from ..nn.logits import with_background
@@ -202,7 +203,7 @@ class SegmentationModel(Pretrained):
         """
         # Labels have no memory format to keep, and convolutions are faster in this one.
         if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = in_format(x, torch.channels_last)
         logits = with_background(in_eval_mode(self, lambda: self.coarse_logits(x)))
         size = self.output_size(*self.padded_size(x.shape[2], x.shape[3]))
         height, width = self.output_size(x.shape[2], x.shape[3])

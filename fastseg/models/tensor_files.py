@@ -12,6 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from .._files import in_its_place
 from .._messages import one_line, shortened
 from ..limits import limits
 from . import pickle_scan
@@ -53,7 +54,8 @@ def read_tensors(path: Path) -> Any:
         elif start.startswith(_PICKLE):
             content = _read_pickles(path)
         else:
-            raise ValueError("not a checkpoint of torch.save or safetensors")
+            what = "not a checkpoint of torch.save or safetensors"
+            raise ValueError(what + in_its_place(path))
         _check_tensors(content)
         return content
     except ValueError as error:

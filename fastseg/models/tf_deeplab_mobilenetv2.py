@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..classes import VOC, ClassSet, as_class_set
-from ..layout import map_format
+from ..layout import in_format, map_format
 from ..nn import DilatedConv2d
 from ..nn.altered import why_not_short
 from ..nn.conv import is_convolution
@@ -120,7 +120,7 @@ class TFDeepLabMobileNetV2(SegmentationModel):
         branch = F.relu(self.aspp0(x), inplace=True)
         if why_not_short(self, _skips, _unfit) is not None:
             maps = torch.cat([pooled.expand_as(branch), branch], dim=1)
-            return self.concat_projection(maps.contiguous(memory_format=map_format(x)))
+            return self.concat_projection(in_format(maps, map_format(x)))
         pooled_weight, branch_weight = self.concat_projection.weight.split(pooled.shape[1], dim=1)
         bias = F.conv2d(pooled, pooled_weight, self.concat_projection.bias)
         return F.conv2d(branch, branch_weight) + bias

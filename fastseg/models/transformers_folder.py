@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from .._json import checked, read_json
 from .._schema import ANYTHING, Array, Integer, Number, Record, Schema, Table, Text, nullable
 from ..classes import ClassSet, bright_colors, numbered_classes, voc_colors
 from . import transformers_segformer as segformer
 from . import transformers_upernet as upernet
 from .checkpoints.mit import from_transformers, to_transformers
-from .checkpoints.transformers import upernet_tensors
+from .checkpoints.transformers import upernet_tensors, upernet_tensors_there
 from .files import StateDict
 from .pretrained import PROCESSOR
 from .stored_classes import stored
@@ -41,7 +39,7 @@ class _Kind(NamedTuple):
     arguments: Callable[[str, Mapping[str, Any]], dict[str, Any]]
     read: Callable[[StateDict], StateDict]
     config: Callable[[Any], dict[str, Any]] | None = None
-    write: Callable[[Mapping[str, torch.Tensor]], StateDict] = dict
+    write: Callable[[StateDict], StateDict] = dict
 
 
 def is_transformers(config: Mapping[str, Any]) -> bool:
@@ -168,5 +166,12 @@ _KINDS = {
         segformer.config,
         to_transformers,
     ),
-    "upernet": _Kind("UPerNet", upernet.FIELDS, upernet.arguments, upernet_tensors),
+    "upernet": _Kind(
+        "UPerNet",
+        upernet.FIELDS,
+        upernet.arguments,
+        upernet_tensors,
+        upernet.config,
+        upernet_tensors_there,
+    ),
 }

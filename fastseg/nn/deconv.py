@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._private_torch import is_transformed
 from ..ops.upsample_bilinear import upsample_bilinear
 from .altered import readable
 
@@ -99,8 +100,9 @@ class BilinearDeconv2d(nn.ConvTranspose2d):
         return upsample_with_ring(input, self.scale)
 
     def _upsamples(self, x: torch.Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False  # a graph does not look at values
+        # Neither a graph nor vmap, which may have many weights here, looks at values.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+            return False
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return False
         weight = self.weight

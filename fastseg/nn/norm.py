@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layout import map_format
+from ..layout import in_format, map_format
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -16,7 +16,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, C, H, W] -> map [N, C, H, W] in x's memory format."""
-        return super().forward(x).contiguous(memory_format=map_format(x))
+        return in_format(super().forward(x), map_format(x))
 
 
 NormName = bool | str | Mapping[str, Any]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..layout import map_format
+from ..layout import in_format, map_format
 from ..ops.pyramid_pool import pyramid_pool
 from ..ops.upsample_bilinear import upsample_bilinear
 from .altered import original_class, why_not_short
@@ -46,7 +46,7 @@ class PoolingBranch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, in_channels, H, W] -> map [N, channels, H, W]."""
         size = (x.shape[2], x.shape[3])
-        cells = self.pool(x).contiguous(memory_format=map_format(x))
+        cells = in_format(self.pool(x), map_format(x))
         return upsample_bilinear(cells, size, align_corners=self.align_corners)
 
 
@@ -102,9 +102,7 @@ class PyramidPooling(nn.Module):
         if why_not_short(self, pyramid_skips, pyramid_unfit) is None:
             size, layout = (x.shape[2], x.shape[3]), map_format(x)
             branches = [
-                upsample_bilinear(
-                    c.contiguous(memory_format=layout), size, align_corners=self.align_corners
-                )
+                upsample_bilinear(in_format(c, layout), size, align_corners=self.align_corners)
                 for c in pooled_cells(x, self._pools())
             ]
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from ..layout import map_format
+from ..layout import in_format, map_format
 from ..ops.upsample_bilinear import upsample_bilinear
 from ..ops.upsample_conv2d.autocast import in_autocast_dtype
 from ..ops.upsample_conv2d.lowres import convolve_large
@@ -63,7 +63,7 @@ def pyramid_conv2d(
     if kernel == 1 and layout is torch.contiguous_format:
         out = F.conv2d(x, map_weight, bias)
     else:
-        out = convolve_large(x, map_weight, bias).contiguous(memory_format=layout)
+        out = in_format(convolve_large(x, map_weight, bias), layout)
     if not cells:
         return out
     with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..layout import map_format
+from ..layout import in_format, map_format
 from ..ops.dilated_conv2d import dilated_conv2d
 from ..ops.upsample_conv2d.autocast import in_autocast_dtype
 from ..ops.upsample_conv2d.lowres import Resize, add_resized, largest, project
@@ -94,7 +94,7 @@ def upsample_separable_conv2d(
     kept, kept_depthwise, kept_pointwise, taps = [], [], [], []
     for part, d, p in zip(maps, depthwise.split(counts), pointwise.split(counts, 1), strict=True):
         if separable_pays(part, p, resize.size):
-            part = part.contiguous(memory_format=torch.channels_last)
+            part = in_format(part, torch.channels_last)
             taps.append(project(part, p * d.view(1, -1, 3, 3)))
         else:
             kept.append(resize(part))
@@ -106,4 +106,4 @@ def upsample_separable_conv2d(
     out = project(x, torch.cat(kept_pointwise, 1), bias)
     if taps:
         out = add_resized(out, taps, 3, resize)
-    return out.contiguous(memory_format=map_format(main))
+    return in_format(out, map_format(main))

@@ -15,7 +15,7 @@ from fastseg.engine.step import TrainingStep, weight_of
 from fastseg.nn.sync_batch_norm import SyncBatchNorm2d, synchronised
 
 from training_case import (  # isort: skip
-    BATCH, WEIGHTS, batch_norm_case, deeplab, interrupt, make_trainer, step_case, tiny,
+    BATCH, MODELS, WEIGHTS, batch_norm_case, interrupt, made, make_trainer, step_case, tiny,
 )  # fmt: skip
 
 
@@ -41,8 +41,8 @@ def main(folder: Path) -> None:
                 "parameters": [p.grad for p in norm.parameters()],
             }
 
-        for name, model in (("tiny", tiny()), ("deeplab", deeplab())):
-            model = synchronised(model.double()).train()
+        for name in MODELS:
+            model = synchronised(made(name).double()).train()
             images, labels, colors = step_case()
             half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
             step = data_parallel(TrainingStep(model, WEIGHTS.double(), label_smoothing=0.1))

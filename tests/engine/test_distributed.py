@@ -16,10 +16,11 @@ pytest.importorskip("PIL")
 
 from tiny_data import make_dataset, read
 from training_case import (
+    MODELS,
     WEIGHTS,
     batch_norm_case,
-    deeplab,
     interrupt,
+    made,
     make_trainer,
     step_case,
     tiny,
@@ -93,10 +94,10 @@ def test_batch_norm_is_that_of_the_whole_batch(
             assert torch.equal(rank[name]["state"][key], ranks[0][name]["state"][key])
 
 
-@pytest.mark.parametrize("name", ["tiny", "deeplab"])
+@pytest.mark.parametrize("name", MODELS)
 def test_step_is_that_of_the_whole_batch(ranks: list[dict[str, Any]], name: str) -> None:
     """Loss, gradients and statistics; one process has 1/8 of its pixels, the other all."""
-    model = {"tiny": tiny, "deeplab": deeplab}[name]().double().train()
+    model = made(name).double().train()
     step = TrainingStep(model, WEIGHTS.double(), label_smoothing=0.1)
     loss = step(*step_case())
     loss.backward()
@@ -144,7 +145,7 @@ def test_one_process_continues_with_two(
 
 
 def test_synchronised_keeps_tensors_and_names() -> None:
-    model = deeplab()
+    model = made("deeplab")
     before = {**model.state_dict(keep_vars=True)}
     norms = sum(type(m) is nn.BatchNorm2d for m in model.modules())
     assert synchronised(model) is model

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tiny_data import CLASSES, TinyModel, read
 
-from fastseg import DeepLabV3Plus
+from fastseg import FPN, DeepLabV2, DeepLabV3Plus, PlainUNet, SegFormer, U2Net
 from fastseg.data import Batch
 from fastseg.engine.config import TrainConfig
 from fastseg.engine.processes import Processes
@@ -88,6 +88,35 @@ def tiny() -> TinyModel:
 def deeplab() -> DeepLabV3Plus:
     torch.manual_seed(1)
     return DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=3, decoder_aspp_dropout=0.0)
+
+
+def _others() -> dict[str, Any]:
+    """Architectures over their smallest encoders, without dropout, with several losses."""
+    mit = {"depths": (1, 1, 1, 1), "widths": (8, 16, 40, 64), "drop_path_rate": 0.0}
+    return {
+        "segformer": lambda: SegFormer(
+            "mit_b0", 5, None, 16, classes=3, encoder_options=mit, decoder_dropout=0.0
+        ),
+        "deeplabv2": lambda: DeepLabV2(
+            "resnet18", 3, None, decoder_atrous_rates=(1, 2), classes=3, scales=(0.5,)
+        ),
+        "plainunet": lambda: PlainUNet(3, base_channels=4, depth=3, head_channels=4, dropout=0.0),
+        "u2net": lambda: U2Net(3, channels=(8,) * 11, hidden=(4,) * 11),
+        "fpn": lambda: FPN(
+            "resnet18", 3, None, 8, 32, decoder_dropout=0.0, classes=3, upsampling=1
+        ),
+    }
+
+
+def made(name: str) -> Any:
+    """The model of this name."""
+    if name in ("tiny", "deeplab"):
+        return {"tiny": tiny, "deeplab": deeplab}[name]()
+    torch.manual_seed(1)
+    return _others()[name]()
+
+
+MODELS = ("tiny", "deeplab", *_others())
 
 
 def batch_norm_case() -> tuple[torch.Tensor, torch.Tensor]:

@@ -314,7 +314,7 @@ def _gradient_penalty(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return grad.square().sum()
 
 
-@pytest.mark.parametrize("name", ["deeplabv3plus", "pspnet-dilated"])
+@pytest.mark.parametrize("name", ["deeplabv2", "deeplabv3plus", "plain-unet", "pspnet-dilated"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_gradients_of_gradients_are_those_of_plain_modules(name: str, training: bool) -> None:
     """Of the logits; with hooks on every module, chains call them one after the other."""

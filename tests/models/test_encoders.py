@@ -128,9 +128,10 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"name": "vgg16", "output_stride": 16}, "poolings cannot become dilation"),
+        ({"name": "vgg16", "output_stride": 16}, "poolings of 2x2 cannot become dilation"),
         ({"name": "vgg"}, "encoder_name is 'vgg', allowed are resnet18"),
         ({"depth": 6}, "encoder depth is 6"),
+        ({"name": "efficientnet-b0"}, "take 'tu-efficientnet_b0', with other names of tensors"),
         ({"output_stride": 4}, "output stride is 4"),
         ({"in_channels": 0}, "in_channels is 0"),
     ],
@@ -151,6 +152,7 @@ def test_every_encoder_is_built() -> None:
         "resnet101": 42_500_160,
         "resnet152": 58_143_808,
         "mobilenet_v2": 2_223_872,
+        "mobilenet_v3_large": 2_971_952,
         "vgg11": 9_220_480,
         "vgg11_bn": 9_225_984,
         "vgg13": 9_404_992,

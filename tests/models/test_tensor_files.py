@@ -214,3 +214,37 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         read_tensors(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_a_failed_download_left_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "best.pt"
+    path.write_bytes(content)
+    assert words in refused(path)
+    image = pytest.importorskip("fastseg.data.images", exc_type=ImportError)
+    with pytest.raises(image.ImageError, match=words):
+        image.read_image(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("kind", ["parameter", "statistics"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float, kind: str) -> None:
+    """A model with one gives the first class everywhere, and no other sign."""
+    from fastseg.engine.architectures import load_model
+
+    model = fastseg.PSPNet("mobilenet_v2", encoder_depth=3, encoder_weights=None, classes=2)
+    names = [n for n, v in model.state_dict().items() if v.is_floating_point()]
+    name = next(n for n in names if n.endswith("weight" if kind == "parameter" else "running_var"))
+    model.state_dict()[name].view(-1)[-1] = value
+    model.save_pretrained(tmp_path / "folder")
+    torch.save(model.state_dict(), tmp_path / "best.pt")
+    for path in (tmp_path / "folder", tmp_path / "best.pt"):
+        with pytest.raises(ValueError, match=f"{path.name}: {name} holds NaN or infinity"):
+            load_model(path)

@@ -123,6 +123,26 @@ def test_infinities_and_nans_spread_as_in_torch(backend, layout, size):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_small_maps_have_the_bits_of_the_op(layout):
+    """Without a gradient the native core is called at once: the same values and memory format."""
+    for shape, size in (
+        ((1, 16, 10, 10), (20, 20)),
+        ((2, 5, 1, 7), (3, 4)),
+        ((1, 1, 3, 3), (9, 7)),
+    ):
+        x = torch.randn(shape).contiguous(memory_format=layout)
+        for align_corners in (False, True):
+            recorded = upsample_bilinear(
+                x.clone().requires_grad_(), size, align_corners=align_corners
+            )
+            quick = upsample_bilinear(x, size, align_corners=align_corners)
+            assert torch.equal(quick, recorded.detach())
+            assert quick.stride() == recorded.stride()
+            sliced = torch.cat([x, x], 3)[..., : x.shape[3]]
+            assert torch.equal(upsample_bilinear(sliced, size, align_corners=align_corners), quick)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_out(layout):
     x = torch.randn(2, 5, 6, 7).contiguous(memory_format=layout)
     out = torch.full((2, 5, 13, 20), math.nan).contiguous(memory_format=layout)

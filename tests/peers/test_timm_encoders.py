@@ -204,5 +204,5 @@ def test_create_model() -> None:
     model = fastseg.create_model("Segformer", "mit_b0", None, in_channels=2, classes=4)
     assert type(model) is fastseg.SegFormer
     assert (model.in_channels, len(model.classes)) == (2, 4)
-    with pytest.raises(ValueError, match="arch is 'linknet', allowed are deeplabv3, "):
+    with pytest.raises(ValueError, match="arch is 'linknet', allowed are deeplabv1, "):
         fastseg.create_model("linknet")

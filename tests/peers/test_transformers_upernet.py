@@ -110,6 +110,121 @@ def test_loss_and_gradients(transformers: Any, backbone: dict[str, Any], tmp_pat
     assert relative_error(ours.get_parameter("auxiliary_head.0.weight").grad, truth) <= 1e-7
 
 
+def convnext(transformers: Any, **options: Any) -> Any:
+    torch.manual_seed(0)
+    backbone = transformers.ConvNextConfig(
+        depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32], out_features=STAGES, **options
+    )
+    config = transformers.UperNetConfig(
+        backbone_config=backbone, hidden_size=24, num_labels=5, auxiliary_channels=8
+    )
+    model = transformers.UperNetForSemanticSegmentation(config)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            nn.init.normal_(parameter, std=0.1 if parameter.dim() > 1 else 1.0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return still(model)
+
+
+def test_convnext(transformers: Any, tmp_path: Path) -> None:
+    """Features, logits, loss and gradients, of the folder and of the state dict."""
+    pytest.importorskip("timm")
+    theirs = convnext(transformers, num_channels=4)
+    theirs.save_pretrained(tmp_path)
+    of_file = fastseg.load_checkpoint(theirs.state_dict())
+    of_folder = SegmentationModel.from_pretrained(tmp_path)
+    for size in ((64, 96), (65, 93)):
+        for dtype, most in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            x = torch.randn(2, 4, *size, dtype=dtype)
+            theirs.to(dtype)
+            with torch.no_grad():
+                levels = theirs.backbone.forward_with_filtered_kwargs(x).feature_maps
+                expected = theirs(x).logits
+                for ours in (of_file, of_folder):
+                    ours.to(dtype)
+                    for one, other in zip(ours.encoder(x)[2:], levels, strict=True):
+                        assert relative_error(one, other) <= most
+                    assert relative_error(ours(x), expected) <= most
+    theirs.double().train(), still(of_folder.double()).train()
+    x = torch.randn(2, 4, 64, 64, dtype=torch.float64)
+    target = torch.randint(0, 5, (2, 64, 64))
+    expected = theirs(x, labels=target).loss
+    expected.backward()
+    loss = of_folder.loss(x, target)
+    loss.backward()
+    assert relative_error(loss, expected) <= 1e-10
+    for ours, name in (
+        ("encoder.model.stem_0.weight", "backbone.embeddings.patch_embeddings.weight"),
+        ("encoder.norms.2.weight", "backbone.hidden_states_norms.stage3.weight"),
+        ("auxiliary_head.0.weight", "auxiliary_head.convs.0.conv.weight"),
+    ):
+        truth = theirs.get_parameter(name).grad
+        assert relative_error(of_folder.get_parameter(ours).grad, truth) <= 1e-7
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext"])
+def test_folders_that_transformers_reads_back(transformers: Any, kind: str, tmp_path: Path) -> None:
+    if kind == "convnext":
+        pytest.importorskip("timm")
+        theirs = convnext(transformers)
+    else:
+        theirs = made(transformers, BACKBONES["window-4"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = SegmentationModel.from_pretrained(tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours", library="transformers")
+    again = transformers.UperNetForSemanticSegmentation.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    model, info = again
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    x = torch.randn(1, 3, 65, 64)
+    with torch.no_grad():
+        assert relative_error(still(model)(x).logits, theirs(x).logits) <= 1e-6
+        assert relative_error(ours(x), theirs(x).logits) <= 1e-5
+    for given, match in (
+        ({"align_corners": True}, "align_corners is True, it has False"),
+        ({"encoder_depth": 4}, "encoder_depth is 4, it has 5"),
+    ):
+        other = UPerNet("swin_t", encoder_weights=None, **{"align_corners": False, **given})
+        with pytest.raises(ValueError, match=match):
+            other.save_pretrained(tmp_path / "other", library="transformers")
+
+
+def test_convnext_of_mmsegmentation(transformers: Any, tmp_path: Path) -> None:
+    """mmpretrain's names of the encoder, mmsegmentation's of the head."""
+    pytest.importorskip("timm")
+    convnext(transformers).save_pretrained(tmp_path)
+    ours = SegmentationModel.from_pretrained(tmp_path)
+    rules = (
+        (r"^encoder\.model\.stem_([01])\.", r"backbone.downsample_layers.0.\1."),
+        (r"^encoder\.model\.stages_(\d)\.downsample\.", r"backbone.downsample_layers.\1."),
+        (r"^encoder\.model\.stages_(\d)\.blocks\.", r"backbone.stages.\1."),
+        (r"^encoder\.norms\.(\d)\.", r"backbone.norm\1."),
+        (r"\.conv_dw\.", ".depthwise_conv."),
+        (r"\.mlp\.fc([12])\.", r".pointwise_conv\1."),
+    )
+    weights = {}
+    for key, value in ours.state_dict().items():
+        name = key
+        if key.startswith("encoder."):
+            for pattern, replacement in rules:
+                name = re.sub(pattern, replacement, name)
+        else:
+            name = mmseg_name(key)
+        weights[name] = (
+            value[..., None, None] if "pointwise" in name and value.dim() == 2 else value
+        )
+    loaded = fastseg.load_checkpoint({"state_dict": weights})
+    assert type(loaded) is UPerNet and loaded._arguments["decoder_dropout"] == 0.1
+    x = torch.randn(1, 3, 65, 93)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), ours(x))
+
+
 def test_without_auxiliary_head(transformers: Any, tmp_path: Path) -> None:
     theirs = made(transformers, BACKBONES["window-4"], use_auxiliary_head=False)
     theirs.save_pretrained(tmp_path)
@@ -124,7 +239,10 @@ def test_without_auxiliary_head(transformers: Any, tmp_path: Path) -> None:
     ("change", "match"),
     [
         ({"patch_size": 2}, "backbone_config.patch_size is 2, only 4 is known"),
-        ({"model_type": "beit"}, "backbone_config.model_type is beit, only swin is known"),
+        (
+            {"model_type": "beit"},
+            "backbone_config.model_type is beit, only swin and convnext are known",
+        ),
         ({"out_features": ["stage4"]}, "backbone_config.out_features is"),
     ],
 )

@@ -57,10 +57,11 @@ def load_checkpoint(
       with every encoder here
     - torchvision: FCN, DeepLabV3; ResNets. DeepLabV3, LR-ASPP; MobileNetV3
     - mmsegmentation 1.x: FCN, PSPNet, DeepLabV3, DeepLabV3+; ResNets; UNet; SegFormer; UPerNet;
-      ResNets, Swins
+      ResNets, Swins, ConvNeXts (with timm)
     - deeplab-pytorch (kazuto1011): DeepLab v2 with a ResNet, with the scales of its wrapper
     - pytorch-fcn (wkentaro): FCN-32s, FCN-16s, FCN-8s
-    - transformers: SegFormer, and UPerNet with a Swin, whose folders `from_pretrained` reads too
+    - transformers: SegFormer, and UPerNet with a Swin or a ConvNeXt (with timm), whose folders
+      `from_pretrained` reads too
     - semseg: PSPNet; ResNets
     - DeepLabV3Plus-Pytorch (VainF): DeepLabV3, DeepLabV3+; ResNets
     - U2-Net and its small form, also with batch norms folded into the convolutions

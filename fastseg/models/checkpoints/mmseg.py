@@ -12,6 +12,7 @@ from ..plain_unet import PlainUNet
 from ..pspnet import PSPNet
 from ..segformer import SegFormer
 from ..upernet import UPerNet
+from . import convnext
 from .arguments import (
     deeplabv3_arguments,
     deeplabv3plus_arguments,
@@ -208,7 +209,19 @@ def _segformer(state_dict: StateDict) -> dict[str, Any]:
 
 
 def _upernet(state_dict: StateDict) -> dict[str, Any]:
-    return {**upernet_arguments(state_dict), "decoder_dropout": 0.1, "align_corners": False}
+    return {
+        **upernet_arguments(state_dict),
+        "decoder_dropout": 0.1,
+        "align_corners": False,
+        **convnext.arguments(state_dict),
+    }
+
+
+def _upernet_encoder(state_dict: StateDict) -> StateDict:
+    """The tensors of the encoder as ours: of a ConvNeXt, a Swin, or a ResNet, whose names are."""
+    if convnext.is_mmseg(state_dict):
+        return convnext.from_mmseg(state_dict)
+    return swin_from_mmseg(state_dict)
 
 
 def _contracted(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -269,6 +282,6 @@ FAMILIES = (
         _upernet,
         ("backbone.", "decode_head.lateral_convs.", "decode_head.fpn_bottleneck.bn."),
         names=_UPERNET,
-        convert=swin_from_mmseg,
+        convert=_upernet_encoder,
     ),
 )

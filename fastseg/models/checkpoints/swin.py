@@ -64,6 +64,21 @@ def from_transformers(state_dict: StateDict) -> StateDict:
     return result
 
 
+def to_transformers(state_dict: StateDict) -> StateDict:
+    """The reverse of `from_transformers`, in the names that transformers saves."""
+    block = {ours: theirs for theirs, ours in reversed(_TRANSFORMERS_BLOCK.items())}
+    outside = {ours: theirs for theirs, ours in _TRANSFORMERS.items()}
+    result: StateDict = {}
+    for key, value in state_dict.items():
+        found = re.fullmatch(r"(encoder\.layers\.\d+\.blocks\.\d+\.attn\.)qkv(\.\w+)", key)
+        parts = {f"{found[1]}{name}{found[2]}": name for name in "qkv"} if found else {key: ""}
+        values = value.chunk(3) if found else (value,)
+        for name, part in zip(parts, values, strict=True):
+            inside = _in_block(name, block)
+            result[_renamed(inside, outside)] = part.contiguous()
+    return result
+
+
 def from_mmseg(state_dict: StateDict) -> StateDict:
     """Tensors of mmsegmentation's SwinTransformer as ours; others keep their names.
 

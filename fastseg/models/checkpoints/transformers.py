@@ -15,10 +15,12 @@ from ..files import StateDict
 from ..segformer import SegFormer
 from ..tf_deeplab_mobilenetv2 import TFDeepLabMobileNetV2
 from ..upernet import UPerNet
+from . import convnext
 from .arguments import segformer_arguments, upernet_arguments
 from .family import Family
 from .mit import from_transformers
 from .swin import from_transformers as swin_from_transformers
+from .swin import to_transformers as swin_to_transformers
 from .tensorflow import mobilenetv2_arguments
 
 # Epsilon of the batch norms: TensorFlow's in the backbone, PyTorch's in the head.
@@ -112,7 +114,25 @@ _UPERNET = {
 
 
 def _upernet(state_dict: StateDict) -> dict[str, Any]:
-    return {**upernet_arguments(state_dict), "align_corners": False}
+    return {
+        **upernet_arguments(state_dict),
+        "align_corners": False,
+        **convnext.arguments(state_dict),
+    }
+
+
+def _upernet_encoder(state_dict: StateDict) -> StateDict:
+    """The tensors of the encoder as ours: of a ConvNeXt or a Swin."""
+    if convnext.is_transformers(state_dict):
+        return convnext.from_transformers(state_dict)
+    return swin_from_transformers(state_dict)
+
+
+def _upernet_encoder_there(state_dict: StateDict) -> StateDict:
+    """The reverse of `_upernet_encoder`."""
+    if "encoder.model.stem_0.weight" in state_dict:
+        return convnext.to_transformers(state_dict)
+    return swin_to_transformers(state_dict)
 
 
 def _segformer(state_dict: StateDict) -> dict[str, Any]:
@@ -134,7 +154,8 @@ FAMILIES = (
         _upernet,
         ("backbone.", "decode_head.lateral_convs.", "decode_head.fpn_bottleneck.batch_norm."),
         names=_UPERNET,
-        convert=swin_from_transformers,
+        convert=_upernet_encoder,
+        restore=_upernet_encoder_there,
     ),
     Family(
         "hf-segformer",
@@ -154,5 +175,14 @@ FAMILIES = (
 
 
 def upernet_tensors(state_dict: StateDict) -> StateDict:
-    """Tensors of UperNetForSemanticSegmentation with a Swin as ours."""
+    """Tensors of UperNetForSemanticSegmentation with a Swin or a ConvNeXt as ours."""
     return FAMILIES[0].translated(state_dict)
+
+
+def upernet_tensors_there(state_dict: StateDict) -> StateDict:
+    """The reverse of `upernet_tensors`, with the Swin's last norm, which nothing reads."""
+    result = FAMILIES[0].restored(state_dict)
+    if (last := state_dict.get("encoder.norm3.weight")) is not None:
+        result["backbone.swin.layernorm.weight"] = torch.ones_like(last)
+        result["backbone.swin.layernorm.bias"] = torch.zeros_like(last)
+    return result

@@ -108,7 +108,7 @@ def make_encoder(
     if name not in ENCODERS:
         raise ValueError(
             f"encoder_name is {name!r}, allowed are {', '.join(ENCODERS)}, and 'tu-' with the name "
-            "of a network of timm"
+            f"of a network of timm{_instead(name)}"
         )
     encoder = ENCODERS[name](
         in_channels=in_channels, depth=depth, output_stride=output_stride, **options
@@ -116,3 +116,11 @@ def make_encoder(
     if weights is not None:
         load_weights(encoder, name, weights)
     return encoder
+
+
+def _instead(name: str) -> str:
+    """What to take for an encoder that smp builds by itself, or takes from timm by another name."""
+    if name.startswith(("efficientnet-b", "timm-")):
+        theirs = name.removeprefix("timm-").replace("-", "_")
+        return f"; in place of smp's {name} take 'tu-{theirs}', with other names of tensors"
+    return ""

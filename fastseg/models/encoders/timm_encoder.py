@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...nn.upernet import LayerNorm2d
 from ..files import read_tensors, unwrap
 from .base import Encoder
 
@@ -42,6 +43,8 @@ class TimmEncoder(Encoder):
         output_stride: 32, or 8 or 16 where timm has that for the network.
         weights: None for random ones; True or "imagenet" for timm's own; "owner/name" of a
             repository of the Hugging Face hub; or the path of a file of the whole network's.
+        feature_norm_eps: of a layer norm of each of the network's features, as transformers and
+            mmsegmentation have it in UPerNet; None for no norm.
         options: further arguments of timm.create_model, such as img_size.
 
     Attributes:
@@ -61,6 +64,7 @@ class TimmEncoder(Encoder):
         depth: int = 5,
         output_stride: int = 32,
         weights: str | bool | None = None,
+        feature_norm_eps: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(in_channels, depth, output_stride)
@@ -90,6 +94,11 @@ class TimmEncoder(Encoder):
             channels.get(halving, in_channels if halving == 0 else 0)
             for halving in range(depth + 1)
         ]
+        self.norms: nn.ModuleList | None = None
+        if feature_norm_eps is not None:
+            self.norms = nn.ModuleList(
+                LayerNorm2d(count, eps=feature_norm_eps) for count in channels.values()
+            )
         self.is_channels_last = str(getattr(model, "output_fmt", None)).endswith("NHWC")
         config = getattr(model, "pretrained_cfg", None) or {}
         self.mean, self.std = (_statistic(config.get(key)) for key in ("mean", "std"))
@@ -99,6 +108,8 @@ class TimmEncoder(Encoder):
         found = self.model(self.to_early(x))
         if self.is_channels_last:
             found = [feature.permute(0, 3, 1, 2) for feature in found]
+        if self.norms is not None:
+            found = [norm(feature) for norm, feature in zip(self.norms, found, strict=True)]
         features = dict(zip(self.halvings, found, strict=True))
         half = (-(-x.shape[2] // 2), -(-x.shape[3] // 2))
         missing = {0: x, 1: x.new_empty((x.shape[0], 0, *half))}

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from ..._private_torch import is_plain_call
+from ...backends import forced_backend
+from . import native
 from .op import upsample_bilinear_op, upsample_bilinear_out_op
 from .size import resolve_size
 
 __all__ = ["upsample_bilinear"]
+
+# Values of a result up to which a call of PyTorch's dispatcher, some 35 us, costs more than a part
+# of the resizing: the native core is called without it where nothing but the value is asked for.
+_SMALL = 1 << 20
 
 
 def upsample_bilinear(
@@ -43,6 +50,8 @@ def upsample_bilinear(
             scale_factor; a size below 1; a factor that is not finite and positive; an unfit out.
         TypeError: dtype of x; a size that is not whole.
     """
+    if out is None and scale_factor is None and _is_small(x, size):
+        return native.quick_forward(x, size, align_corners)  # type: ignore[arg-type]
     target, scales = resolve_size(x, size, scale_factor)
     if out is None:
         return upsample_bilinear_op(x, target, align_corners, *scales)
@@ -50,3 +59,17 @@ def upsample_bilinear(
         raise ValueError("out cannot be used where gradients are recorded: use torch.no_grad()")
     upsample_bilinear_out_op(x, target, align_corners, *scales, out)
     return out
+
+
+def _is_small(x: torch.Tensor, size: object) -> bool:
+    """Whether the native core may be called at once: a small float32 map on the CPU."""
+    if type(size) is not tuple or len(size) != 2 or not is_plain_call(x):
+        return False
+    height, width = size
+    if type(height) is not int or type(width) is not int or height < 1 or width < 1:
+        return False
+    if x.dtype is not torch.float32 or not x.is_cpu or x.dim() != 4 or x.numel() == 0:
+        return False
+    if x.shape[0] * x.shape[1] * height * width > _SMALL or forced_backend() is not None:
+        return False
+    return native.unsupported_reason("forward", x=x) is None
