@@ -25,7 +25,9 @@ _GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
 )
 
 # The layers whose parameters may be read, each with the forward that this replaces.
-_LAYERS: dict[type, Any] = {kind: kind.forward for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)}
+_LAYERS: dict[type, Any] = {
+    kind: kind.forward for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+}
 # What holds a parameter: replicas of DataParallel have plain tensors, and tracing has fake ones.
 _STORED = (nn.Parameter, torch.Tensor, FakeTensor)
 
@@ -61,6 +63,8 @@ def all_are_watched() -> bool:
 
     FlopCounterMode's do not count: it counts what is really computed.
     """
+    if not any(_GLOBAL_HOOKS):
+        return False
     for hooks in _GLOBAL_HOOKS:
         for hook in hooks.values():
             if getattr(hook, "__module__", None) != "torch.utils.module_tracker":
@@ -87,6 +91,33 @@ def is_unaltered(module: nn.Module) -> bool:
 def is_a(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is of one of these very classes, unaltered: it need not be called."""
     return original_class(module) in kinds and is_unaltered(module)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class whose forward a call of this module runs, and nothing else; None if altered.
+
+    `why_called` says what counts; this is the same in one call, for each layer of a chain.
+    """
+    kind: Any = type(module)
+    mark = getattr(kind, MARK, None)
+    known = kind if mark is None else mark[0]
+    state = module.__dict__
+    if (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    ):
+        return None
+    forward = _LAYERS.get(known)
+    if forward is not None:
+        if known.forward is not forward or (kind is not known and MARK not in kind.__dict__):
+            return None
+        for value in state["_parameters"].values():
+            if value is not None and type(value) not in _STORED:
+                return None
+    return known
 
 
 def not_plain(layer: nn.Module) -> str | None:

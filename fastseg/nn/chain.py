@@ -18,9 +18,9 @@ from .altered import (
     is_a,
     is_run_as_written,
     original_class,
-    why_called,
+    plain_class,
 )
-from .conv import convolve, convolve_and_clamp, is_convolution
+from .conv import CONVOLUTIONS, convolve, convolve_and_clamp
 from .fold import can_be_folded, folded_parameters, folding_pays, is_whole_batch_norm
 from .recompute import norm_act_conv, upper_limit
 
@@ -31,6 +31,13 @@ class Chain(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, C, H, W] -> map."""
         return run(x, *self)
+
+
+_SEQUENCES = (nn.Sequential.forward, Chain.forward)
+_CLAMPS = (nn.ReLU, nn.ReLU6)
+
+# A layer, and its class if it need not be called.
+_Layer = tuple[Any, type[nn.Module] | None]
 
 
 def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
@@ -51,13 +58,8 @@ def run(x: torch.Tensor, *modules: nn.Module) -> torch.Tensor:
         for module in modules:
             x = module(x)
         return x
-    layers = list(flat(modules))
-    step = _training_step if torch.is_grad_enabled() else _inference_step
-    position = 0
-    while position < len(layers):
-        x, count = step(x, layers[position : position + 3])
-        position += count
-    return x
+    layers = _layers(modules)
+    return _run_training(x, layers) if torch.is_grad_enabled() else _run_inference(x, layers)
 
 
 def run_residual(
@@ -96,14 +98,24 @@ def run_after(
     return run(y, *after)
 
 
-def flat(modules: Iterable[Any]) -> Iterable[Any]:
+def flat(modules: Iterable[Any]) -> list[Any]:
     """The layers that the modules run one after the other, identities left out."""
+    return [layer for layer, _ in _layers(modules)]
+
+
+def _layers(modules: Iterable[Any]) -> list[_Layer]:
+    """The layers of `flat`, each with its `plain_class`."""
+    layers: list[_Layer] = []
     for module in modules:
-        if opens(module):
+        kind: Any = plain_class(module)
+        if kind is None:
+            layers.append((module, None))
+        elif getattr(kind, "forward", None) in _SEQUENCES:  # traced modules' classes have none
             # Not children(), which would leave out the second use of a layer.
-            yield from flat(module._modules.values())
-        elif not is_a(module, nn.Identity):
-            yield module
+            layers += _layers(module._modules.values())
+        elif kind is not nn.Identity:
+            layers.append((module, kind))
+    return layers
 
 
 def opens(module: nn.Module) -> bool:
@@ -113,10 +125,8 @@ def opens(module: nn.Module) -> bool:
 
 def is_sequence(module: nn.Module) -> bool:
     """Whether a module does nothing but call its children one after the other."""
-    forward: Any = original_class(module).forward
-    return (
-        forward is nn.Sequential.forward or forward is Chain.forward
-    ) and "forward" not in module.__dict__
+    forward = getattr(original_class(module), "forward", None)
+    return forward in _SEQUENCES and "forward" not in module.__dict__
 
 
 def inner_sequences(module: nn.Module) -> Iterable[nn.Module]:
@@ -131,34 +141,49 @@ def _each_is_called() -> bool:
     return torch.compiler.is_compiling() or is_run_as_written() or all_are_watched()
 
 
-def _inference_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
-    """Runs the first of up to three layers; returns the map and how many it ran."""
-    first, *after = group
-    if not after:
-        return first(x), 1
-    if can_be_folded(first, after[0]):
-        if not folding_pays(first, x):
-            return first(x), 1
-        weight, bias = folded_parameters(first, after[0])
-        act = after[1] if len(after) > 1 and _is_clamp(after[1]) else None
-        return _convolve(first, x, weight, bias, act), 2 if act is None else 3
-    if _is_clamp(after[0]) and is_convolution(first) and first.padding_mode == "zeros":
-        if why_called(first) is None:
-            return _convolve(first, x, first.weight, first.bias, after[0]), 2
-    return first(x), 1
+def _run_inference(x: torch.Tensor, layers: list[_Layer]) -> torch.Tensor:
+    position, count = 0, len(layers)
+    while position < count:
+        layer, kind = layers[position]
+        position += 1
+        if kind not in CONVOLUTIONS or position == count or layer.padding_mode != "zeros":
+            x = layer(x)
+            continue
+        weight, bias = layer.weight, layer.bias
+        after, kind = layers[position]
+        if kind is nn.BatchNorm2d and is_whole_batch_norm(after) and not after.training:
+            if not folding_pays(layer, x):
+                x = layer(x)
+                continue
+            weight, bias = folded_parameters(layer, after)
+            position += 1
+            after, kind = layers[position] if position < count else (None, None)
+        elif kind not in _CLAMPS:
+            x = layer(x)
+            continue
+        act = after if kind in _CLAMPS else None
+        position += act is not None
+        x = _convolve(layer, x, weight, bias, act)
+    return x
 
 
-def _training_step(x: torch.Tensor, group: list[Any]) -> tuple[torch.Tensor, int]:
-    """Runs the first of up to three layers; returns the map and how many it ran."""
-    if len(group) == 3:
-        norm, act, convolution = group
-        if _can_recompute(norm, act, convolution, x):
-            return norm_act_conv(norm, act, convolution, x), 3
-    return group[0](x), 1
+def _run_training(x: torch.Tensor, layers: list[_Layer]) -> torch.Tensor:
+    position, count = 0, len(layers)
+    while position < count:
+        layer, kind = layers[position]
+        if kind is nn.BatchNorm2d and position + 2 < count:
+            (act, middle), (convolution, last) = layers[position + 1 : position + 3]
+            if middle in _CLAMPS and last in CONVOLUTIONS and _pays_again(layer, convolution, x):
+                x = norm_act_conv(layer, act, convolution, x)
+                position += 3
+                continue
+        x = layer(x)
+        position += 1
+    return x
 
 
 def _is_clamp(module: nn.Module) -> bool:
-    return is_a(module, nn.ReLU, nn.ReLU6)
+    return is_a(module, *_CLAMPS)
 
 
 def _convolve(
@@ -173,18 +198,15 @@ def _convolve(
     return convolve_and_clamp(convolution, x, weight, bias, upper_limit(act))
 
 
-def _can_recompute(norm: Any, act: Any, convolution: Any, x: torch.Tensor) -> bool:
+def _pays_again(norm: Any, convolution: Any, x: torch.Tensor) -> bool:
+    """Whether what this convolution reads is computed again in the backward."""
     return (
         is_whole_batch_norm(norm)
         and norm.training
         and norm.momentum is not None
-        and _is_clamp(act)
-        and is_convolution(convolution)
         and convolution.bias is None
         and convolution.padding_mode == "zeros"
         and not isinstance(convolution.padding, str)
-        and why_called(norm) is None
-        and why_called(convolution) is None
         # Otherwise batch norm raises; the module says so.
         and x.dim() == 4
         and x.shape[0] * x.shape[2] * x.shape[3] > 1

@@ -29,9 +29,12 @@ class DilatedConv2d(nn.Conv2d):
         return convolve(self, x, self.weight, self.bias)
 
 
+CONVOLUTIONS = (nn.Conv2d, DilatedConv2d)
+
+
 def is_convolution(module: Any) -> bool:
     """Whether a module is PyTorch's convolution or ours, by its class alone."""
-    return original_class(module) in (nn.Conv2d, DilatedConv2d)
+    return original_class(module) in CONVOLUTIONS
 
 
 def is_ours(convolution: nn.Conv2d) -> bool:

@@ -306,3 +306,15 @@ def test_altered_modules_are_called(case: ModelCase, alteration: str) -> None:
             except AssertionError as error:
                 wrong.append(f"{path}, {training=}: {str(error)[:300]}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_compiled_layers_inside_a_chain_are_called(how: str) -> None:
+    from fastseg.nn import Chain
+
+    act: nn.Module = nn.ReLU()
+    act = torch.jit.trace(act, torch.randn(1)) if how == "trace" else torch.jit.script(act)
+    chain = Chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), act).eval()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(chain(x), nn.Sequential(*chain)(x))

@@ -149,6 +149,29 @@ def test_a_combination_is_one_call_for_all_that_read_the_pixels_alike():
     assert _calls(lambda: CombinedLoss(ce=1, dice=1, focal=1)(logits, target)) == 2
 
 
+def test_a_combination_passes_over_the_pixels_twice():
+    """Once forward and once backward, and in no other operator at the target's size."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    logits, target = _case()
+    logits = logits.requires_grad_()
+    ran, large = [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.namespace == "fastseg":
+                ran.append(func.__name__)
+            elif any(torch.is_tensor(x) and x.shape[-2:] == target.shape[-2:] for x in args):
+                large.append(func.__name__)
+            return result
+
+    with Watch():
+        CombinedLoss(ce=1, dice=1)(logits, target).backward()
+    assert len(ran) == 2 and "backward" not in ran[0] and "backward" in ran[1], ran
+    assert not large, large
+
+
 @pytest.mark.parametrize("text", ["ce+dice", "ce + 0.5*dice", "2*ce+.25*focal+jaccard"])
 def test_losses_by_text(text):
     logits, target = _case(ignored=True)
