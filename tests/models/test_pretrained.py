@@ -136,6 +136,9 @@ def test_checkpoints_name_what_is_wrong(model: DeepLabV3Plus) -> None:
     state_dict = {k: v for k, v in model.state_dict().items() if "features.0.0" not in k}
     with pytest.raises(ValueError, match="its encoder is none of resnet18"):
         fastseg.load_checkpoint(state_dict)
+    state_dict["encoder._conv_stem.weight"] = torch.ones(32, 3, 3, 3)
+    with pytest.raises(ValueError, match=r"smp's EfficientNet, none of .* 'tu-efficientnet_b0'"):
+        fastseg.load_checkpoint(state_dict)
     state_dict = {**model.state_dict(), "decoder.aspp.0.convs.0.0.weight": torch.ones(8, 7, 1, 1)}
     with pytest.raises(ValueError, match="reads 7 channels, mobilenet_v2 has"):
         fastseg.load_checkpoint(state_dict)

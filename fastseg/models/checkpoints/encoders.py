@@ -18,6 +18,13 @@ from ..files import StateDict
 _BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _BOTTLENECK = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
+# Encoders that smp has and fastseg has not: how a tensor's name begins, and timm's network.
+_SMPS = {
+    "_conv_stem.": ("EfficientNet", "tu-efficientnet_b0"),
+    "features.denseblock1.": ("DenseNet", "tu-densenet121"),
+    "layer0.conv1.": ("SENet", "tu-senet154"),
+}
+
 
 def encoder_arguments(
     state_dict: StateDict, reader: str | None = None, depth: int | None = None
@@ -122,7 +129,14 @@ def encoder_of(state_dict: StateDict) -> tuple[str, dict[str, Any]]:
     for recognised in (_mobilenet_v3, _mobilenet_v2, _resnet, _vgg, _mit, _swin):
         if found := recognised(inner):
             return found
-    raise ValueError(f"its encoder is none of {', '.join(ENCODERS)}")
+    known = ", ".join(ENCODERS)
+    for start, (kind, timms) in _SMPS.items():
+        if any(key.startswith(start) for key in inner):
+            raise ValueError(
+                f"its encoder is smp's {kind}, none of {known}; timm's is here as {timms!r}, with "
+                "tensors of other names"
+            )
+    raise ValueError(f"its encoder is none of {known}")
 
 
 Found = tuple[str, dict[str, Any]] | None
