@@ -1,23 +1,39 @@
 """Benchmarks of the losses of fastseg.nn beside those of smp and mmsegmentation.
 
-Theirs are of upsampled logits, eager in both layouts and compiled. Each pair of losses is compared
-before anything is timed. `python benchmarks/test_losses.py NAME ROUNDS [compile]` runs one."""
+Theirs are of upsampled logits, eager in both memory formats, and compiled. A run is the loss and
+its gradient. Each pair of losses is compared before anything is timed.
+"""
 
 from __future__ import annotations
 
-import statistics
-import time
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from race import FORMATS, race
 
 from fastseg import nn as ours
+from fastseg.bench.cases import as_word
+from fastseg.bench.timing import Variant
 from fastseg.testing.peers import declare_torchvision_ops
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
+
+# Of _workloads().
+NAMES = (
+    "CE + Dice N4 C21 129->513",
+    "CE + Dice N1 C150 128->512",
+    "BCE + Dice binary N8 C1 uint8",
+    "BCE + Dice multilabel N4 C21 uint8",
+    "focal",
+    "OHEM",
+    "distillation",
+    "CE alone N4 C21 129->513",
+    "CE alone N1 C150 128->512",
+)
 
 
 def _objects(n: int, classes: int, size: int) -> torch.Tensor:
@@ -109,61 +125,44 @@ def _workloads() -> Iterator[tuple[str, torch.Tensor, Loss, Loss]]:
     )
 
 
-def _step(loss: Loss, logits: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _step(loss: Loss, logits: torch.Tensor, _: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and its gradient."""
     leaf = logits.detach().requires_grad_()
     value = loss(leaf)
     value.backward()
     assert leaf.grad is not None
-    return value.item(), leaf.grad
+    return value.detach(), leaf.grad
 
 
-def _seconds(losses: dict[str, Loss], logits: dict[str, torch.Tensor], rounds: int) -> Any:
-    """Median wall-clock time of each, forward and backward, taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(rounds):
-        for name, loss in losses.items():
-            began = time.perf_counter()
-            _step(loss, logits[name])
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def measure(
-    name: str, logits: torch.Tensor, loss: Loss, peer: Loss, rounds: int, compiled: bool
-) -> dict[str, float]:
-    """Checks the loss against its peer, then times both: milliseconds of each."""
+@pytest.mark.parametrize("name", NAMES, ids=as_word)
+def test_losses(
+    name: str, benchmark: Any, say: Callable[[str], None], pytestconfig: pytest.Config
+) -> None:
+    torch.manual_seed(0)
+    logits, loss, peer = next(rest for found, *rest in _workloads() if found == name)
     (value, grad), (expected, expected_grad) = _step(loss, logits), _step(peer, logits)
     torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4)
     difference = (grad - expected_grad).norm() / expected_grad.norm()
-    assert difference < 1e-2, f"{name}: the gradients differ by {difference}"
-    last = logits.contiguous(memory_format=torch.channels_last)
-    losses = {"fastseg": loss, "eager NCHW": peer, "eager channels_last": peer}
-    if compiled:
-        losses["torch.compile"] = torch.compile(peer, dynamic=False)
-        _step(losses["torch.compile"], logits)
-    given = {key: last if key.endswith("last") else logits for key in losses}
-    return {key: 1e3 * s for key, s in _seconds(losses, given, rounds).items()}
-
-
-def test_losses(request: pytest.FixtureRequest) -> None:
-    torch.manual_seed(0)
-    quick = request.config.getoption("--quick")
-    for name, logits, loss, peer in _workloads():
-        compiled = not quick and not request.config.getoption("--no-compile")
-        times = measure(name, logits, loss, peer, 2 if quick else 5, compiled)
-        best = min(ms for key, ms in times.items() if key.startswith("eager"))
-        columns = "  ".join(f"{key} {ms:.1f}" for key, ms in times.items())
-        print(f"{name}: {columns} ms; eager / fastseg {best / times['fastseg']:.1f}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    wanted, rounds_, compile_ = sys.argv[1], int(sys.argv[2]), "compile" in sys.argv
-    for name_, logits_, loss_, peer_ in _workloads():
-        if wanted in name_:
-            result = measure(name_, logits_, loss_, peer_, rounds_, compile_)
-            ratios = {k: round(ms / result["fastseg"], 1) for k, ms in result.items()}
-            print(name_, {k: round(ms, 1) for k, ms in result.items()}, ratios, flush=True)
+    assert difference < 1e-2, f"the gradients differ by {difference}"
+    variants = []
+    for layout, memory_format in FORMATS.items():
+        given = logits.contiguous(memory_format=memory_format)
+        variants += [
+            Variant(f"fastseg {layout}", functools.partial(_step, loss, given)),
+            Variant(f"eager {layout}", functools.partial(_step, peer, given)),
+        ]
+    quick = pytestconfig.getoption("--quick")
+    if not (quick or pytestconfig.getoption("--no-compile")):
+        compiled = torch.compile(peer, dynamic=False)
+        variants.append(Variant("torch.compile", functools.partial(_step, compiled, logits)))
+        variants[-1].run(None)
+    race(
+        name,
+        variants,
+        peer="eager",
+        device="cpu",
+        budget_s=1.0 if quick else 12.0,
+        group="losses",
+        benchmark=benchmark,
+        say=say,
+    )
