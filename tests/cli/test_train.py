@@ -159,6 +159,14 @@ def test_killed_and_resumed_is_the_same_to_the_bit(dataset: Path, tmp_path: Path
     assert len(a["history"]["losses"]) == 12
 
 
+def test_sums_of_losses(dataset: Path, tmp_path: Path) -> None:
+    result = run("train", dataset, "--out", tmp_path / "out", *SMALL, "--loss", "ce+dice")
+    assert result.exit_code == 0, result.output
+    assert '"ce+dice"' in (tmp_path / "out" / "run.json").read_text()
+    result = run("train", dataset, "--out", tmp_path / "other", *SMALL, "--loss", "ce+x")
+    assert_one_error(result, "the names are ce, bce, dice", others=1)
+
+
 def test_train_errors(dataset: Path, trained: Path, tmp_path: Path) -> None:
     def attempt(*options: object, data: Path = dataset) -> Result:
         return run("train", data, "--out", tmp_path / "out", *SMALL, *options)
