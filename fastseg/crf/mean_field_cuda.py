@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import _native
-from ..ops.permutohedral_filter.native_cuda import is_capturing
+from ..ops.permutohedral_filter.device_lattice import is_capturing
 
 if TYPE_CHECKING:
     from .mean_field import Kernel

@@ -8,7 +8,7 @@ import torch
 
 from fastseg import _native, permutohedral_filter, use_backend
 from fastseg.crf import Lattice
-from fastseg.ops.permutohedral_filter import native_cuda, reference
+from fastseg.ops.permutohedral_filter import device_lattice, native_cuda, reference
 from fastseg.testing import poisoned_empty
 
 ORDERS = (0, 1, 2)
@@ -136,14 +136,14 @@ def test_gradients_of_one_lattice_for_all_images_and_of_groups_of_labels(emulate
 def test_recorded_in_a_graph_it_gives_the_same_bits(emulated_core, cpu_lattice, monkeypatch):
     values, features = random(2, 5, 90), random(2, 5, 90, seed=4)
     expected = gradients(values, features)
-    monkeypatch.setattr(native_cuda, "is_capturing", lambda x: True)
+    monkeypatch.setattr(device_lattice, "is_capturing", lambda x: True)
     with poisoned_empty():
         assert all(map(torch.equal, gradients(values, features), expected))
         lattice = Lattice(features)
         assert_same_lattice(lattice, cpu_lattice(features))
         recorded = lattice.norm()
         assert lattice.norm() is not recorded  # it has no numbers before the graph's replay
-    monkeypatch.setattr(native_cuda, "is_capturing", lambda x: False)
+    monkeypatch.setattr(device_lattice, "is_capturing", lambda x: False)
     assert lattice.norm() is lattice.norm() and torch.equal(lattice.norm(), recorded)
 
 
@@ -158,7 +158,7 @@ def test_features_out_of_range(emulated_core, monkeypatch, bad):
     else:
         with pytest.raises(ValueError, match=r"image 1 .* at pixel 7"):
             permutohedral_filter(values, features)
-    monkeypatch.setattr(native_cuda, "is_capturing", lambda x: True)
+    monkeypatch.setattr(device_lattice, "is_capturing", lambda x: True)
     out, grad_values, grad_features = gradients(values, features)
     assert torch.equal(out[::2], good[::2])
     assert out[1, :, 7].isnan().all()
@@ -178,7 +178,7 @@ def test_a_batch_in_several_lattices(emulated_core, monkeypatch):
     features[2, 3, 11] = float("inf")
     with pytest.raises(ValueError, match=r"image 2 .* at pixel 11"):
         Lattice(features)
-    monkeypatch.setattr(native_cuda, "images_per_lattice", lambda corners: 0)
+    monkeypatch.setattr(device_lattice, "images_per_lattice", lambda corners: 0)
     with use_backend("native"), pytest.raises(NotImplementedError, match="2\\^30 corners"):
         permutohedral_filter(values, features)
 
@@ -213,7 +213,7 @@ def test_lattices_that_the_cpu_builds(
         reference = gradients(values, features)
     for a, b in zip(ours, reference, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * b.abs().max().item())
-    monkeypatch.setattr(native_cuda, "is_capturing", lambda x: True)
+    monkeypatch.setattr(device_lattice, "is_capturing", lambda x: True)
     if count > 8:
         with pytest.raises(NotImplementedError, match=f"D = {count}"):
             permutohedral_filter(values, features)

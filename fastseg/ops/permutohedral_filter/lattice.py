@@ -10,7 +10,7 @@ from ... import _native
 from ..._checks import check_same_device
 from ...backends import Backend, BackendUnavailable, forced_backend
 from ...dtypes import compute_dtype
-from . import native, native_cuda, reference
+from . import device_lattice, native, reference
 from .image_features import image_features
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
@@ -154,7 +154,7 @@ class Lattice:
         """The filter of ones [N, P]: what normalisation divides by. Computed once."""
         if self._norm is None:
             norm = self._power_of_norm(1.0)
-            if native_cuda.is_capturing(norm):
+            if device_lattice.is_capturing(norm):
                 return norm  # the graph's own: nothing is in it before a replay
             self._norm = norm
         return self._norm

@@ -8,12 +8,12 @@ import torch
 
 from ... import _native
 from ...dtypes import widened
-from . import native_cpu, native_cuda
+from . import device_lattice, native_cpu, native_cuda
 
 _NAME = "permutohedral_filter"
 
 # Built lattices. On the CPU fastseg._C.permutohedral_filter.Lattice, one per image, or one for all;
-# on the GPU native_cuda.DeviceLattice, each of which holds several images.
+# on the GPU device_lattice.DeviceLattice, each of which holds several images.
 Handles = list[Any]
 
 
@@ -23,7 +23,7 @@ def unsupported_reason(function: str, *, features: torch.Tensor, **_: Any) -> st
     if reason is not None or not _native.on_cuda(features):
         return reason
     padded_corners = (features.shape[1] + 1) * (features.shape[2] + 3)
-    if native_cuda.images_per_lattice(padded_corners) == 0:
+    if device_lattice.images_per_lattice(padded_corners) == 0:
         return (
             f"{features.shape[2]} pixels with {features.shape[1]} features (2^30 corners at most)"
         )
@@ -125,14 +125,14 @@ def backward(
 
 def num_vertices(handles: Handles) -> list[int]:
     """Of the lattice of each image."""
-    if isinstance(handles[0], native_cuda.DeviceLattice):
+    if isinstance(handles[0], device_lattice.DeviceLattice):
         return [count for lattice in handles for count in lattice.num_vertices]
     return [handle.vertices for handle in handles]
 
 
 def tables(handles: Handles, image: int) -> native_cpu.Arrays:
     """Copies of an image's lattice, as in reference.Tables (rows and neighbours as int32)."""
-    if not isinstance(handles[0], native_cuda.DeviceLattice):
+    if not isinstance(handles[0], device_lattice.DeviceLattice):
         return native_cpu.tables(handles[image])
     for lattice in handles:
         if image < lattice.batch:
