@@ -38,8 +38,8 @@ class PanopticQuality:
     """Panoptic quality of a data set, image by image, as COCO counts it.
 
     A predicted and a true segment of one class match if their intersection over union is above one
-    half; pixels that are void in the truth count for neither. Predictions more than half of which
-    lie on void or on crowds of their class are no mistakes, and crowds are not looked for.
+    half; pixels that are void in the truth count for neither. Predictions that lie for more
+    than half on void or on crowds of their class are no mistakes, and crowds are not looked for.
 
     Args:
         classes: number of classes C, at least 1.

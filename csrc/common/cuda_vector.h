@@ -148,7 +148,7 @@ template <class Storage> FASTSEG_DEVICE Pack<Storage> load_pack(const Storage* p
   return load_items<kPack<Storage>>(p);
 }
 
-// The same value, of which the compiler does not know how it came about: it keeps it in a register.
+// The same value, from a source that the compiler cannot see: it keeps it in a register.
 // To a pointer into global memory it then adds an offset of 32 bits in one instruction, where it
 // would add up offsets in 64 bits first.
 template <class T> FASTSEG_DEVICE T* kept_whole(T* p) {

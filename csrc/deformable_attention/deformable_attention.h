@@ -38,7 +38,7 @@ FASTSEG_DECLARE_CPU_LEVELS(CpuKernels)
 namespace cuda {
 inline constexpr std::int64_t kMaxLevels = 16;
 
-// How many bins points are sorted into, the last of which has those that lie outside of their map.
+// How many bins points are sorted into; the last one takes those that lie outside of their map.
 std::int64_t bins(const Shape& shape, const Levels& levels);
 
 void forward(DType dtype, const void* value, const void* locations, const void* weights, void* out,

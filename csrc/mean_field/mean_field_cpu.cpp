@@ -1,6 +1,6 @@
 // CPU twin. One pass over the pixels per step: slice all kernels, add the logits, softmax, splat
 // into the next step's vertices. The probabilities of a block of pixels never leave the first-level
-// cache; compatibilities are applied to the vertices, of which there are far fewer than pixels.
+// cache; compatibilities are applied to the vertices, far fewer than the pixels.
 #include "mean_field/mean_field.h"
 
 #include "mean_field/mean_field_backward_cpu.h"

@@ -36,8 +36,8 @@ std::int64_t table_floats(const Term* terms, int count, const Shape& shape);
 // logits and probabilities are rows [batch, pixels, stride]. The probabilities of the last step are
 // written, or with `map` [batch, pixels] its most probable labels instead. bad [1], INT32_MAX
 // before: the first image whose logits or messages are not finite. kept, or null:
-// [steps, table_floats], the filtered vertices of every step, of which the following two make what
-// the derivative needs.
+// [steps, table_floats], the filtered vertices of every step; the next two functions make from them
+// what the derivative needs.
 void forward(const Term* terms, int count, const Shape& shape, const float* logits,
              float* probabilities, std::int32_t* map, std::int32_t* bad, float* kept,
              float* workspace, std::uintptr_t stream);

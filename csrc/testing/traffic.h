@@ -15,7 +15,7 @@ namespace fastseg::traffic {
 
 struct Accesses {
   std::int64_t requests = 0, sent = 0; // sectors of all requests
-  std::int64_t partial = 0;            // those of which not every byte was asked for
+  std::int64_t partial = 0;            // those with bytes that nobody asked for
   std::int64_t needed = 0;             // different sectors
   std::int64_t by_blocks = 0; // the different ones of each block: what L1 cannot keep from L2
 };

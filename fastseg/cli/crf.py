@@ -58,7 +58,7 @@ def crf(
             "--unknown",
             "--void",
             metavar="N|none",
-            help="Label of pixels of which nothing is known; the CRF fills them. Default: 255, "
+            help="Label of unknown pixels; the CRF fills them. Default: 255, "
             "unless all labels are 0 and 255, which are background and foreground.",
         ),
     ] = None,

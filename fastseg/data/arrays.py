@@ -116,7 +116,7 @@ def npy_bands(path: Path) -> int:
 
 
 def _mapped(path: Path) -> numpy.ndarray:
-    """The array of a .npy file, of which nothing is read yet but its header."""
+    """The array of a .npy file; only its header is read yet."""
     try:
         array = numpy.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, MemoryError) as error:

@@ -256,7 +256,7 @@ def _declared_largest(image: Image.Image) -> int | None:
 
 
 def _is_deep_png(image: Image.Image) -> bool:
-    """Whether this is a PNG of several 16-bit channels, of which Pillow keeps the high bytes."""
+    """Whether this is a PNG of several 16-bit channels: Pillow keeps their high bytes alone."""
     return (
         image.format == "PNG"
         and image.mode in ("RGB", "RGBA")
@@ -317,7 +317,7 @@ def _as_rgb(image: Image.Image, largest: int | None, note: Note | None) -> Image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(as_bytes(numpy.asarray(image), largest)).convert("RGB")
     if image.has_transparency_data:
-        if image.mode == "La":  # of which Pillow converts to no colours
+        if image.mode == "La":  # which Pillow converts to no colours
             image = image.convert("LA")
         image = image.convert("RGBA")
         if note is not None and image.getchannel("A").getextrema()[0] != 255:

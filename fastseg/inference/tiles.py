@@ -174,7 +174,7 @@ def receptive_field(encoder: nn.Module, limit: int = 4096) -> int:
         for name, child in module.named_children():
             if isinstance(child, nn.MaxPool2d):
                 # The gradient of a maximum covers one pixel of its window. The strip is one pixel
-                # high, of which rounding down would leave nothing.
+                # high; rounded down, its mean would have no row.
                 mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=True)
                 setattr(module, name, mean)
         if isinstance(module, nn.Conv2d):

@@ -153,7 +153,7 @@ class _AtrousModel(ScoringModel):
 
     def _scaled(self, image: torch.Tensor, scale: float) -> torch.Tensor:
         if not self.align_corners:
-            least = 1 / min(image.shape[2], image.shape[3])  # of which one pixel is left
+            least = 1 / min(image.shape[2], image.shape[3])  # leaves one pixel
             return upsample_bilinear(image, scale_factor=max(scale, least))
         height, width = (round((side - 1) * scale) + 1 for side in image.shape[2:])
         return upsample_bilinear(image, (height, width), align_corners=True)

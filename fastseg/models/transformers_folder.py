@@ -138,7 +138,7 @@ def _classes(origin: str, config: Mapping[str, Any]) -> ClassSet:
 
 
 def _numbered(count: int) -> tuple[str, ...]:
-    """What transformers calls labels of which nothing is known but their number."""
+    """What transformers calls labels without names."""
     return tuple(f"LABEL_{i}" for i in range(count))
 
 

@@ -41,7 +41,7 @@ class ResidualUBlock(nn.Module):
 
     Args:
         in_channels, hidden, out_channels: of the input, inside, and of the result.
-        depth: convolutions on the way down, the last of which is dilated instead of pooled before;
+        depth: convolutions on the way down, each after a pooling but the last, which is dilated;
             0 for four of the dilations 1, 2, 4, 8 without pooling.
         norm: whether convolutions have batch norms.
     """

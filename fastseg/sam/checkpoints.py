@@ -40,7 +40,7 @@ _NAMES = (
     (r"^(mask_decoder\.transformer\..*)layer_norm_final_attn\.", r"\1norm_final_attn."),
     (r"^(mask_decoder\.transformer\..*)layer_norm(\d)\.", r"\1norm\2."),
 )
-# The same tensor under two names, of which a file may hold one.
+# The same tensor under two names; a file may hold one of them.
 _PLACES = "prompt_encoder.shared_embedding.positional_embedding"
 _PLACES_OF_IMAGE = "shared_image_embedding.positional_embedding"
 

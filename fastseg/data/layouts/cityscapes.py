@@ -1,4 +1,4 @@
-"""Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; 34 labels, 19 of which are classes."""
+"""Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; 34 labels for 19 classes."""
 
 from __future__ import annotations
 

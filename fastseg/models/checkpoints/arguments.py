@@ -86,7 +86,7 @@ def upernet_arguments(state_dict: StateDict) -> dict[str, Any]:
     usual = (1, 2, 3, 6)
     norms = "decoder.feature_norms.0.weight" in state_dict
     return {
-        # Levels from stride 4 on, the coarsest of which has no lateral block.
+        # Levels from stride 4 on; the coarsest has no lateral block.
         **_shared_arguments(
             state_dict, depth=count_of(state_dict, "decoder.fpn_lateral_blocks.") + 2
         ),

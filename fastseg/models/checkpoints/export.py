@@ -17,7 +17,7 @@ def exported(model: SegmentationModel, families: tuple[Family, ...]) -> StateDic
 
     Args:
         model: whose checkpoint is asked for.
-        families: of one name, of which the first that takes the model counts.
+        families: of one name; the first that takes the model counts.
 
     Raises:
         ValueError: none takes it.

@@ -11,7 +11,7 @@ def boundary_weight(
 ) -> torch.Tensor:
     """A pixel_weight for the losses: `weight` near a border between two classes, else 1.
 
-    A border is where two pixels side by side, of which neither is ignored, have different classes.
+    A border is where two pixels side by side have different classes, and neither is ignored.
 
     Args:
         target: classes [N, H, W].

@@ -13,8 +13,8 @@ class DistillationLoss(nn.Module):
 
     T^2 * sum over the classes of q (log q - log p), with p and q the softmax of the upsampled
     logits of student and teacher divided by the temperature T; the mean over the pixels. The same
-    as F.kl_div(log p, q, reduction="sum") * T^2 / pixels of the upsampled logits, of which neither
-    is built. (mmsegmentation's KLDivLoss passes p where F.kl_div expects log p.)
+    as F.kl_div(log p, q, reduction="sum") * T^2 / pixels of the upsampled logits, and neither
+    of the two is built. (mmsegmentation's KLDivLoss passes p where F.kl_div expects log p.)
 
     Args:
         temperature: above 0.

@@ -13,7 +13,7 @@ from . import device_lattice, native_cpu, native_cuda
 _NAME = "permutohedral_filter"
 
 # Built lattices. On the CPU fastseg._C.permutohedral_filter.Lattice, one per image, or one for all;
-# on the GPU device_lattice.DeviceLattice, each of which holds several images.
+# on the GPU device_lattice.DeviceLattice, each of several images.
 Handles = list[Any]
 
 

@@ -96,7 +96,7 @@ def project(
         bias: [k * k * C_out].
     """
     n, channels, height, width = x.shape
-    # [C_out, k * k, C], then tap after tap: two copies, of which each moves whole cache lines.
+    # [C_out, k * k, C], then tap after tap: two copies, and each moves whole cache lines.
     by_channel = weight.permute(0, 2, 3, 1).contiguous()
     matrix = by_channel.permute(1, 2, 0, 3).reshape(-1, channels)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
