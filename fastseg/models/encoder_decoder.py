@@ -11,7 +11,7 @@ from torch import nn
 
 from .._private_torch import NormWithStatistics
 from ..classes import ClassSet, as_class_set
-from ..nn.altered import why_not_short
+from ..nn.altered import is_unaltered, why_not_short
 from ..nn.heads import (
     Activation,
     ActivationName,
@@ -191,7 +191,7 @@ class EncoderDecoder(SegmentationModel):
         if self._head_is_short():
             masks = head[2](self._upsampled(head[0](y), x))
         elif self._is_resized_outside():
-            masks = self._upsampled(head(y), x)
+            masks = self._resized_inside(y, x)
         else:
             masks = self._cropped(head(y), x)
         if self.classification_head is None:
@@ -204,6 +204,25 @@ class EncoderDecoder(SegmentationModel):
         return (
             outside and _head_unfit(self) is None and type(self.segmentation_head[1]) is nn.Identity
         )
+
+    def _resized_inside(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What the whole head makes of y, with the logits at the size of x before its activation.
+
+        Someone watches the head: all of its modules are called, and the size is changed on the way.
+        """
+        head = self.segmentation_head
+        if _head_unfit(self) is not None:
+            return self._upsampled(head(y), x)
+        last = head[2]
+        if type(last.activation) is nn.Identity and all(map(is_unaltered, last.modules())):
+            return self._upsampled(head(y), x)
+        handle = last.register_forward_pre_hook(
+            lambda _, inputs: (self._upsampled(inputs[0], x), *inputs[1:]), prepend=True
+        )
+        try:
+            return head(y)
+        finally:
+            handle.remove()
 
     def _cropped(self, masks: Any, x: torch.Tensor) -> Any:
         """What a head made of the padded input, without what it made of the padding."""
@@ -344,7 +363,7 @@ class ScoringModel(EncoderDecoder):
         if self._head_is_short():
             masks = head[2](self._upsampled(head[0](scores), x))
         else:
-            masks = self._upsampled(head(scores), x)
+            masks = self._resized_inside(scores, x)
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(features)

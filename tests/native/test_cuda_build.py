@@ -130,6 +130,7 @@ def test_loops_waits_and_widths_are_read_off_machine_code():
         "loop": 6,
         "values": 8,
         "first_use": 3,
+        "early": 1,
         "loads": "1x128",
         "stores": "1x16",
         "prmt": 1,
