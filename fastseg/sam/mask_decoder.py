@@ -1,8 +1,8 @@
 """The mask decoder: tokens and the image attend to each other; each mask token makes a mask.
 
 The attention between few tokens and many pixels is re-associated: the projections of the image are
-folded into the tokens, so no projection of the image is ever computed. Without gradients the
-prompts go one after another: what one of them needs stays in the processor's cache.
+folded into the tokens, so no projection of the image is ever computed. Without gradients a few
+prompts go at a time: what they need stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import nn
 
 from ..nn import altered
 from .image_encoder import MLP, LayerNorm2d
+
+# Measured on 2 cores, ms a prompt: 62, 58, 52 and 77 with 1, 2, 4 and 8 at a time.
+_PROMPTS_AT_A_TIME = 4
 
 
 class TokenAttention(nn.Module):
@@ -242,17 +245,17 @@ class MaskDecoder(nn.Module):
         dense = dense_prompt_embeddings
         if count > 1 and dense.stride(0) == 0:
             dense = dense[:1]
-        if torch.is_grad_enabled() or count <= 1:
+        if torch.is_grad_enabled() or count <= _PROMPTS_AT_A_TIME:
             masks, iou = self._predict(image_embeddings + dense, image_pe, sparse_prompt_embeddings)
         else:
             shared = image_embeddings + dense
             each = [
                 self._predict(
-                    shared[i : i + 1] if shared.shape[0] > 1 else shared,
+                    shared[i : i + _PROMPTS_AT_A_TIME] if shared.shape[0] > 1 else shared,
                     image_pe,
-                    sparse_prompt_embeddings[i : i + 1],
+                    sparse_prompt_embeddings[i : i + _PROMPTS_AT_A_TIME],
                 )
-                for i in range(count)
+                for i in range(0, count, _PROMPTS_AT_A_TIME)
             ]
             masks, iou = (torch.cat(parts) for parts in zip(*each, strict=True))
         kept = slice(1, None) if multimask_output else slice(0, 1)

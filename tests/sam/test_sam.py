@@ -81,10 +81,10 @@ def test_altered_upscaling_is_called():
 
 
 def test_prompts_one_by_one_are_prompts_together():
-    """Without gradients they go one after another; with them, all at once."""
+    """Without gradients a few go at a time; with them, all at once."""
     model = _model()
     embedding = torch.randn(1, 256, 8, 8, dtype=torch.float64)
-    sparse, dense = _prompts(model)
+    sparse, dense = _prompts(model, 6)
     places = model.prompt_encoder.get_dense_pe()
     together = model.mask_decoder(embedding, places, sparse, dense, True)
     with torch.no_grad():
