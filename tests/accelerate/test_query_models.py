@@ -12,6 +12,8 @@ from accelerate_cases import CASES, CLASSES, images, make, outputs
 import fastseg
 from fastseg.testing import relative_error
 
+pytest.importorskip("scipy")  # transformers' MaskFormer and Mask2Former ask for it
+
 ATTENTION = "model.pixel_level_module.decoder.encoder.layers.0.self_attn"
 
 
