@@ -6,22 +6,19 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from .._files import FolderError, check_folder
+from .._files import check_folder
 from ..data import check_sense, open_data_set
 from ..engine.architectures import load_model, start_from
 from ..engine.config import CLASS_WEIGHTS, OPTIMIZERS, TrainConfig
-from ..engine.history import CURVE, METRICS
 from ..engine.processes import Processes
-from ..engine.run_folder import BEST, LAST, PREVIOUS, RUN, FolderLock, has_run, write_options
+from ..engine.run_folder import BEST, LAST, PREVIOUS, write_options
 from ..engine.trainer import Outcome, RunOptions, Trainer
-from ..metrics import Scores
 from ..models.architectures import takes_encoder
 from ..models.description import ARCHITECTURES, Description
 from . import console
@@ -50,8 +47,10 @@ from .options import (
     TrustLabels,
     Void,
 )
-from .outputs import Outputs, files_in
+from .outputs import files_in
 from .resuming import check_given, options_to_record
+from .train_display import Display
+from .train_folder import claim, found_run, own_folder
 
 
 def train(
@@ -200,18 +199,8 @@ def train(
             raise Failure(f"--time-limit is {time_limit:g} minutes, expected more than 0")
         check_folder("--out", out_dir)
         lock = stack.enter_context(own_folder(out_dir, processes))
-        resuming = resume and has_run(out_dir)
-        if not resume:
-            for name in (LAST, PREVIOUS, BEST):
-                if (out_dir / name).exists():
-                    how = "continue it with --resume, or choose" if has_run(out_dir) else "choose"
-                    raise Failure(f"{out_dir / name} exists: {how} another --out")
-        elif not resuming:
-            if (out_dir / METRICS).exists():  # which is written after the first checkpoint
-                raise Failure(
-                    f"--resume: {LAST} and {PREVIOUS} of the run in {out_dir} are gone; to train "
-                    f"on from what is left, give --init {out_dir / BEST} and another --out"
-                )
+        resuming = found_run(out_dir, resume)
+        if resume and not resuming:
             say(processes, f"{out_dir} has no checkpoint yet: the run begins with its first step")
         label_options = options_of(void, label_map, labels_drawn, trust_labels, ignore)
         found = open_data_set(dataset, layout)
@@ -223,14 +212,7 @@ def train(
         inputs = [path for path in named if path is not None and path.is_file()]
         inputs += files_in(label_map)
         files = [file for pairs in found.splits.values() for file in files_of(pairs)]
-        outputs = Outputs([*inputs, *files])
-        for name in (BEST, LAST, PREVIOUS, RUN, METRICS, CURVE):
-            outputs.claim(out_dir / name)
-        if any(out_dir.samefile(folder) for folder in {file.parent for file in files}):
-            raise Failure(
-                f"--out is {out_dir}, where the data set has images or label maps, and {CURVE} "
-                "would be taken for one; choose another --out"
-            )
+        claim(out_dir, inputs, files)
         used = [train_split] if of_validation is None else [train_split, of_validation]
         labelling, lines = labelling_for(found, used, label_options, processes)
         bands = bands_of(found.splits[train_split])
@@ -357,25 +339,6 @@ def _continuing(trainer: Trainer) -> str:
     )
 
 
-@contextlib.contextmanager
-def own_folder(folder: Path, processes: Processes) -> Iterator[FolderLock]:
-    """Locks the folder in the first process; every process ends if that fails."""
-    lock = FolderLock(folder)
-    failed: Exception | None = None
-    with contextlib.ExitStack() as stack:
-        if processes.first:
-            try:
-                stack.enter_context(lock)
-            except (FolderError, OSError) as error:
-                failed = error
-        if processes.sum(torch.tensor([failed is not None], dtype=torch.float64)).item():
-            text = str(failed) if isinstance(failed, FolderError) else f"{folder}: not writable"
-            if isinstance(failed, OSError):
-                text = f"{folder}: {reason(failed)}"
-            raise Failure(text) from failed
-        yield lock
-
-
 def _steps(epochs: float, images: int, batch_size: int) -> int:
     return max(1, round(epochs * images / max(1, batch_size)))
 
@@ -411,43 +374,3 @@ def _conclude(processes: Processes, outcome: Outcome, out_dir: Path) -> None:
     else:
         where = f" in {out_dir / BEST}" if best else f"; weights in {out_dir / LAST}"
         console.say(f"done{best}{where}")
-
-
-class Display:
-    """Shows a progress bar on a terminal; elsewhere prints one line per validation."""
-
-    def __init__(self, iterations: int, processes: Processes) -> None:
-        self._processes = processes
-        fields = "loss {task.fields[loss]}  mIoU {task.fields[miou]}"
-        self._bar = console.progress(fields, shown=processes.first)
-        self._task = self._bar.add_task("training", total=iterations, loss="-", miou="-")
-        self._loss: float | None = None
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def start(self, iteration: int, best: float) -> None:
-        miou = "-" if math.isnan(best) else f"{100 * best:.1f} %"
-        self._bar.update(self._task, completed=iteration, miou=miou)
-
-    def step(self, iteration: int, loss: float, lr: float) -> None:
-        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
-        self._bar.update(
-            self._task, completed=iteration, loss=f"{self._loss:.3f}", description="training"
-        )
-
-    def validating(self, done: int, total: int) -> None:
-        self._bar.update(self._task, description=f"validating {done}/{total}")
-
-    def validated(self, iteration: int, result: Scores) -> None:
-        self._bar.update(self._task, miou=f"{100 * result.miou:.1f} %", description="training")
-        loss = "" if self._loss is None else f"loss {self._loss:.4f}  "
-        say(
-            self._processes,
-            f"iteration {iteration}  {loss}mIoU {100 * result.miou:.2f}  mAcc "
-            f"{100 * result.macc:.2f}  aAcc {100 * result.aacc:.2f}",
-        )

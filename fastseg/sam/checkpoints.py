@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .._json import read_json
+from .._schema import ANYTHING, Array, Integer, Record
 from ..models.tensor_files import read_tensors
 from .model import SAM, SIZES
 
@@ -40,6 +41,15 @@ _NAMES = (
     (r"^(mask_decoder\.transformer\..*)layer_norm_final_attn\.", r"\1norm_final_attn."),
     (r"^(mask_decoder\.transformer\..*)layer_norm(\d)\.", r"\1norm\2."),
 )
+# What the tensors do not tell, in transformers' config.json.
+_CONFIG = Record(
+    {},
+    {
+        "vision_config": Record({}, {"global_attn_indexes": Array(Integer(0, 4095))}, ANYTHING),
+        "mask_decoder_config": Record({}, {"num_attention_heads": Integer(1, 4096)}, ANYTHING),
+    },
+    ANYTHING,
+)
 # The same tensor under two names; a file may hold one of them.
 _PLACES = "prompt_encoder.shared_embedding.positional_embedding"
 _PLACES_OF_IMAGE = "shared_image_embedding.positional_embedding"
@@ -62,8 +72,7 @@ def load_sam(path: str | os.PathLike[str], size: str | None = None) -> SAM:
     given = Path(path)
     config: Mapping[str, Any] = {}
     if given.is_dir():
-        if (given / "config.json").exists():
-            config = json.loads((given / "config.json").read_text())
+        config = read_json(given / "config.json", _CONFIG)
         given = given / "model.safetensors"
     tensors = read_tensors(given)
     if isinstance(tensors, dict) and "model" in tensors and isinstance(tensors["model"], dict):
@@ -94,6 +103,8 @@ def from_state_dict(
     config: Mapping[str, Any] | None = None,
 ) -> SAM:
     """A model in eval mode with these tensors, of official or of transformers' names."""
+    if size is not None and size not in SIZES:
+        raise ValueError(f"size is {size!r}, allowed are {', '.join(map(repr, SIZES))}")
     theirs = any(key.startswith("vision_encoder.") for key in tensors)
     named = official_names(tensors) if theirs else dict(tensors)
     try:
@@ -169,17 +180,16 @@ def _options(
     side = position.shape[1]
     whole = tuple(i for i, shape in sorted(tables.items()) if shape[0] == 2 * side - 1)
     windows = [(shape[0] + 1) // 2 for i, shape in tables.items() if i not in whole]
-    depth = named["image_encoder.blocks.0.attn.rel_pos_h"].shape[1]
+    head_width = named["image_encoder.blocks.0.attn.rel_pos_h"].shape[1]
     hidden = named["image_encoder.blocks.0.mlp.lin1.weight"].shape[0]
-    vision = config.get("vision_config", {}) if isinstance(config, Mapping) else {}
-    whole = tuple(vision.get("global_attn_indexes", whole))
+    whole = tuple(config.get("vision_config", {}).get("global_attn_indexes", whole))
     encoder = {
         "image_size": side * patch,
         "patch": patch,
         "in_channels": patches.shape[1],
         "channels": channels,
         "depth": len(tables),
-        "heads": channels // depth,
+        "heads": channels // head_width,
         "global_layers": whole,
         "window": windows[0] if windows else 14,
         "expansion": hidden / channels,

@@ -118,8 +118,6 @@ class SamPredictor:
         def tensor(x: numpy.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
             return None if x is None else torch.as_tensor(x, dtype=dtype, device=self.device)[None]
 
-        if (point_coords is None) != (point_labels is None):
-            raise ValueError("point_coords and point_labels belong together, one of them is None")
         places = tensor(point_coords, torch.float64)
         corners = tensor(box, torch.float64)
         masks, iou, low = self.predict_torch(
@@ -130,7 +128,7 @@ class SamPredictor:
             multimask_output,
             return_logits,
         )
-        return masks[0].cpu().numpy(), iou[0].cpu().numpy(), low[0].cpu().numpy()
+        return _as_array(masks), _as_array(iou), _as_array(low)
 
     @torch.no_grad()
     def predict_torch(
@@ -155,13 +153,16 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image was set.
+            ValueError: points without labels.
         """
         embedding = self.get_image_embedding()
         assert self.input_size is not None and self.original_size is not None
-        points = None if point_coords is None or point_labels is None else point_coords
-        sparse, dense = self.model.prompt_encoder(
-            None if points is None else (points, point_labels), boxes, mask_input
-        )
+        points = None
+        if point_coords is not None and point_labels is not None:
+            points = point_coords, point_labels
+        elif point_coords is not None or point_labels is not None:
+            raise ValueError("point_coords and point_labels belong together, one of them is None")
+        sparse, dense = self.model.prompt_encoder(points, boxes, mask_input)
         low, iou = self.model.mask_decoder(
             embedding, self.model.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output
         )
@@ -190,3 +191,8 @@ class SamPredictor:
         height, width = self.original_size
         new_height, new_width = self._resized(height, width)
         return places * places.new_tensor([new_width / width, new_height / height])
+
+
+def _as_array(x: torch.Tensor) -> numpy.ndarray:
+    """Of the only prompt; numpy has no bfloat16."""
+    return (x[0].float() if x.dtype is torch.bfloat16 else x[0]).cpu().numpy()

@@ -111,7 +111,7 @@ class PromptEncoder(nn.Module):
         if boxes is not None:
             parts.append(self._corners(boxes))
         if masks is not None:
-            dense = self.mask_downscaling(masks)
+            dense = self.mask_downscaling(masks.to(like.dtype))
         else:
             dense = like.view(1, -1, 1, 1).expand(count, -1, *self.map_size)
         return torch.cat(parts, 1), dense

@@ -173,6 +173,16 @@ def test_the_predictor(size):
     numpy.testing.assert_array_equal(predictor.predict(**point)[0], masks)
 
 
+def test_the_predictor_in_bfloat16():
+    pytest.importorskip("PIL")
+    predictor = SamPredictor(_model(torch.bfloat16))
+    predictor.set_image(numpy.full((40, 50, 3), 9, numpy.uint8))
+    box = {"box": numpy.array([1, 2, 30, 40])}
+    _, iou, low = predictor.predict(**box)
+    masks, _, _ = predictor.predict(**box, mask_input=low[:1])
+    assert low.dtype == iou.dtype == numpy.float32 and masks.shape == (3, 40, 50)
+
+
 def test_errors_name_the_argument():
     predictor = SamPredictor(_model(torch.float32))
     with pytest.raises(RuntimeError, match="call set_image first"):
@@ -181,8 +191,9 @@ def test_errors_name_the_argument():
         predictor.set_image(numpy.zeros((4, 5), numpy.uint8))
     with pytest.raises(ValueError, match="image_format is 'GBR'"):
         predictor.set_image(numpy.zeros((4, 5, 3), numpy.uint8), "GBR")
+    predictor.set_torch_image(torch.zeros(1, 3, 128, 128), (128, 128))
     with pytest.raises(ValueError, match="belong together"):
-        predictor.predict(point_coords=numpy.zeros((1, 2)))
+        predictor.predict_torch(torch.zeros(1, 1, 2), None, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="allowed are 'vit_b'"):
         SAM("vit_x")
     with pytest.raises(ValueError, match="prompts differ in number"):
@@ -210,6 +221,13 @@ def test_files(tmp_path):
         assert torch.equal(again.image_encoder(x), model.image_encoder(x))
     with pytest.raises(ValueError, match="an encoder of 32 channels, but size is 'vit_b'"):
         load_sam(tmp_path / "sam.pth", "vit_b")
+    with pytest.raises(ValueError, match="size is 'vit_x', allowed are"):
+        load_sam(tmp_path / "sam.pth", "vit_x")
+    for text, match in (("{", "damaged JSON"), ('{"vision_config": 3}', "vision_config is 3")):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            load_sam(tmp_path / "folder")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: no Segment Anything"):
         load_sam(tmp_path / "other.pth")

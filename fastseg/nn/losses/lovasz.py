@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from ..._private_torch import may_write_in_place
+from ...dtypes import widened
 from ...ops.upsample_bilinear import upsample_bilinear
-from .sums import MODES
-
-_NO_INDEX = -100  # no class, and in no mask
+from .sums import MODES, NO_INDEX
 
 
 class LovaszLoss(nn.Module):
@@ -63,7 +62,7 @@ class LovaszLoss(nn.Module):
             ValueError: the target has another shape, or classes that the logits do not have.
         """
         target = self._checked(logits, target)
-        ignored = _NO_INDEX if self.ignore_index is None else self.ignore_index
+        ignored = NO_INDEX if self.ignore_index is None else self.ignore_index
         groups = [(logits, target)]
         if self.per_image:
             groups = [(logits[i : i + 1], target[i : i + 1]) for i in range(logits.shape[0])]
@@ -107,7 +106,7 @@ class _Softmax(torch.autograd.Function):
         logits: torch.Tensor, target: torch.Tensor, ignored: int, align_corners: bool
     ) -> torch.Tensor:
         """The same, differentiable any number of times, with maps of all classes."""
-        full = _resized(_wide(logits), target, align_corners).softmax(1)
+        full = _resized(widened(logits), target, align_corners).softmax(1)
         counted = target != ignored
         losses, present = [], []
         for c, p in enumerate(full.unbind(1)):
@@ -122,7 +121,7 @@ class _Softmax(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, target: torch.Tensor, ignored: int, align_corners: bool
     ) -> torch.Tensor:
-        wide = _wide(logits)
+        wide = widened(logits)
         walk = _Classes(wide, target, ignored, align_corners)
         losses, common = [], torch.zeros_like(walk.log_sum)
         for c in walk.present:
@@ -160,7 +159,7 @@ class _Hinge(torch.autograd.Function):
         logits: torch.Tensor, target: torch.Tensor, ignored: int, align_corners: bool
     ) -> torch.Tensor:
         """The same, differentiable any number of times."""
-        full = _resized(_wide(logits), target, align_corners)
+        full = _resized(widened(logits), target, align_corners)
         y = target.to(full.dtype)
         errors = 1.0 - full * (2.0 * y - 1.0)
         return _of_errors(errors, y, target != ignored, hinge=True)
@@ -169,7 +168,7 @@ class _Hinge(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, target: torch.Tensor, ignored: int, align_corners: bool
     ) -> torch.Tensor:
-        wide = _wide(logits)
+        wide = widened(logits)
         full = _resized(wide, target, align_corners)
         counted = target != ignored
         y = target[counted].to(full.dtype)
@@ -255,10 +254,6 @@ def _steps(truth: torch.Tensor) -> torch.Tensor:
     total = truth.sum()
     jaccard = 1.0 - (total - truth.cumsum(0)) / (total + (1.0 - truth).cumsum(0))
     return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
-
-
-def _wide(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.float64 if logits.dtype is torch.float64 else torch.float32)
 
 
 def _resized(logits: torch.Tensor, target: torch.Tensor, align_corners: bool) -> torch.Tensor:

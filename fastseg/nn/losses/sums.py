@@ -11,7 +11,7 @@ from torch import nn
 from ...ops.upsample_class_sums import upsample_class_sums
 
 MODES = ("binary", "multiclass", "multilabel")
-_NO_INDEX = -100  # no class, and in no mask
+NO_INDEX = -100  # no class, and in no mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ class SumsLoss(nn.Module):
         activation = options.pop(
             "activation", "softmax" if self.mode == "multiclass" else "sigmoid"
         )
-        ignored = _NO_INDEX if self.ignore_index is None else self.ignore_index
+        ignored = NO_INDEX if self.ignore_index is None else self.ignore_index
         return Request(
             names, activation, ignored, self.align_corners, self.process_group, **options
         )
